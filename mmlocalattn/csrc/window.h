@@ -1,0 +1,58 @@
+// Index maths of the neighborhood window along one axis, shared by the CPU and the CUDA kernels.
+//
+// An axis of `length` positions with dilation d falls into d groups: index i is position i / d of group i % d.
+// Inside its group every query sees `kernel` (odd) consecutive positions, centred on itself where that fits
+// and shifted inward at the two ends. The caller guarantees kernel * dilation <= length.
+#pragma once
+
+#include <cstdint>
+
+#if defined(__CUDACC__) || defined(__HIPCC__)
+#define MMLOCALATTN_HOST_DEVICE __host__ __device__ __forceinline__
+#else
+#define MMLOCALATTN_HOST_DEVICE inline
+#endif
+
+namespace mmlocalattn {
+
+struct WindowAxis {
+  int64_t length;
+  int64_t kernel;
+  int64_t dilation;
+
+  // Number of positions in the dilation group of index i.
+  MMLOCALATTN_HOST_DEVICE int64_t group_length(int64_t i) const {
+    return (length - i % dilation + dilation - 1) / dilation;
+  }
+
+  // First index seen by query i; the others follow in steps of `dilation`.
+  MMLOCALATTN_HOST_DEVICE int64_t start(int64_t i) const {
+    const int64_t last = group_length(i) - kernel;
+    int64_t position = i / dilation - kernel / 2;
+    position = position < 0 ? 0 : position;
+    position = position > last ? last : position;
+    return position * dilation + i % dilation;
+  }
+
+  // Row of a relative position table (2 * kernel - 1 rows) for the first tap of query i; the taps that follow
+  // use the rows that follow.
+  MMLOCALATTN_HOST_DEVICE int64_t first_offset(int64_t i) const {
+    return (start(i) - i) / dilation + kernel - 1;
+  }
+
+  // First query that sees key j; the others follow in steps of `dilation`. Near a border this is not the
+  // window of j itself, because windows there are shifted.
+  MMLOCALATTN_HOST_DEVICE int64_t inverse_start(int64_t j) const {
+    const int64_t position = j / dilation;
+    return (position < kernel ? 0 : position - kernel / 2) * dilation + j % dilation;
+  }
+
+  // Number of queries that see key j: between (kernel + 1) / 2 and kernel + kernel / 2.
+  MMLOCALATTN_HOST_DEVICE int64_t inverse_count(int64_t j) const {
+    const int64_t position = j / dilation, group = group_length(j);
+    const int64_t end = position >= group - kernel ? group : position + kernel / 2 + 1;
+    return end - inverse_start(j) / dilation;
+  }
+};
+
+}  // namespace mmlocalattn

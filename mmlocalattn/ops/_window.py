@@ -1,0 +1,79 @@
+"""Window index maths and argument checks shared by the operators. The twin of ``csrc/window.h``."""
+
+import torch
+from torch import Tensor
+
+IntPair = int | tuple[int, int]
+
+
+def as_pair(value: IntPair, name: str) -> tuple[int, int]:
+    """``value`` as ``(height, width)``; an int means both.
+
+    Raises:
+        ValueError: If ``value`` is neither an int nor a pair of ints.
+    """
+    pair = (value, value) if isinstance(value, int) else tuple(value)
+    if len(pair) != 2 or not all(isinstance(item, int) for item in pair):
+        raise ValueError(f'{name} must be an int or a (height, width) pair of ints, got {value!r}')
+    return pair
+
+
+def window_indices(length: int, kernel: int, dilation: int, device: torch.device) -> Tensor:
+    """Indices along one axis that each query position sees.
+
+    Position ``i`` belongs to dilation group ``i % dilation``; inside its group the window is centred
+    on ``i`` and shifted inward at the ends, so that it always holds ``kernel`` positions.
+
+    Returns:
+        (length, kernel) int64.
+    """
+    index = torch.arange(length, device=device)
+    group = index % dilation
+    last_start = (length - group + dilation - 1) // dilation - kernel
+    start = torch.minimum((index // dilation - kernel // 2).clamp(min=0), last_start)
+    taps = torch.arange(kernel, device=device)
+    return (start[:, None] + taps) * dilation + group[:, None]
+
+
+def check_tensors(**tensors: Tensor) -> None:
+    """Check that 5-d attention tensors agree in shape, dtype and device.
+
+    Under autocast the dtypes may differ, the operator casts them.
+
+    Raises:
+        ValueError: If they do not agree, are not (B, H, W, num_heads, head_dim), or not floating point.
+    """
+    names = ', '.join(tensors)
+    first, *_ = tensors.values()
+    shapes = {name: tuple(tensor.shape) for name, tensor in tensors.items()}
+    if any(tensor.dim() != 5 for tensor in tensors.values()):
+        raise ValueError(f'{names} must have shape (B, H, W, num_heads, head_dim), got {shapes}')
+    if any(tensor.shape != first.shape for tensor in tensors.values()):
+        raise ValueError(f'{names} must have one shape, got {shapes}')
+    if any(tensor.device != first.device for tensor in tensors.values()):
+        devices = {name: str(tensor.device) for name, tensor in tensors.items()}
+        raise ValueError(f'{names} must be on one device, got {devices}')
+    dtypes = {name: tensor.dtype for name, tensor in tensors.items()}
+    if not all(tensor.is_floating_point() for tensor in tensors.values()):
+        raise ValueError(f'{names} must be floating point, got {dtypes}')
+    is_autocast = torch.is_autocast_enabled(first.device.type)
+    if not is_autocast and any(tensor.dtype != first.dtype for tensor in tensors.values()):
+        raise ValueError(f'{names} must have one dtype, got {dtypes}')
+
+
+def check_window(query: Tensor, kernel_size: tuple[int, int], dilation: tuple[int, int]) -> None:
+    """Check that a window is odd and fits the map of ``query`` (B, H, W, num_heads, head_dim).
+
+    Raises:
+        ValueError: If it is even, not positive, or larger than the map.
+    """
+    if any(kernel < 1 or kernel % 2 == 0 for kernel in kernel_size):
+        raise ValueError(f'kernel_size must be odd and positive, got {kernel_size=}')
+    if any(step < 1 for step in dilation):
+        raise ValueError(f'dilation must be at least 1, got {dilation=}')
+    height, width = query.shape[1:3]
+    if kernel_size[0] * dilation[0] > height or kernel_size[1] * dilation[1] > width:
+        raise ValueError(
+            f'kernel_size * dilation must not exceed the map, got {kernel_size=}, {dilation=} '
+            f'for a map of {(height, width)}: shrink the kernel or the dilation'
+        )

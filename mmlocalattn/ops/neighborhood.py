@@ -1,0 +1,258 @@
+"""Neighborhood attention: every query attends to the ``kh * kw`` positions around it.
+
+Source: Neighborhood Attention Transformer (arXiv 2204.07143) and its dilated form (arXiv 2209.15001), with the
+border rule of NATTEN: the window is shifted inward inside each dilation group, so it never loses a key.
+"""
+
+import torch
+from torch import Tensor
+
+from mmlocalattn.ops._library import (
+    LIB,
+    forbid_double_backward,
+    register_autocast,
+    warn_if_reference,
+)
+from mmlocalattn.ops._window import IntPair, as_pair, check_tensors, check_window, window_indices
+
+LIB.define(
+    'neighborhood_attention(Tensor query, Tensor key, Tensor value, Tensor? bias, int[2] kernel_size, '
+    'int[2] dilation, float scale) -> (Tensor output, Tensor logsumexp)'
+)
+LIB.define(
+    '_neighborhood_attention_backward(Tensor grad_output, Tensor query, Tensor key, Tensor value, Tensor? bias, '
+    'Tensor output, Tensor logsumexp, int[2] kernel_size, int[2] dilation, float scale) '
+    '-> (Tensor grad_query, Tensor grad_key, Tensor grad_value, Tensor grad_bias)'
+)
+
+
+def neighborhood_attention(
+    query: Tensor,
+    key: Tensor,
+    value: Tensor,
+    kernel_size: IntPair,
+    dilation: IntPair = 1,
+    bias: Tensor | None = None,
+    scale: float | None = None,
+) -> Tensor:
+    """Attend to the neighborhood of every position of a map.
+
+    ``output[i] = sum_j softmax_j(scale * <query[i], key[j]> + bias[j - i]) value[j]`` with j over the
+    ``kh * kw`` positions of the dilated window around i, shifted inward at the border.
+
+    Args:
+        query: (B, H, W, num_heads, head_dim), fp16, bf16, fp32 or fp64.
+        key: Same shape and dtype.
+        value: Same shape and dtype.
+        kernel_size: Odd window size in taps, ``(kh, kw)`` or an int for both.
+        dilation: Distance between taps in positions; ``kernel_size * dilation`` must fit the map.
+        bias: Relative position bias (num_heads, 2 * kh - 1, 2 * kw - 1), dtype of ``query``. Entry
+            ``[:, kh - 1, kw - 1]`` belongs to the query's own position.
+        scale: Factor on the logits, ``head_dim ** -0.5`` if None.
+
+    Returns:
+        (B, H, W, num_heads, head_dim), dtype of ``query`` (of autocast, if enabled).
+
+    Raises:
+        ValueError: If shapes, dtypes or devices do not match, or the window is even or does not fit.
+    """
+    kernel_size, dilation = as_pair(kernel_size, 'kernel_size'), as_pair(dilation, 'dilation')
+    check_tensors(query=query, key=key, value=value)
+    check_window(query, kernel_size, dilation)
+    if bias is not None:
+        _check_bias(bias, query, kernel_size)
+    if not torch.compiler.is_compiling():
+        warn_if_reference('neighborhood_attention', query.device.type)
+    scale = query.shape[-1] ** -0.5 if scale is None else scale
+    op = torch.ops.mmlocalattn.neighborhood_attention
+    return op(query, key, value, bias, kernel_size, dilation, scale)[0]
+
+
+def neighborhood_attention_reference(
+    query: Tensor,
+    key: Tensor,
+    value: Tensor,
+    bias: Tensor | None,
+    kernel_size: tuple[int, int],
+    dilation: tuple[int, int],
+    scale: float,
+) -> tuple[Tensor, Tensor]:
+    """The operator in PyTorch. Holds the logits, and one row of taps of the keys at a time.
+
+    Returns:
+        Output like ``query``, and the log-sum-exp of the logits (B, H, W, num_heads), at least fp32.
+    """
+    rows, cols = _taps(query, kernel_size, dilation)
+    logits = _logits(query, key, bias, rows, cols, dilation, scale)
+    logsumexp = logits.flatten(4).logsumexp(-1)
+    weights = (logits - logsumexp[..., None, None]).exp()
+    output = torch.zeros_like(query, dtype=logits.dtype)
+    for a in range(kernel_size[0]):
+        taps = _gather(value, rows[:, a], cols).to(logits.dtype)
+        output += torch.einsum('bhwnk,bhwknd->bhwnd', weights[..., a, :], taps)
+    return output.to(query.dtype), logsumexp
+
+
+def neighborhood_attention_backward_reference(
+    grad_output: Tensor,
+    query: Tensor,
+    key: Tensor,
+    value: Tensor,
+    bias: Tensor | None,
+    output: Tensor,
+    logsumexp: Tensor,
+    kernel_size: tuple[int, int],
+    dilation: tuple[int, int],
+    scale: float,
+) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    """The gradients in closed form: ``dS = P * (dO V^T - <dO, O>)``, ``dQ = dS K``, ``dK = dS^T Q``, ``dV = P^T dO``.
+
+    Returns:
+        Gradients of query, key, value and bias; that of a missing bias is empty.
+    """
+    rows, cols = _taps(query, kernel_size, dilation)
+    logits = _logits(query, key, bias, rows, cols, dilation, scale)
+    weights = (logits - logsumexp[..., None, None]).exp()
+    query_, grad_output, output = (tensor.to(weights.dtype) for tensor in (query, grad_output, output))
+    delta = (grad_output * output).sum(-1)[..., None]
+    grad_query, grad_key, grad_value = (torch.zeros_like(query_) for _ in range(3))
+    grad_logits = torch.empty_like(weights)
+    for a in range(kernel_size[0]):
+        keys, values = (_gather(tensor, rows[:, a], cols).to(weights.dtype) for tensor in (key, value))
+        grad_weights = torch.einsum('bhwnd,bhwknd->bhwnk', grad_output, values)
+        grad_logits[..., a, :] = weights[..., a, :] * (grad_weights - delta)
+        grad_taps = grad_logits[..., a, :] * scale
+        grad_query += torch.einsum('bhwnk,bhwknd->bhwnd', grad_taps, keys)
+        _scatter_add(grad_key, torch.einsum('bhwnk,bhwnd->bhwknd', grad_taps, query_), rows[:, a], cols)
+        _scatter_add(
+            grad_value, torch.einsum('bhwnk,bhwnd->bhwknd', weights[..., a, :], grad_output), rows[:, a], cols
+        )
+    grad_bias = query.new_empty(0) if bias is None else _grad_bias(grad_logits, bias, rows, cols, dilation)
+    return (
+        grad_query.to(query.dtype),
+        grad_key.to(key.dtype),
+        grad_value.to(value.dtype),
+        grad_bias.to(query.dtype),
+    )
+
+
+def _taps(query: Tensor, kernel_size: tuple[int, int], dilation: tuple[int, int]) -> tuple[Tensor, Tensor]:
+    """Row (H, kh) and column (W, kw) indices that each query position sees."""
+    height, width = query.shape[1:3]
+    return (
+        window_indices(height, kernel_size[0], dilation[0], query.device),
+        window_indices(width, kernel_size[1], dilation[1], query.device),
+    )
+
+
+def _gather(tensor: Tensor, row: Tensor, cols: Tensor) -> Tensor:
+    """One row of taps: (B, H, W, n, d), (H,), (W, kw) -> (B, H, W, kw, n, d)."""
+    return tensor[:, row][:, :, cols]
+
+
+def _scatter_add(target: Tensor, taps: Tensor, row: Tensor, cols: Tensor) -> None:
+    """Add taps (B, H, W, kw, n, d) to where :func:`_gather` took them from in ``target`` (B, H, W, n, d)."""
+    columns = torch.zeros_like(target).index_add_(2, cols.flatten(), taps.flatten(2, 3))
+    target.index_add_(1, row, columns)
+
+
+def _bias_index(rows: Tensor, cols: Tensor, dilation: tuple[int, int]) -> tuple[Tensor, Tensor]:
+    """Rows (H, 1, kh, 1) and columns (W, 1, kw) of the bias table that each tap uses."""
+    row, col = (
+        (taps - torch.arange(taps.shape[0], device=taps.device)[:, None]) // step + taps.shape[1] - 1
+        for taps, step in zip((rows, cols), dilation)
+    )
+    return row[:, None, :, None], col[:, None, :]
+
+
+def _logits(
+    query: Tensor,
+    key: Tensor,
+    bias: Tensor | None,
+    rows: Tensor,
+    cols: Tensor,
+    dilation: tuple[int, int],
+    scale: float,
+) -> Tensor:
+    """(B, H, W, num_heads, kh, kw), at least fp32."""
+    compute = torch.promote_types(query.dtype, torch.float32)
+    query = query.to(compute) * scale
+    logits = torch.stack(
+        [
+            torch.einsum('bhwnd,bhwknd->bhwnk', query, _gather(key, rows[:, a], cols).to(compute))
+            for a in range(rows.shape[1])
+        ],
+        dim=-2,
+    )
+    if bias is not None:
+        row, col = _bias_index(rows, cols, dilation)
+        logits = logits + bias.to(compute)[:, row, col].permute(1, 2, 0, 3, 4)  # (H, W, n, kh, kw)
+    return logits
+
+
+def _grad_bias(
+    grad_logits: Tensor, bias: Tensor, rows: Tensor, cols: Tensor, dilation: tuple[int, int]
+) -> Tensor:
+    row, col = _bias_index(rows, cols, dilation)
+    index = (row * bias.shape[2] + col).flatten()  # (H * W * kh * kw)
+    grad = grad_logits.sum(0).permute(2, 0, 1, 3, 4).flatten(1)  # (n, H * W * kh * kw)
+    return grad.new_zeros(bias.shape[0], bias[0].numel()).index_add_(1, index, grad).view(bias.shape)
+
+
+def _check_bias(bias: Tensor, query: Tensor, kernel_size: tuple[int, int]) -> None:
+    expected = (query.shape[3], 2 * kernel_size[0] - 1, 2 * kernel_size[1] - 1)
+    if tuple(bias.shape) != expected:
+        raise ValueError(
+            f'bias must have shape (num_heads, 2 * kh - 1, 2 * kw - 1) = {expected}, got {tuple(bias.shape)}'
+        )
+    if bias.device != query.device:
+        raise ValueError(f'bias must be on the device of query, got {bias.device=}, {query.device=}')
+    if bias.dtype != query.dtype and not torch.is_autocast_enabled(query.device.type):
+        raise ValueError(f'bias must have the dtype of query, got {bias.dtype=}, {query.dtype=}')
+
+
+def _fake(
+    query: Tensor,
+    key: Tensor,
+    value: Tensor,
+    bias: Tensor | None,
+    kernel_size: list[int],
+    dilation: list[int],
+    scale: float,
+) -> tuple[Tensor, Tensor]:
+    compute = torch.promote_types(query.dtype, torch.float32)
+    return query.new_empty(query.shape), query.new_empty(query.shape[:-1], dtype=compute)
+
+
+def _fake_backward(
+    grad_output: Tensor, query: Tensor, key: Tensor, value: Tensor, bias: Tensor | None, *args: object
+) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    grad_bias = query.new_empty(0 if bias is None else bias.shape)
+    return query.new_empty(query.shape), key.new_empty(key.shape), value.new_empty(value.shape), grad_bias
+
+
+def _setup_context(ctx: torch.autograd.function.FunctionCtx, inputs: tuple, output: tuple) -> None:
+    query, key, value, bias, *ctx.geometry = inputs
+    ctx.save_for_backward(query, key, value, bias, *output)
+    ctx.mark_non_differentiable(output[1])
+
+
+def _backward(ctx: torch.autograd.function.FunctionCtx, grad_output: Tensor, _: Tensor) -> tuple:
+    bias = ctx.saved_tensors[3]
+    *grads, grad_bias = torch.ops.mmlocalattn._neighborhood_attention_backward(
+        grad_output, *ctx.saved_tensors, *ctx.geometry
+    )
+    return *grads, None if bias is None else grad_bias, None, None, None
+
+
+LIB.impl('neighborhood_attention', neighborhood_attention_reference, 'CompositeExplicitAutograd')
+LIB.impl(
+    '_neighborhood_attention_backward', neighborhood_attention_backward_reference, 'CompositeExplicitAutograd'
+)
+torch.library.register_fake('mmlocalattn::neighborhood_attention', _fake, lib=LIB)
+torch.library.register_fake('mmlocalattn::_neighborhood_attention_backward', _fake_backward, lib=LIB)
+torch.library.register_autograd(
+    'mmlocalattn::neighborhood_attention', _backward, setup_context=_setup_context, lib=LIB
+)
+register_autocast('neighborhood_attention')
+forbid_double_backward('_neighborhood_attention_backward')
