@@ -1,16 +1,17 @@
 """Make ``digit_cards``: real handwriting on real photographs, for detection and segmentation.
 
 Every image is a crop of one of the two photographs that scikit-learn carries, with one to five
-paper cards lying on it: rotated, scaled, shaded quadrilaterals, each with one of the 1797 handwritten
-digits of ``sklearn.datasets.load_digits``. Nothing is downloaded. The folder it writes::
+paper cards lying on it: rotated, scaled, shaded quadrilaterals, each with one of the 1797
+handwritten digits of ``sklearn.datasets.load_digits``. Nothing is downloaded. The folder it
+writes::
 
     digit_cards/
       annotations/instances_{train,val}.json   COCO: boxes, polygons, one category per digit
       train/*.jpg   val/*.jpg                  RGB images
       semantic/{train,val}/*.png               index maps: 0 background, i the i-th category
 
-Train and val share the two photographs but no handwriting: the first 70 % of the scans of a digit are
-for training, the rest for validation. The same arguments give the same bytes.
+Train and val share the two photographs but no handwriting: the first 70 % of the scans of a digit
+are for training, the rest for validation. The same arguments give the same bytes.
 """
 
 import argparse
@@ -173,8 +174,8 @@ def warp_card(
 ) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
     """Warp a flat card into an image.
 
-    The image is drawn at ``SUPERSAMPLING`` times the resolution and averaged, so that the value of a
-    pixel is the mean over its area.
+    The image is drawn at ``SUPERSAMPLING`` times the resolution and averaged, so that the value of
+    a pixel is the mean over its area.
 
     Args:
         texture: (h, w, 3) RGB.
@@ -182,7 +183,7 @@ def warp_card(
         size: Side S of the image in pixels.
 
     Returns:
-        The (S, S, 3) image of the card on black, and the (S, S, 1) share of each pixel that it covers.
+        The (S, S, 3) image of the card on black, and the (S, S, 1) share of each pixel it covers.
     """
     height, width = texture.shape[:2]
     # cv2 counts from the centre of the first pixel, corners from its edge: hence the halves.
@@ -210,8 +211,8 @@ def render(
         rng: Source of randomness.
 
     Returns:
-        The (S, S, 3) RGB image and its (S, S) index map: 0 where a card covers less than half of the
-        pixel, else 1 + the card's label.
+        The (S, S, 3) RGB image and its (S, S) index map: 0 where a card covers less than half of
+        the pixel, else 1 + the card's label.
     """
     size = len(background)
     image = background.astype(np.float32)
@@ -312,12 +313,15 @@ def whole_folder(folder: Path, replace: bool) -> Iterator[Path]:
 
 def parse_args(argv: Sequence[str] | None = None) -> argparse.Namespace:
     """Read and check the command line; exits with a message if an argument is out of range."""
-    parser = argparse.ArgumentParser(description=__doc__.partition('\n')[0])
+    parser = argparse.ArgumentParser(
+        description='Make handwritten digit cards on photographs: COCO annotations and index maps.',
+        formatter_class=argparse.ArgumentDefaultsHelpFormatter,
+    )
     parser.add_argument('--out', type=Path, default=Path('data/digit_cards'), help='folder to make')
     parser.add_argument('--num-train', type=int, default=800, help='training images')
     parser.add_argument('--num-val', type=int, default=150, help='validation images')
     parser.add_argument('--size', type=int, default=160, help='side of an image, pixels')
-    parser.add_argument('--digits', type=int, nargs='+', default=[0, 1, 2, 3], metavar='D')
+    parser.add_argument('--digits', type=int, nargs='+', default=[0, 1, 2, 3], help='to draw')
     parser.add_argument('--seed', type=int, default=0, help='same seed, same bytes')
     parser.add_argument('--force', action='store_true', help='replace the folder if it exists')
     args = parser.parse_args(argv)
