@@ -1,0 +1,166 @@
+"""Builds ``mmlocalattn._ext``, the compiled operators; everything else is in pyproject.toml.
+
+The switches are mmcv's:
+
+- ``FORCE_CUDA=1`` compiles the CUDA kernels on a machine without a GPU; with GPU and nvcc they always are.
+- ``TORCH_CUDA_ARCH_LIST='8.0;9.0'`` names GPU architectures, ``MMCV_CUDA_ARGS`` adds flags for nvcc.
+- ``MAX_JOBS=2`` limits how many files are compiled at once.
+- ``MMLOCALATTN_WITH_OPS=0`` builds no extension; the PyTorch references then serve every device.
+- ``MMCV_CSRC_DIR=.../mmcv/ops/csrc`` names mmcv's helper headers, default those of the installed mmcv.
+"""
+
+import os
+import re
+import shutil
+import subprocess
+from importlib.util import find_spec
+from pathlib import Path
+from typing import NoReturn
+
+from setuptools import Extension, setup
+from setuptools.command.build_py import build_py
+
+CSRC = Path('mmlocalattn', 'csrc')
+
+
+class BuildPy(build_py):
+    """Puts configs and tools into mmlocalattn/.mim, where mim looks: links if editable, else copies."""
+
+    def run(self) -> None:
+        super().run()
+        root = Path() if self.editable_mode else Path(self.build_lib)
+        mim = root / 'mmlocalattn' / '.mim'
+        shutil.rmtree(mim, ignore_errors=True)
+        mim.mkdir(parents=True)
+        for name in ('configs', 'tools'):
+            if self.editable_mode:
+                (mim / name).symlink_to(Path('..', '..', name))
+            else:
+                shutil.copytree(name, mim / name, ignore=shutil.ignore_patterns('__pycache__'))
+
+
+def stop(message: str) -> NoReturn:
+    """Ends the build with one line."""
+    raise SystemExit(f'mmlocalattn: {message}')
+
+
+def mmcv_headers() -> Path:
+    """Finds the folder of mmcv's helper headers without importing mmcv."""
+    spec = find_spec('mmcv')
+    installed = Path(spec.origin).parent / 'ops' / 'csrc' if spec and spec.origin else None
+    csrc = os.getenv('MMCV_CSRC_DIR') or installed
+    if csrc and Path(csrc, 'common', 'pytorch_cpp_helper.hpp').is_file():
+        return Path(csrc, 'common').resolve()
+    found = f'{csrc} has no common/pytorch_cpp_helper.hpp' if csrc else 'mmcv is not installed'
+    stop(
+        f"the build needs mmcv's helper headers, but {found}: install mmcv (mmcv-lite has none) with "
+        '`pip install --no-build-isolation mmcv==2.1.0`, or set MMCV_CSRC_DIR to an mmcv/ops/csrc folder.'
+    )
+
+
+def cuda_toolkit() -> tuple[Path, int] | None:
+    """Root and major version of the CUDA toolkit as nvcc tells them; the nvcc on PATH may be a wrapper."""
+    home = os.getenv('CUDA_HOME') or os.getenv('CUDA_PATH')
+    path = f'{home}/bin' if home else f'{os.environ["PATH"]}:/usr/local/cuda/bin'
+    nvcc = shutil.which('nvcc', path=path)
+    if nvcc is None:
+        return None
+    command = [nvcc, '--version']
+    version = subprocess.run(command, capture_output=True, text=True, check=True).stdout
+    command = [nvcc, '--dryrun', '-x', 'cu', os.devnull]
+    dryrun = subprocess.run(command, capture_output=True, text=True, check=True).stderr
+    top = re.search(r'^#\$ TOP=(.+)$', dryrun, re.MULTILINE)
+    major = re.search(r'release (\d+)\.', version)
+    return Path(top[1].strip()).resolve(), int(major[1])
+
+
+def wants_cuda() -> bool:
+    """Whether to compile the CUDA kernels; sets CUDA_HOME for torch.utils.cpp_extension if so."""
+    import torch
+
+    forced = os.getenv('FORCE_CUDA') == '1'
+    if forced and torch.version.cuda is None:
+        stop(
+            f'FORCE_CUDA=1, but torch {torch.__version__} is built without CUDA: install a CUDA build of '
+            'torch, or unset FORCE_CUDA to build the CPU kernels only.'
+        )
+    if not forced and (torch.version.cuda is None or not torch.cuda.is_available()):
+        return False
+    toolkit = cuda_toolkit()
+    if toolkit is None and forced:
+        stop(
+            f'FORCE_CUDA=1, but there is no nvcc: install the CUDA {torch.version.cuda} toolkit and set '
+            'CUDA_HOME to it, or unset FORCE_CUDA to build the CPU kernels only.'
+        )
+    if toolkit is None:
+        print('mmlocalattn: there is a GPU but no nvcc, so only the CPU kernels are built.')
+        return False
+    home, major = toolkit
+    if major != int(torch.version.cuda.split('.')[0]):
+        stop(
+            f'nvcc in {home} is CUDA {major}, but torch {torch.__version__} is built with CUDA '
+            f'{torch.version.cuda}: set CUDA_HOME to a CUDA {torch.version.cuda} toolkit, or build the CPU '
+            'kernels only (without FORCE_CUDA, with CUDA_VISIBLE_DEVICES= if there is a GPU).'
+        )
+    os.environ['CUDA_HOME'] = str(home)
+    return True
+
+
+def wheel_cuda_headers() -> list[str]:
+    """Headers in the nvidia-* wheels, for a toolkit without the libraries' own, such as cublas_v2.h."""
+    if Path(os.environ['CUDA_HOME'], 'include', 'cublas_v2.h').is_file():
+        return []
+    spec = find_spec('nvidia')
+    roots = spec.submodule_search_locations if spec else ()
+    return sorted(str(path) for root in roots for path in Path(root).glob('*/include'))
+
+
+def extension() -> Extension:
+    """``mmlocalattn._ext``: all CPU kernels, and all CUDA kernels if `wants_cuda`."""
+    if find_spec('torch') is None:
+        stop(
+            'the kernels are compiled against the installed torch, and there is none: install torch, then '
+            'run `pip install --no-build-isolation .` (an isolated build sees no torch), or set '
+            'MMLOCALATTN_WITH_OPS=0 to build without kernels.'
+        )
+    headers, with_cuda = mmcv_headers(), wants_cuda()
+    # Imported after wants_cuda has set CUDA_HOME, which it reads once.
+    from torch.utils.cpp_extension import CppExtension, CUDAExtension
+
+    memory_gib = os.sysconf('SC_PAGE_SIZE') * os.sysconf('SC_PHYS_PAGES') >> 30
+    os.environ.setdefault('MAX_JOBS', str(max(1, min(os.cpu_count() or 1, memory_gib // 4))))
+    # Without -fopenmp at::parallel_for runs on one thread. The linker does not get it: the extension then
+    # shares the OpenMP library that torch has loaded instead of bringing a second one.
+    flags = {
+        'cxx': ['-O3', '-fopenmp'],
+        'nvcc': ['-O3', *os.getenv('MMCV_CUDA_ARGS', '').split()],
+    }
+    sources = [CSRC / 'module.cpp', *CSRC.glob('cpu/*.cpp')]
+    include_dirs = [CSRC.resolve(), headers]
+    if with_cuda:
+        sources += CSRC.glob('cuda/*.cu')
+        include_dirs.append(headers / 'cuda')
+    built = (CUDAExtension if with_cuda else CppExtension)(
+        'mmlocalattn._ext',
+        sorted(map(str, sources)),
+        include_dirs=list(map(str, include_dirs)),
+        extra_compile_args=flags if with_cuda else flags['cxx'],
+    )
+    if with_cuda:
+        built.include_dirs += wheel_cuda_headers()
+    return built
+
+
+def main() -> None:
+    """Runs setuptools."""
+    if os.getenv('MMLOCALATTN_WITH_OPS') == '0':
+        setup(cmdclass={'build_py': BuildPy})
+        return
+    ext_modules = [extension()]
+    from torch.utils.cpp_extension import BuildExtension
+
+    setup(ext_modules=ext_modules, cmdclass={'build_ext': BuildExtension, 'build_py': BuildPy})
+
+
+if __name__ == '__main__':
+    main()
