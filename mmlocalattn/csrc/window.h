@@ -10,7 +10,8 @@
 #if defined(__CUDACC__) || defined(__HIPCC__)
 #define MMLOCALATTN_HOST_DEVICE __host__ __device__ __forceinline__
 #else
-#define MMLOCALATTN_HOST_DEVICE inline
+// Always inlined: no copy compiled for a newer instruction set may serve the whole program.
+#define MMLOCALATTN_HOST_DEVICE inline __attribute__((always_inline))
 #endif
 
 namespace mmlocalattn {
@@ -47,7 +48,7 @@ struct WindowAxis {
     return (position < kernel ? 0 : position - kernel / 2) * dilation + j % dilation;
   }
 
-  // Number of queries that see key j: between (kernel + 1) / 2 and kernel + kernel / 2.
+  // Number of queries that see key j: between 1 and 2 * kernel - 1.
   MMLOCALATTN_HOST_DEVICE int64_t inverse_count(int64_t j) const {
     const int64_t position = j / dilation, group = group_length(j);
     const int64_t end = position >= group - kernel ? group : position + kernel / 2 + 1;

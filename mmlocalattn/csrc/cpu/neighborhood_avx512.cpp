@@ -1,0 +1,39 @@
+// Row kernels for AVX-512 (F, BW, DQ, VL).
+#include <cstdint>
+#include <utility>
+
+#include "neighborhood.h"
+
+#ifdef MMLOCALATTN_X86
+
+#ifdef __clang__
+#pragma clang attribute push(__attribute__((target("avx512f,avx512bw,avx512dq,avx512vl,avx2,fma"))), apply_to = function)
+#else
+#pragma GCC target("avx512f,avx512bw,avx512dq,avx512vl,avx2,fma")
+#endif
+
+#define MMLOCALATTN_ISA avx512
+#define MMLOCALATTN_VECTOR_BYTES 64
+#include "neighborhood_rows.h"
+
+namespace mmlocalattn {
+namespace cpu {
+
+template <>
+RowKernels<float> row_kernels_avx512() {
+  return avx512::row_kernels<float>();
+}
+
+template <>
+RowKernels<double> row_kernels_avx512() {
+  return avx512::row_kernels<double>();
+}
+
+}  // namespace cpu
+}  // namespace mmlocalattn
+
+#ifdef __clang__
+#pragma clang attribute pop
+#endif
+
+#endif  // MMLOCALATTN_X86
