@@ -1,0 +1,5 @@
+"""Classification tails."""
+
+from mmlocalattn.heads.ssvit_neck import SSViTNeck
+
+__all__ = ['SSViTNeck']

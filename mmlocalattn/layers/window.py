@@ -1,0 +1,26 @@
+"""Windows that fit any map."""
+
+
+def fit_window(
+    size: tuple[int, int], kernel_size: tuple[int, int], dilation: tuple[int, int]
+) -> tuple[tuple[int, int], tuple[int, int]]:
+    """Shrink a window, on each axis alone, to the largest odd size that fits the map.
+
+    Args:
+        size: (H, W) of the map, at least 1.
+        kernel_size: Odd (kh, kw).
+        dilation: (dh, dw), at least 1.
+
+    Returns:
+        Kernel and dilation with ``kernel * dilation <= size`` on both axes; the given ones if they fit. An axis
+        whose kernel becomes 1 gets dilation 1.
+    """
+    (kernel_h, dilation_h), (kernel_w, dilation_w) = map(_fit_axis, size, kernel_size, dilation)
+    return (kernel_h, kernel_w), (dilation_h, dilation_w)
+
+
+def _fit_axis(length: int, kernel: int, dilation: int) -> tuple[int, int]:
+    if kernel * dilation > length:
+        taps = length // dilation
+        kernel = taps if taps % 2 else taps - 1
+    return (kernel, dilation) if kernel > 1 else (1, 1)
