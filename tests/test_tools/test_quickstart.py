@@ -1,0 +1,136 @@
+"""The quickstart's parts: configs that build, a report that reads MMEngine's logs, a shell script."""
+
+import importlib.util
+import json
+import subprocess
+import sys
+from pathlib import Path
+from types import ModuleType
+
+import cv2
+import numpy as np
+import pytest
+import torch
+from mmengine.config import Config
+from mmengine.registry import MODELS, init_default_scope
+
+ROOT = Path(__file__).parents[2]
+DETECTION_METRICS = {
+    f'coco/{kind}_mAP{suffix}': value
+    for kind, value in (('bbox', 0.5), ('segm', 0.25))
+    for suffix in ('', '_50', '_75')
+}
+SEGMENTATION_METRICS = {'mIoU': 61.5, 'mAcc': 70.25, 'aAcc': 95.0}
+
+
+def load_script() -> ModuleType:
+    path = ROOT / 'tools' / 'quickstart_report.py'
+    spec = importlib.util.spec_from_file_location('quickstart_report', path)
+    module = importlib.util.module_from_spec(spec)
+    sys.modules[spec.name] = module
+    spec.loader.exec_module(module)
+    return module
+
+
+quickstart_report = load_script()
+
+
+def write_log(folder: Path, iterations: range, val: dict[str, float]) -> None:
+    """Write a log as MMEngine does: training rows, then one validation row."""
+    log = folder / 'vis_data' / 'scalars.json'
+    log.parent.mkdir(parents=True)
+    rows = [
+        dict(loss=1 / i, loss_cls=0.5 / i, time=0.6, epoch=1, iter=i, step=i) for i in iterations
+    ]
+    lines = [json.dumps(row) for row in [*rows, dict(val, time=0.1, step=1)]]
+    log.write_text('\n'.join(lines) + '\n')
+
+
+def write_run(work_dir: Path, metrics: dict[str, float]) -> None:
+    write_log(work_dir / '20260101_000000', range(10, 60, 10), metrics)
+    write_log(work_dir / '20260101_000100', range(40, 110, 10), metrics)
+    result = work_dir / 'test' / '20260101_000200' / '20260101_000200.json'
+    result.parent.mkdir(parents=True)
+    result.write_text(json.dumps(metrics))
+    pictures = work_dir / 'pictures' / 'inner'
+    pictures.mkdir(parents=True)
+    for index in range(2):
+        cv2.imwrite(str(pictures / f'{index}.png'), np.full((20, 40, 3), 100 * index, np.uint8))
+
+
+@pytest.mark.parametrize(
+    ('metrics', 'table'),
+    [
+        (
+            DETECTION_METRICS,
+            '              AP    AP50    AP75\n'
+            'box        0.500   0.500   0.500\n'
+            'mask       0.250   0.250   0.250',
+        ),
+        (
+            SEGMENTATION_METRICS,
+            '            mIoU    mAcc    aAcc\npercent   61.500  70.250  95.000',
+        ),
+    ],
+)
+def test_report(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], metrics: dict[str, float], table: str
+) -> None:
+    write_run(tmp_path, metrics)
+    quickstart_report.main([str(tmp_path)])
+    out = capsys.readouterr().out
+    assert table in out
+    assert '100 iterations in 1.0 minutes of training' in out
+    assert f'{tmp_path}/pictures/inner/ (2 files)' in out
+    assert cv2.imread(str(tmp_path / 'curves.png')).std() > 10
+    columns = quickstart_report.SHEET_COLUMNS
+    height, width = cv2.imread(str(tmp_path / 'pictures.png')).shape[:2]
+    assert width == columns * (quickstart_report.SHEET_CELL_WIDTH + 8)
+    assert height == quickstart_report.SHEET_CELL_WIDTH // 2 + 8
+
+
+def test_resumed_iterations_count_once(tmp_path: Path) -> None:
+    """Iterations 40 and 50 ran twice; the second start's values stand."""
+    write_log(tmp_path / '20260101_000000', range(10, 60, 10), {'mIoU': 1.0})
+    write_log(tmp_path / '20260101_000100', range(40, 110, 10), {'mIoU': 2.0})
+    history = quickstart_report.read_history(tmp_path)
+    assert sorted(history.train) == list(range(10, 110, 10))
+    assert {iteration: row['mIoU'] for iteration, row in history.val.items()} == {50: 1.0, 100: 2.0}
+    assert history.minutes() == pytest.approx(1.0)
+
+
+def test_report_names_what_is_missing(tmp_path: Path) -> None:
+    with pytest.raises(FileNotFoundError, match='no training log'):
+        quickstart_report.read_history(tmp_path)
+    with pytest.raises(FileNotFoundError, match='no test result'):
+        quickstart_report.read_metrics(tmp_path)
+    with pytest.raises(FileNotFoundError, match='no picture'):
+        quickstart_report.find_pictures(tmp_path)
+    with pytest.raises(KeyError, match='neither detection nor segmentation'):
+        quickstart_report.task_of({'accuracy': 0.5})
+
+
+@pytest.mark.parametrize('name', ['maskrcnn', 'upernet'])
+def test_config_builds_and_runs(name: str) -> None:
+    """The model of each config is the COCO or ADE20K one, narrow, and takes a training-size image."""
+    config = Config.fromfile(ROOT / 'configs' / f'quickstart_{name}_ssvit.py')
+    parent = {'maskrcnn': 'maskrcnn_ssvit_t_1x_coco', 'upernet': 'upernet_ssvit_s_160k_ade20k'}
+    full = Config.fromfile(ROOT / 'configs' / f'{parent[name]}.py')
+    assert config.model.type == full.model.type
+    assert config.model.backbone.type == full.model.backbone.type == 'mmlocalattn.SSViT'
+    assert config.optim_wrapper.type == 'OptimWrapper'
+    for transform in config.train_dataloader.dataset.pipeline:
+        assert 'Flip' not in transform.type
+    init_default_scope(config.default_scope)
+    model = MODELS.build(config.model).eval()
+    with torch.no_grad():
+        features = model.extract_feat(torch.zeros(1, 3, 160, 160))
+    assert [feature.shape[-1] for feature in features] == [40, 20, 10, 5]
+
+
+def test_script_rejects_an_unknown_argument() -> None:
+    script = ROOT / 'tools' / 'quickstart.sh'
+    subprocess.run(['bash', '-n', str(script)], check=True)
+    done = subprocess.run(['bash', str(script), '--fast'], capture_output=True, text=True)
+    assert done.returncode == 2
+    assert 'usage: bash tools/quickstart.sh [--smoke] [detection|segmentation]' in done.stderr
