@@ -35,9 +35,7 @@ model = dict(
         bbox_roi_extractor=dict(out_channels=64),
         bbox_head=dict(in_channels=64, fc_out_channels=256, num_classes=num_classes),
         mask_roi_extractor=dict(out_channels=64),
-        mask_head=dict(
-            num_convs=2, in_channels=64, conv_out_channels=64, num_classes=num_classes
-        ),
+        mask_head=dict(num_convs=2, in_channels=64, conv_out_channels=64, num_classes=num_classes),
     ),
     train_cfg=dict(
         rpn=dict(sampler=dict(num=64)),

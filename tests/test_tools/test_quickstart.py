@@ -1,4 +1,4 @@
-"""The quickstart's parts: configs that build, a report that reads MMEngine's logs, a shell script."""
+"""The quickstart: configs that build, a report that reads MMEngine's logs, a shell script."""
 
 import importlib.util
 import json
@@ -112,7 +112,7 @@ def test_report_names_what_is_missing(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize('name', ['maskrcnn', 'upernet'])
 def test_config_builds_and_runs(name: str) -> None:
-    """The model of each config is the COCO or ADE20K one, narrow, and takes a training-size image."""
+    """The models are those of the COCO and ADE20K configs, narrower, and take a 160-pixel image."""
     config = Config.fromfile(ROOT / 'configs' / f'quickstart_{name}_ssvit.py')
     parent = {'maskrcnn': 'maskrcnn_ssvit_t_1x_coco', 'upernet': 'upernet_ssvit_s_160k_ade20k'}
     full = Config.fromfile(ROOT / 'configs' / f'{parent[name]}.py')
