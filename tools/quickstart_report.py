@@ -20,7 +20,7 @@ import matplotlib
 import numpy as np
 
 matplotlib.use('Agg')
-from matplotlib import pyplot as plt  # noqa: E402  (the backend is chosen first)
+from matplotlib import pyplot as plt
 
 # What a task is scored by: row and column of the table -> name in MMEngine's log.
 SCORES = {

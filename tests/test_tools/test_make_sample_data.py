@@ -29,10 +29,9 @@ make_sample_data = load_script()
 
 
 def run(out: Path, *args: str) -> None:
-    make_sample_data.main(
-        ['--out', str(out), '--num-train', str(NUM_TRAIN), '--num-val', str(NUM_VAL)]
-        + ['--size', str(SIZE), '--digits', *map(str, DIGITS), *args]
-    )
+    numbers = ['--num-train', str(NUM_TRAIN), '--num-val', str(NUM_VAL), '--size', str(SIZE)]
+    digits = ['--digits', *map(str, DIGITS)]
+    make_sample_data.main(['--out', str(out), *numbers, *digits, *args])
 
 
 def digests(folder: Path) -> dict[str, str]:
@@ -76,7 +75,8 @@ def test_annotations_are_what_is_drawn(cards: Path, split: str) -> None:
     for image in coco.loadImgs(coco.getImgIds()):
         map_path = cards / 'semantic' / split / f'{Path(image["file_name"]).stem}.png'
         index_map = cv2.imread(str(map_path), cv2.IMREAD_UNCHANGED)
-        assert index_map.dtype == np.uint8 and index_map.shape == (SIZE, SIZE)
+        assert index_map.dtype == np.uint8
+        assert index_map.shape == (SIZE, SIZE)
         anns = coco.loadAnns(coco.getAnnIds(imgIds=image['id']))
         num_islands, islands = cv2.connectedComponents((index_map > 0).astype(np.uint8))
         assert num_islands - 1 == len(anns)
