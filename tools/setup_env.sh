@@ -1,0 +1,111 @@
+#!/usr/bin/env bash
+# Makes the reference environment and builds mmlocalattn in it, editable. What is done is skipped, so running it
+# again is quick; an interrupted run goes on where it stopped.
+#
+#   bash tools/setup_env.sh
+#
+# MMLOCALATTN_VENV is the folder of the virtual environment (default .venv in the repository), PYTHON the Python
+# to make it with. setup.py's switches (FORCE_CUDA, MAX_JOBS, MMLOCALATTN_WITH_OPS, ...) work here too.
+set -euo pipefail
+cd "$(dirname "${BASH_SOURCE[0]}")/.."
+
+venv=${MMLOCALATTN_VENV:-.venv}
+[ "${venv:0:1}" = / ] || venv=$PWD/$venv
+python=$venv/bin/python
+stamp=$venv/mmlocalattn-reference.sha256
+
+say() { printf '[setup] %s\n' "$*"; }
+die() {
+    printf '[setup] error: %s\n' "$*" >&2
+    exit 1
+}
+pip_install() { "$python" -m pip install --disable-pip-version-check --quiet "$@"; }
+pins() { grep -E "^($1)==" requirements/reference.txt; }
+requirements_hash() { cat requirements/reference.txt requirements/tests.txt | sha256sum; }
+
+# The pins exist for Python 3.11 and 3.12.
+find_python() {
+    local candidate
+    for candidate in ${PYTHON:-python3.11 python3.12 python3}; do
+        if "$candidate" -c 'import sys; sys.exit(sys.version_info[:2] not in ((3, 11), (3, 12)))' 2>/dev/null; then
+            echo "$candidate"
+            return
+        fi
+    done
+    die "the reference environment needs Python 3.11 or 3.12 and ${PYTHON:-python3} is not;" \
+        'install one and name it, as in PYTHON=/usr/bin/python3.11 bash tools/setup_env.sh'
+}
+
+check_machine() {
+    command -v "${CXX:-g++}" >/dev/null ||
+        die "there is no C++ compiler ${CXX:-g++}; install one (Debian, Ubuntu: apt install g++)"
+    local parent free_gib
+    parent=$(dirname "$venv")
+    mkdir -p "$parent"
+    free_gib=$(($(df -Pk "$parent" | awk 'END {print $4}') >> 20))
+    [ "$free_gib" -ge 10 ] ||
+        die "$parent has $free_gib GiB free and 10 are needed; MMLOCALATTN_VENV can name another place"
+}
+
+make_venv() {
+    if "$python" -m pip --version >/dev/null 2>&1; then
+        return
+    fi
+    local base
+    base=$(find_python)
+    check_machine
+    say "virtual environment $venv, $("$base" --version)"
+    "$base" -m venv "$venv" ||
+        die "$base makes no virtual environment (Debian, Ubuntu: apt install python3-venv)"
+    rm -f "$stamp"
+}
+
+install_mmcv() {
+    # With a GPU but without nvcc only mmcv's CPU operators can be compiled.
+    if [ -z "${CUDA_HOME:-}" ] && ! command -v nvcc >/dev/null; then
+        export CUDA_VISIBLE_DEVICES=
+    fi
+    # The nvidia-* wheels have the CUDA headers that a small toolkit lacks beside nvcc.
+    local include
+    for include in "$venv"/lib/python3.*/site-packages/nvidia/*/include; do
+        export CPATH=${CPATH:+$CPATH:}$include
+    done
+    pip_install --no-build-isolation --no-deps "$(pins mmcv)"
+    # pip may have kept a wheel that was compiled against another torch.
+    "$python" -c 'import torch, mmcv._ext' 2>/dev/null ||
+        pip_install --no-build-isolation --no-deps --no-cache-dir --force-reinstall "$(pins mmcv)"
+}
+
+install_reference() {
+    say 'torch and the build tools: a download of about 3 GB'
+    pip_install -r <(pins 'setuptools|ninja|psutil|numpy|torch|torchvision')
+    say 'mmcv: compiled from source once, about ten minutes on two cores'
+    (install_mmcv)
+    say 'mmdet, mmsegmentation, mmpretrain and the test tools'
+    pip_install -r requirements/reference.txt -r requirements/tests.txt
+    "$python" -c 'import torch, mmcv._ext, mmdet, mmseg, mmpretrain' ||
+        die "the packages in $venv do not import, see above; remove the folder and run this again"
+    requirements_hash >"$stamp"
+}
+
+build_package() {
+    say 'mmlocalattn, editable'
+    MMLOCALATTN_WITH_OPS=0 pip_install --no-build-isolation --no-deps -e .
+    if [ "${MMLOCALATTN_WITH_OPS:-1}" = 0 ]; then
+        return
+    fi
+    say 'mmlocalattn._ext: compiles what has changed, a few minutes the first time'
+    mkdir -p build
+    PATH=$venv/bin:$PATH "$python" setup.py build_ext --inplace >build/setup_env.log 2>&1 || {
+        tail -n 40 build/setup_env.log >&2
+        die 'mmlocalattn._ext does not build, see above and build/setup_env.log'
+    }
+}
+
+make_venv
+if [ -f "$stamp" ] && requirements_hash | cmp -s - "$stamp"; then
+    say "$venv is complete"
+else
+    install_reference
+fi
+build_package
