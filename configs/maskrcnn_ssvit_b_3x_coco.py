@@ -1,0 +1,8 @@
+# SSViT-B. Paper, COCO table "Mask R-CNN 3x": 52.6 box AP, 46.4 mask AP. RMT-B recipe.
+_base_ = './maskrcnn_ssvit_s_3x_coco.py'
+
+model = dict(
+    backbone=dict(arch='base', drop_path_rate=0.4),
+    neck=dict(in_channels=[80, 160, 320, 512]),
+)
+optim_wrapper = dict(optimizer=dict(lr=2e-4))

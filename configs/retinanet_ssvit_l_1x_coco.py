@@ -1,0 +1,8 @@
+# SSViT-L. Paper, COCO table "RetinaNet 1x": 50.0 AP. RMT-L recipe.
+_base_ = './retinanet_ssvit_t_1x_coco.py'
+
+model = dict(
+    backbone=dict(arch='large', drop_path_rate=0.5),
+    neck=dict(in_channels=[224, 448, 640]),
+)
+optim_wrapper = dict(optimizer=dict(lr=2e-4))

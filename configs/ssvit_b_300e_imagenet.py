@@ -1,0 +1,4 @@
+# SSViT-B. Paper, ImageNet table: 85.3 top-1. Same recipe as T.
+_base_ = './ssvit_t_300e_imagenet.py'
+
+model = dict(backbone=dict(arch='base', drop_path_rate=0.4))

@@ -1,0 +1,8 @@
+# SSViT-B. Paper, ADE20K table "UPerNet": 52.2 mIoU. RMT-B recipe.
+_base_ = './upernet_ssvit_s_160k_ade20k.py'
+
+model = dict(
+    backbone=dict(arch='base', drop_path_rate=0.4),
+    decode_head=dict(in_channels=[80, 160, 320, 512]),
+    auxiliary_head=dict(in_channels=320),
+)

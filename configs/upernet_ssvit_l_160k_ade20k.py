@@ -1,0 +1,8 @@
+# SSViT-L. Paper, ADE20K table "UPerNet": 53.3 mIoU. RMT-L recipe.
+_base_ = './upernet_ssvit_s_160k_ade20k.py'
+
+model = dict(
+    backbone=dict(arch='large', drop_path_rate=0.5),
+    decode_head=dict(in_channels=[112, 224, 448, 640]),
+    auxiliary_head=dict(in_channels=448),
+)

@@ -1,0 +1,21 @@
+"""What MMEngine's Runner needs around it: configs, data checks, checkpoints and exact resuming."""
+
+from mmlocalattn.engine.checkpoint import (
+    allow_mmengine_checkpoints,
+    last_whole_checkpoint,
+    read_seed,
+)
+from mmlocalattn.engine.data_check import check_data
+from mmlocalattn.engine.exact_resume import ExactResumeHook
+from mmlocalattn.engine.launch import add_common_arguments, adapt_to_device, load_config
+
+__all__ = [
+    'ExactResumeHook',
+    'adapt_to_device',
+    'add_common_arguments',
+    'allow_mmengine_checkpoints',
+    'check_data',
+    'last_whole_checkpoint',
+    'load_config',
+    'read_seed',
+]
