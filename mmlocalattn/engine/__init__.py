@@ -7,7 +7,7 @@ from mmlocalattn.engine.checkpoint import (
 )
 from mmlocalattn.engine.data_check import check_data
 from mmlocalattn.engine.exact_resume import ExactResumeHook
-from mmlocalattn.engine.launch import add_common_arguments, adapt_to_device, load_config
+from mmlocalattn.engine.launch import adapt_to_device, add_common_arguments, load_config
 
 __all__ = [
     'ExactResumeHook',

@@ -9,28 +9,24 @@ from mmengine.logging import HistoryBuffer
 
 
 def allow_mmengine_checkpoints() -> None:
-    """Let ``torch.load(weights_only=True)``, the default since torch 2.6, read MMEngine's checkpoints.
+    """Let ``torch.load(weights_only=True)``, the default since torch 2.6, read MMEngine's files.
 
-    Besides tensors they hold the log history, a :class:`HistoryBuffer` of NumPy arrays. Only the classes needed for
-    that are allowed; a file with anything else in it is still refused.
+    Besides tensors a checkpoint holds the log history, a :class:`HistoryBuffer` of NumPy arrays.
+    Only the classes needed for that are allowed; a file with anything else is still refused.
     """
-    reconstruct = np._core.multiarray._reconstruct
-    scalar = np._core.multiarray.scalar
+    multiarray = np._core.multiarray
+    dtypes = ('float32', 'float64', 'int32', 'int64', 'uint8', 'uint32', 'bool')
     torch.serialization.add_safe_globals(
         [
             HistoryBuffer,
             np.ndarray,
             np.dtype,
-            *(
-                type(np.dtype(name))
-                for name in ('float32', 'float64', 'int32', 'int64', 'uint8', 'uint32', 'bool')
-            ),
-            # NumPy 1 wrote the same functions under another module name.
-            *(
-                (func, f'numpy.{core}.multiarray.{name}')
-                for core in ('core', '_core')
-                for func, name in ((reconstruct, '_reconstruct'), (scalar, 'scalar'))
-            ),
+            *(type(np.dtype(name)) for name in dtypes),
+            multiarray._reconstruct,
+            multiarray.scalar,
+            # The names of the same functions in files written with NumPy 1.
+            (multiarray._reconstruct, 'numpy.core.multiarray._reconstruct'),
+            (multiarray.scalar, 'numpy.core.multiarray.scalar'),
         ]
     )
 
@@ -38,8 +34,9 @@ def allow_mmengine_checkpoints() -> None:
 def last_whole_checkpoint(work_dir: str) -> str | None:
     """The newest checkpoint of a run that was written to its end.
 
-    MMEngine does not write checkpoints atomically: a run killed at the wrong moment leaves a truncated file, and in
-    some cases ``last_checkpoint`` names it. A whole file is one that ends with its zip directory.
+    MMEngine does not write checkpoints atomically: a run killed at the wrong moment leaves a
+    truncated file, and in some cases ``last_checkpoint`` names it. A whole file is one that ends
+    with its zip directory.
 
     Args:
         work_dir: Folder of the run, with ``epoch_*.pth`` or ``iter_*.pth``.
@@ -48,24 +45,15 @@ def last_whole_checkpoint(work_dir: str) -> str | None:
         The file's path, or None if there is none.
     """
     folder = Path(work_dir)
-    age = {
-        path: path.stat().st_mtime
-        for pattern in ('epoch_*.pth', 'iter_*.pth')
-        for path in folder.glob(pattern)
-    }
+    files = [*folder.glob('epoch_*.pth'), *folder.glob('iter_*.pth')]
+    time = {file: file.stat().st_mtime for file in files}
     record = folder / 'last_checkpoint'
     if record.is_file():
         recorded = folder / Path(record.read_text().strip()).name
-        if (
-            recorded in age
-        ):  # the order of the records holds even where a copy has changed the files' times
-            age[recorded] = record.stat().st_mtime
-    whole = (
-        path
-        for path in sorted(age, key=lambda path: age[path], reverse=True)
-        if zipfile.is_zipfile(path)
-    )
-    return next(map(str, whole), None)
+        if recorded in time:  # right even where copying the folder has changed the files' times
+            time[recorded] = record.stat().st_mtime
+    newest_first = sorted(files, key=lambda file: time[file], reverse=True)
+    return next((str(file) for file in newest_first if zipfile.is_zipfile(file)), None)
 
 
 def read_seed(checkpoint: str) -> int | None:

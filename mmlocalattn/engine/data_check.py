@@ -14,7 +14,7 @@ def check_data(cfg: Mapping, splits: Sequence[str]) -> None:
         splits: Of ``'train'``, ``'val'`` and ``'test'``.
 
     Raises:
-        FileNotFoundError: If one does not exist; the message names it, its data set and the way to get one.
+        FileNotFoundError: If one does not exist; names it, its data set and how to get it.
     """
     for split in splits:
         loader = cfg.get(f'{split}_dataloader')
@@ -24,14 +24,14 @@ def check_data(cfg: Mapping, splits: Sequence[str]) -> None:
             for path in _paths(dataset):
                 if not osp.exists(path):
                     raise FileNotFoundError(
-                        f'{path!r}, which {split}_dataloader ({dataset["type"]}) reads, does not exist. Put the data '
-                        f'set there (see README.md), or make the sample data set with `{SAMPLE_DATA_COMMAND}` and '
-                        'use configs/quickstart_*.py.'
+                        f'{path!r}, which {split}_dataloader ({dataset["type"]}) reads, does not '
+                        'exist. Put the data set there (see README.md), or make the sample data '
+                        f'set with `{SAMPLE_DATA_COMMAND}` and use configs/quickstart_*.py.'
                     )
 
 
 def _leaf_datasets(dataset: Mapping) -> Iterator[Mapping]:
-    """The data sets inside wrappers such as RepeatDataset, ConcatDataset and MultiImageMixDataset."""
+    """The data sets inside wrappers such as RepeatDataset and ConcatDataset."""
     inner = [dataset['dataset']] if 'dataset' in dataset else dataset.get('datasets')
     if inner is None:
         yield dataset

@@ -15,11 +15,11 @@ class ExactResumeHook(Hook):
 
     MMEngine restores weights, optimizer, schedules and counters. This hook adds what it does not:
 
-    - The random numbers of the training step (drop path, sampled boxes, mixup) come from (seed, rank, iteration), so
-      they do not depend on whether the run was interrupted. Random numbers of the data pipeline are drawn while an
-      image is loaded and are not repeated.
-    - An iteration-based run moves its sampler to the checkpoint's position. MMEngine 0.10.7 gets there by loading
-      every image it skips, which takes hours late in a long run.
+    - The random numbers of the training step (drop path, sampled boxes, mixup) come from (seed,
+      rank, iteration), so they do not depend on whether the run was interrupted. Those of the data
+      pipeline are drawn while an image is loaded and are not repeated.
+    - An iteration-based run moves its sampler to the checkpoint's position. MMEngine 0.10.7 gets
+      there by loading every image it skips, which takes hours late in a long run.
     """
 
     priority = 'VERY_HIGH'

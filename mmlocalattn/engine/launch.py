@@ -25,7 +25,7 @@ def add_common_arguments(parser: argparse.ArgumentParser) -> None:
         nargs='+',
         action=DictAction,
         metavar='KEY=VALUE',
-        help='change entries of the config, for example train_dataloader.batch_size=4; lists as "[a,b]"',
+        help='change entries of the config: train_dataloader.batch_size=4; lists as key="[a,b]"',
     )
     parser.add_argument('--launcher', choices=['none', 'pytorch', 'slurm', 'mpi'], default='none')
     parser.add_argument(
@@ -52,13 +52,14 @@ def load_config(path: str, options: Mapping | None = None) -> Config:
     scope = cfg.get('default_scope', 'mmengine')
     if importlib.util.find_spec(scope) is None:
         raise ModuleNotFoundError(
-            f'config {path!r} needs {scope}, which is not installed: pip install -r requirements/mminstall.txt'
+            f'config {path!r} needs {scope}, which is not installed: '
+            'pip install -r requirements/mminstall.txt'
         )
     return cfg
 
 
 def _find_own_config(base: str, child: str) -> tuple[str, str | None]:
-    """The file that ``base``, an entry of ``_base_`` in the config ``child``, means, and its scope."""
+    """The file (and its scope) that ``base`` means in the ``_base_`` of the config ``child``."""
     if not base.startswith('mmlocalattn::'):
         return _find_config(base, child)
     package = Path(__file__).parents[1]
@@ -70,8 +71,9 @@ def _find_own_config(base: str, child: str) -> tuple[str, str | None]:
 def adapt_to_device(cfg: Config) -> None:
     """Let a config written for GPUs run where there is none, and say so.
 
-    MMEngine's AMP needs an accelerator, SyncBN needs a GPU, and MMEngine's launcher assumes CUDA. Without one,
-    training is in float32 with BN, and processes talk through gloo. (With one GPU, MMEngine itself replaces SyncBN.)
+    MMEngine's AMP needs an accelerator, SyncBN needs a GPU, and MMEngine's launcher assumes CUDA.
+    Without one, training is in float32 with BN, and processes talk through gloo. (With one GPU,
+    MMEngine itself replaces SyncBN.)
 
     Args:
         cfg: Changed in place.

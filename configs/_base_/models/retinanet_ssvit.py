@@ -1,4 +1,4 @@
-# RetinaNet of mmdet with an SSViT-T backbone. ImageNet weights: see maskrcnn_ssvit.py in this folder.
+# RetinaNet of mmdet with an SSViT-T backbone. ImageNet weights: see maskrcnn_ssvit.py, here.
 # RetinaNet does not use the stride-4 map, so the backbone does not return it (its output norm would
 # get no gradient, which DistributedDataParallel rejects).
 _base_ = 'mmdet::_base_/models/retinanet_r50_fpn.py'
