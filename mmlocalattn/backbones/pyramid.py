@@ -1,4 +1,4 @@
-"""The skeleton that all backbones share: a stem, stages of falling resolution, one feature map per stage."""
+"""The skeleton that all backbones share: a stem, stages of falling resolution, feature maps."""
 
 from collections.abc import Iterator, Mapping, Sequence
 
@@ -15,10 +15,13 @@ class Stage(nn.Module):
     Args:
         blocks: Each maps (B, H, W, C) to the same shape.
         out_channels: C.
-        downsample: Maps the previous stage's (B, H, W, C) to this stage's; None for the first stage.
+        downsample: Maps the previous stage's (B, H, W, C) to this stage's; None for the first
+            stage.
     """
 
-    def __init__(self, blocks: Sequence[nn.Module], out_channels: int, downsample: nn.Module | None = None) -> None:
+    def __init__(
+        self, blocks: Sequence[nn.Module], out_channels: int, downsample: nn.Module | None = None
+    ) -> None:
         super().__init__()
         self.out_channels = out_channels
         self.downsample = nn.Identity() if downsample is None else downsample
@@ -41,24 +44,26 @@ class Stage(nn.Module):
 
 
 class PyramidBackbone(BaseModule):
-    """Run a stem and stages, and hand out the maps that detectors, segmentors and classifiers ask for.
+    """Run a stem and stages, and hand out the maps that detectors and others ask for.
 
-    Inside, maps are channels last; the outputs are contiguous NCHW, because mmcv's RoIAlign and other compiled ops
-    read them as such without a check. Stages after the last one in ``out_indices`` are not kept: a parameter that
-    takes part in nothing stalls DistributedDataParallel.
+    Inside, maps are channels last; the outputs are contiguous NCHW, because mmcv's RoIAlign and
+    other compiled ops read them as such without a check. Stages after the last one in
+    ``out_indices`` are not kept: a parameter that takes part in nothing stalls
+    DistributedDataParallel.
 
     Args:
         stem: (B, in_channels, H, W) image to (B, H', W', C) map.
         stages: From high to low resolution.
         out_indices: Increasing numbers of the stages whose maps are returned.
-        output_norm: Pass each returned map through a LayerNorm of its own, as detectors and segmentors of this kind
-            of backbone do. Pre-trained classifiers have no weights for them.
-        frozen_stages: -1 trains everything, 0 freezes the stem, ``i`` the stem and the first ``i`` stages. Frozen
-            parts stay in eval mode. Output norms are never frozen.
+        output_norm: Pass each returned map through a LayerNorm of its own, as detectors and
+            segmentors of this kind of backbone do. Pre-trained classifiers have no weights for
+            them.
+        frozen_stages: -1 trains everything, 0 freezes the stem, ``i`` the stem and the first
+            ``i`` stages. Frozen parts stay in eval mode. Output norms are never frozen.
         norm_eval: Keep the statistics of BatchNorm and SyncBatchNorm layers fixed in training.
         with_cp: Recompute each block in the backward pass instead of keeping its activations.
-        init_cfg: MMEngine's, for example ``dict(type='Pretrained', checkpoint=..., prefix='backbone.')``. None keeps
-            the initialisation of the constructor.
+        init_cfg: MMEngine's, for example ``dict(type='Pretrained', checkpoint=...,
+            prefix='backbone.')``. None keeps the initialisation of the constructor.
 
     Raises:
         ValueError: If ``out_indices`` or ``frozen_stages`` do not match the stages.
@@ -77,8 +82,13 @@ class PyramidBackbone(BaseModule):
     ) -> None:
         super().__init__(init_cfg)
         out_indices = tuple(out_indices)
-        if not out_indices or list(out_indices) != sorted(set(out_indices) & set(range(len(stages)))):
-            raise ValueError(f'out_indices must be increasing stage numbers in 0..{len(stages) - 1}, got {out_indices=}')
+        if not out_indices or list(out_indices) != sorted(
+            set(out_indices) & set(range(len(stages)))
+        ):
+            raise ValueError(
+                f'out_indices must be increasing stage numbers in 0..{len(stages) - 1}, '
+                f'got {out_indices=}'
+            )
         stages = stages[: out_indices[-1] + 1]
         if not -1 <= frozen_stages <= len(stages):
             raise ValueError(f'frozen_stages must be in -1..{len(stages)}, got {frozen_stages=}')
@@ -91,7 +101,9 @@ class PyramidBackbone(BaseModule):
         self.stages = nn.ModuleList(stages)
         self.output_norms = nn.ModuleDict()
         for index in out_indices:
-            norm = nn.LayerNorm(stages[index].out_channels, eps=1e-6) if output_norm else nn.Identity()
+            norm = (
+                nn.LayerNorm(stages[index].out_channels, eps=1e-6) if output_norm else nn.Identity()
+            )
             self.output_norms[str(index)] = norm
         for module in self._frozen_modules():
             module.requires_grad_(False)
@@ -115,7 +127,7 @@ class PyramidBackbone(BaseModule):
         return tuple(outputs)
 
     def train(self, mode: bool = True) -> 'PyramidBackbone':
-        """Set the training mode, with frozen parts and (``norm_eval``) batch statistics left in eval mode."""
+        """Set the mode, except of frozen parts and, with ``norm_eval``, of batch statistics."""
         super().train(mode)
         for module in self._frozen_modules():
             module.eval()
@@ -133,8 +145,9 @@ class PyramidBackbone(BaseModule):
             prefix: Name of the backbone in the model, with the dot.
 
         Returns:
-            The depth, and the number of depths: 0 is the stem, 1, 2, ... the blocks (a downsampling counts to the
-            block behind it), the last one the output norms and everything outside the backbone.
+            The depth, and the number of depths: 0 is the stem, 1, 2, ... the blocks (a
+            downsampling counts to the block behind it), the last one the output norms and
+            everything outside the backbone.
         """
         num_layers = sum(len(stage.blocks) for stage in self.stages) + 2
         if param_name.startswith(f'{prefix}stem.'):
@@ -151,11 +164,14 @@ class PyramidBackbone(BaseModule):
             yield from self.stages[: self.frozen_stages]
 
 
-def resolve_arch(arch: str | Mapping, settings: Mapping[str, Mapping], optional: Sequence[str] = ()) -> dict:
+def resolve_arch(
+    arch: str | Mapping, settings: Mapping[str, Mapping], optional: Sequence[str] = ()
+) -> dict:
     """Look up an architecture by name, or check one that is given as a dict.
 
     Args:
-        arch: Name in ``settings``, or a dict with the keys of its entries: one value per stage each.
+        arch: Name in ``settings``, or a dict with the keys of its entries: one value per stage
+            each.
         settings: Architectures by name.
         optional: Keys that a dict may leave out.
 
@@ -173,7 +189,10 @@ def resolve_arch(arch: str | Mapping, settings: Mapping[str, Mapping], optional:
     unknown = [key for key in arch if key not in valid]
     missing = [key for key in valid if key not in arch and key not in optional]
     if unknown or missing:
-        raise ValueError(f'arch must have the keys {valid} ({list(optional)} optional), got {unknown=}, {missing=}')
+        raise ValueError(
+            f'arch must have the keys {valid} ({list(optional)} optional), '
+            f'got {unknown=}, {missing=}'
+        )
     lengths = {key: len(value) for key, value in arch.items()}
     if len(set(lengths.values())) != 1:
         raise ValueError(f'arch must have one value per stage under each key, got {lengths=}')

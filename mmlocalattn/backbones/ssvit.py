@@ -23,7 +23,7 @@ Scan = Callable[[int, int], ScanGeometry]
 
 
 class SSViTBlock(nn.Module):
-    """Positional convolution, sparse scan attention and feed-forward network, each added to its input.
+    """Positional convolution, sparse scan attention, feed-forward network, each added to its input.
 
     Args:
         dim: Channels.
@@ -71,7 +71,11 @@ class SSViTStage(Stage):
     """
 
     def __init__(
-        self, blocks: Sequence[SSViTBlock], out_channels: int, head_dim: int, downsample: nn.Module | None = None
+        self,
+        blocks: Sequence[SSViTBlock],
+        out_channels: int,
+        head_dim: int,
+        downsample: nn.Module | None = None,
     ) -> None:
         super().__init__(blocks, out_channels, downsample)
         self.head_dim = head_dim
@@ -85,8 +89,9 @@ class SSViTStage(Stage):
 class SSViT(PyramidBackbone):
     """SSViT backbone: feature maps of stride 4, 8, 16 and 32.
 
-    ``scan`` decides where attention looks once the map is larger than in pre-training. Multiply-adds of the attention
-    windows for one image (in 1e9; a 224 x 224 image costs the same by both rules):
+    ``scan`` decides where attention looks once the map is larger than in pre-training.
+    Multiply-adds of the attention windows for one image (in 1e9; a 224 x 224 image costs the same
+    by both rules):
 
     =======  =========  ==================  ===============
     arch     224 x 224  adaptive, 800x1280  fixed, 800x1280
@@ -98,39 +103,54 @@ class SSViT(PyramidBackbone):
     =======  =========  ==================  ===============
 
     Args:
-        arch: ``'tiny'``, ``'small'``, ``'base'``, ``'large'``, or a dict of one value per stage under each of the
-            keys of :attr:`arch_settings` (``layer_scale`` may be left out).
+        arch: ``'tiny'``, ``'small'``, ``'base'``, ``'large'``, or a dict of one value per stage
+            under each of the keys of :attr:`arch_settings` (``layer_scale`` may be left out).
         in_channels: Of the image.
-        out_indices: See :class:`~mmlocalattn.backbones.pyramid.PyramidBackbone`, as are the arguments not listed.
-        drop_path_rate: Of the last block; rises linearly from 0 at the first. Published for classification:
-            0.1 (tiny), 0.15 (small), 0.4 (base), 0.5 (large).
-        scan: ``'adaptive'``, the released rule, whose windows and anchors grow with the map; ``'fixed'``, the kernels
-            of a 224-pixel image with anchors spread over the map (our choice); or one entry per stage, each such a
-            name, the dict of the arguments of :func:`~mmlocalattn.layers.scan_geometry.spread_scan`, or a sequence of
-            such dicts through which the blocks of the stage cycle.
-        norm_cfg: Norm of the stem and between stages, ``dict(type='BN')`` if None; ``'SyncBN'`` suits many GPUs.
+        out_indices: See :class:`~mmlocalattn.backbones.pyramid.PyramidBackbone`, as are the
+            arguments not listed.
+        drop_path_rate: Of the last block; rises linearly from 0 at the first. Published for
+            classification: 0.1 (tiny), 0.15 (small), 0.4 (base), 0.5 (large).
+        scan: ``'adaptive'``, the released rule, whose windows and anchors grow with the map;
+            ``'fixed'``, the kernels of a 224-pixel image with anchors spread over the map (our
+            choice); or one entry per stage, each such a name, the dict of the arguments of
+            :func:`~mmlocalattn.layers.scan_geometry.spread_scan`, or a sequence of such dicts
+            through which the blocks of the stage cycle.
+        norm_cfg: Norm of the stem and between stages, ``dict(type='BN')`` if None; ``'SyncBN'``
+            suits many GPUs.
 
     Raises:
         ValueError: If ``arch``, ``scan`` or another option is not valid.
     """
 
     arch_settings: Mapping[str, Mapping] = {
-        'tiny': dict(
-            embed_dims=(64, 128, 256, 512), depths=(2, 2, 9, 2), num_heads=(2, 4, 8, 16), mlp_ratios=(4, 4, 3, 3),
-            layer_scale=(None, None, None, None),
-        ),
-        'small': dict(
-            embed_dims=(64, 128, 256, 512), depths=(3, 5, 18, 4), num_heads=(2, 4, 8, 16), mlp_ratios=(4, 4, 3, 3),
-            layer_scale=(None, None, None, None),
-        ),
-        'base': dict(
-            embed_dims=(80, 160, 320, 512), depths=(4, 9, 25, 9), num_heads=(5, 5, 10, 16), mlp_ratios=(4, 4, 3, 3),
-            layer_scale=(None, None, 1e-6, 1e-6),
-        ),
-        'large': dict(
-            embed_dims=(112, 224, 448, 640), depths=(4, 9, 25, 9), num_heads=(7, 7, 14, 20), mlp_ratios=(4, 4, 3, 3),
-            layer_scale=(None, None, 1e-6, 1e-6),
-        ),
+        'tiny': {
+            'embed_dims': (64, 128, 256, 512),
+            'depths': (2, 2, 9, 2),
+            'num_heads': (2, 4, 8, 16),
+            'mlp_ratios': (4, 4, 3, 3),
+            'layer_scale': (None, None, None, None),
+        },
+        'small': {
+            'embed_dims': (64, 128, 256, 512),
+            'depths': (3, 5, 18, 4),
+            'num_heads': (2, 4, 8, 16),
+            'mlp_ratios': (4, 4, 3, 3),
+            'layer_scale': (None, None, None, None),
+        },
+        'base': {
+            'embed_dims': (80, 160, 320, 512),
+            'depths': (4, 9, 25, 9),
+            'num_heads': (5, 5, 10, 16),
+            'mlp_ratios': (4, 4, 3, 3),
+            'layer_scale': (None, None, 1e-6, 1e-6),
+        },
+        'large': {
+            'embed_dims': (112, 224, 448, 640),
+            'depths': (4, 9, 25, 9),
+            'num_heads': (7, 7, 14, 20),
+            'mlp_ratios': (4, 4, 3, 3),
+            'layer_scale': (None, None, 1e-6, 1e-6),
+        },
     }
 
     def __init__(
@@ -155,21 +175,28 @@ class SSViT(PyramidBackbone):
         for i, cycle in enumerate(_scan_cycles(scan, len(dims))):
             blocks = [
                 SSViTBlock(
-                    dims[i], heads[i], settings['mlp_ratios'][i], cycle[j % len(cycle)], rates[i][j], layer_scale[i]
+                    dims[i],
+                    heads[i],
+                    settings['mlp_ratios'][i],
+                    cycle[j % len(cycle)],
+                    rates[i][j],
+                    layer_scale[i],
                 )
                 for j in range(depths[i])
             ]
             downsample = ConvDownsample(dims[i - 1], dims[i], norm_cfg) if i else None
             stages.append(SSViTStage(blocks, dims[i], dims[i] // heads[i], downsample))
         stem = ConvStem(in_channels, dims[0], norm_cfg)
-        super().__init__(stem, stages, out_indices, output_norm, frozen_stages, norm_eval, with_cp, init_cfg)
+        super().__init__(
+            stem, stages, out_indices, output_norm, frozen_stages, norm_eval, with_cp, init_cfg
+        )
         self.apply(_init_weights)
 
 
 def _init_weights(module: nn.Module) -> None:
-    """As released: normal weights of deviation 0.02, no bias."""
+    """As released: normal weights of deviation 0.02 (the truncation there is far out), no bias."""
     if isinstance(module, (nn.Conv2d, nn.Linear)):
-        nn.init.trunc_normal_(module.weight, std=0.02)
+        nn.init.normal_(module.weight, std=0.02)
         nn.init.zeros_(module.bias)
 
 
@@ -177,18 +204,23 @@ def _scan_cycles(scan: str | Sequence, num_stages: int) -> list[list[Scan]]:
     """For each stage, the rules through which its blocks cycle."""
     entries = [scan] * num_stages if isinstance(scan, str) else list(scan)
     if len(entries) != num_stages:
-        raise ValueError(f'scan must be a name or have one entry for each of {num_stages} stages, got {scan=}')
+        raise ValueError(
+            f'scan must be a name or have one entry for each of {num_stages} stages, got {scan=}'
+        )
     return [_scan_cycle(entry, 224 // (4 << stage)) for stage, entry in enumerate(entries)]
 
 
 def _scan_cycle(entry: str | Mapping | Sequence[Mapping], pretrain_side: int) -> list[Scan]:
-    """The rules of one stage, whose map has ``pretrain_side`` rows and columns for a 224-pixel image."""
+    """The rules of one stage, whose map of a 224-pixel image has ``pretrain_side`` rows."""
     orders = (False, True)
     if entry == 'adaptive':
         return [partial(adaptive_scan, grid_first=order) for order in orders]
     if entry == 'fixed':
-        geometries = [adaptive_scan(pretrain_side, pretrain_side, order) for order in orders]
-        entry = [dict(local_kernel=g.local_kernel[0], anchor_kernel=g.anchor_kernel[0]) for g in geometries]
+        scans = [adaptive_scan(pretrain_side, pretrain_side, order) for order in orders]
+        entry = [
+            {'local_kernel': scan.local_kernel[0], 'anchor_kernel': scan.anchor_kernel[0]}
+            for scan in scans
+        ]
     if isinstance(entry, str):
         raise ValueError(f"scan must be 'adaptive', 'fixed' or one entry per stage, got {entry!r}")
     return [_explicit_scan(rule) for rule in ([entry] if isinstance(entry, Mapping) else entry)]
@@ -197,7 +229,9 @@ def _scan_cycle(entry: str | Mapping | Sequence[Mapping], pretrain_side: int) ->
 def _explicit_scan(rule: Mapping) -> Scan:
     valid = ('local_kernel', 'anchor_kernel', 'anchor_dilation')
     if not {'local_kernel', 'anchor_kernel'} <= set(rule) <= set(valid):
-        raise ValueError(f'a scan dict must have the keys {valid} (anchor_dilation optional), got {dict(rule)}')
+        raise ValueError(
+            f'a scan dict must have the keys {valid} (anchor_dilation optional), got {dict(rule)}'
+        )
     scan = partial(spread_scan, **rule)
     scan(1, 1)  # checks the values
     return scan

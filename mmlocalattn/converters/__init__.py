@@ -1,1 +1,1 @@
-"""Official checkpoints to ours: names and shapes in, our names out. One module per release, torch only."""
+"""Official checkpoints to ours: names and shapes in, our names out. One module per release."""

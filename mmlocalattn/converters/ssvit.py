@@ -40,10 +40,12 @@ def convert(state_dict: Mapping[str, Tensor]) -> dict[str, Tensor]:
         state_dict: The released model's, without derived buffers or with them.
 
     Returns:
-        Tensors under ``backbone.``, ``neck.`` and ``head.``; what has no known name keeps its own, for the caller to
-        report.
+        Tensors under ``backbone.``, ``neck.`` and ``head.``; what has no known name keeps its
+        own, for the caller to report.
     """
-    return dict(_convert(name, tensor) for name, tensor in state_dict.items() if not DERIVED.fullmatch(name))
+    return dict(
+        _convert(name, tensor) for name, tensor in state_dict.items() if not DERIVED.fullmatch(name)
+    )
 
 
 def infer_arch(state_dict: Mapping[str, Tensor]) -> dict[str, tuple[int, ...]]:
@@ -58,9 +60,10 @@ def infer_arch(state_dict: Mapping[str, Tensor]) -> dict[str, tuple[int, ...]]:
             stage, block = map(int, match.groups())
             blocks.setdefault(stage, {})[block] = tensor.shape[0]
     stages = [blocks[stage] for stage in sorted(blocks)]
-    return dict(
-        embed_dims=tuple(channels[min(channels)] for channels in stages), depths=tuple(len(stage) for stage in stages)
-    )
+    return {
+        'embed_dims': tuple(channels[min(channels)] for channels in stages),
+        'depths': tuple(len(stage) for stage in stages),
+    }
 
 
 def _convert(name: str, tensor: Tensor) -> tuple[str, Tensor]:

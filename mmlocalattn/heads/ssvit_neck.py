@@ -10,7 +10,7 @@ from mmlocalattn.registry import MODELS
 
 @MODELS.register_module()
 class SSViTNeck(nn.Module):
-    """1x1 convolution, norm, Swish, global average: the ``neck`` of mmpretrain's ``ImageClassifier``.
+    """1x1 convolution, norm, Swish, global average: the neck of an ``ImageClassifier``.
 
     Its head is mmpretrain's ``LinearClsHead(num_classes, in_channels=out_channels)``.
 
@@ -20,12 +20,14 @@ class SSViTNeck(nn.Module):
         norm_cfg: See :func:`~mmlocalattn.layers.norm.build_norm`.
     """
 
-    def __init__(self, in_channels: int, out_channels: int = 1024, norm_cfg: Mapping | None = None) -> None:
+    def __init__(
+        self, in_channels: int, out_channels: int = 1024, norm_cfg: Mapping | None = None
+    ) -> None:
         super().__init__()
         self.proj = nn.Conv2d(in_channels, out_channels, 1)
         self.norm = build_norm(norm_cfg, out_channels)
         self.act = nn.SiLU()
-        nn.init.trunc_normal_(self.proj.weight, std=0.02)
+        nn.init.normal_(self.proj.weight, std=0.02)
         nn.init.zeros_(self.proj.bias)
 
     def forward(self, inputs: Sequence[Tensor]) -> tuple[Tensor]:

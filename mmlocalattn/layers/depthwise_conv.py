@@ -6,7 +6,8 @@ from torch import Tensor, nn
 class DepthwiseConv2d(nn.Conv2d):
     """Depthwise convolution that keeps the size, on (B, H, W, C) maps.
 
-    A channels-last map is an NCHW tensor in ``torch.channels_last`` order, so nothing is copied on the way.
+    A channels-last map is an NCHW tensor in ``torch.channels_last`` order, so nothing is copied
+    on the way.
 
     Args:
         dim: Channels.

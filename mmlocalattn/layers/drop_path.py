@@ -6,7 +6,7 @@ from torch import Tensor, nn
 
 
 class DropPath(nn.Module):
-    """Drop a residual branch for whole samples during training; the kept ones are scaled by ``1 / (1 - rate)``.
+    """Drop the branch of whole samples in training, scale the kept ones by ``1 / (1 - rate)``.
 
     Args:
         rate: Probability of dropping, 0 <= rate < 1.
@@ -35,7 +35,7 @@ class DropPath(nn.Module):
 
 
 def drop_path_rates(rate: float, depths: Sequence[int]) -> list[list[float]]:
-    """Rates that rise linearly from 0 at the first block to ``rate`` at the last, grouped by stage."""
+    """Rates from 0 at the first block linearly to ``rate`` at the last, one list per stage."""
+    blocks = iter(range(sum(depths)))
     last = max(sum(depths) - 1, 1)
-    starts = [sum(depths[:stage]) for stage in range(len(depths))]
-    return [[rate * block / last for block in range(start, start + depth)] for start, depth in zip(starts, depths)]
+    return [[rate * next(blocks) / last for _ in range(depth)] for depth in depths]

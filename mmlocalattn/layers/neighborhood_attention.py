@@ -10,9 +10,9 @@ from mmlocalattn.ops.neighborhood import neighborhood_attention
 class NeighborhoodAttention(nn.Module):
     """Multi-head neighborhood attention with its projections.
 
-    See :func:`~mmlocalattn.ops.neighborhood.neighborhood_attention`. A window that is larger than the map shrinks,
-    on each axis alone, to the largest odd size that fits, and sees the part of the position bias that belongs to
-    its offsets.
+    See :func:`~mmlocalattn.ops.neighborhood.neighborhood_attention`. A window that is larger than
+    the map shrinks, on each axis alone, to the largest odd size that fits, and sees the part of
+    the position bias that belongs to its offsets.
 
     Args:
         dim: Channels, a multiple of ``num_heads``.
@@ -23,7 +23,8 @@ class NeighborhoodAttention(nn.Module):
         qkv_bias: Bias of the projection to query, key and value.
 
     Raises:
-        ValueError: If ``dim`` is not a multiple of ``num_heads``, ``kernel_size`` is not odd, or ``dilation`` < 1.
+        ValueError: If ``dim`` is not a multiple of ``num_heads``, ``kernel_size`` is not odd, or
+            ``dilation`` < 1.
     """
 
     def __init__(
@@ -49,7 +50,9 @@ class NeighborhoodAttention(nn.Module):
         self.rel_pos_bias: nn.Parameter | None = None
         if rel_pos_bias:
             side = 2 * kernel_size - 1
-            self.rel_pos_bias = nn.Parameter(nn.init.trunc_normal_(torch.empty(num_heads, side, side), std=0.02))
+            self.rel_pos_bias = nn.Parameter(
+                nn.init.trunc_normal_(torch.empty(num_heads, side, side), std=0.02)
+            )
         self.proj = nn.Linear(dim, dim)
 
     def forward(self, x: Tensor) -> Tensor:
@@ -64,7 +67,7 @@ class NeighborhoodAttention(nn.Module):
         return self.proj(output.flatten(3))
 
     def _bias(self, kernel: tuple[int, int]) -> Tensor | None:
-        """The centre of the position bias, (num_heads, 2 * kh - 1, 2 * kw - 1) for a window of (kh, kw)."""
+        """The centre of the bias, (num_heads, 2 * kh - 1, 2 * kw - 1) for a window (kh, kw)."""
         if self.rel_pos_bias is None:
             return None
         rows, columns = (slice(self.kernel_size - k, self.kernel_size + k - 1) for k in kernel)

@@ -13,15 +13,20 @@ class ChannelNorm(nn.LayerNorm):
         return super().forward(x.permute(0, 2, 3, 1)).permute(0, 3, 1, 2)
 
 
-NORMS: dict[str, type[nn.Module]] = {'BN': nn.BatchNorm2d, 'SyncBN': nn.SyncBatchNorm, 'LN': ChannelNorm}
+NORMS: dict[str, type[nn.Module]] = {
+    'BN': nn.BatchNorm2d,
+    'SyncBN': nn.SyncBatchNorm,
+    'LN': ChannelNorm,
+}
 
 
 def build_norm(norm_cfg: Mapping | None, channels: int) -> nn.Module:
     """Build the normalisation of an NCHW map, with mmcv's names and keys.
 
     Args:
-        norm_cfg: ``type`` is ``'BN'``, ``'SyncBN'``, ``'GN'`` (with ``num_groups``) or ``'LN'`` (over the channels);
-            ``requires_grad=False`` freezes weight and bias; other keys go to the layer. None means ``'BN'``.
+        norm_cfg: ``type`` is ``'BN'``, ``'SyncBN'``, ``'GN'`` (with ``num_groups``) or ``'LN'``
+            (over the channels); ``requires_grad=False`` freezes weight and bias; other keys go to
+            the layer. None means ``'BN'``.
         channels: C of the map.
 
     Raises:

@@ -19,7 +19,9 @@ class ConvStem(nn.Sequential):
         norm_cfg: See :func:`~mmlocalattn.layers.norm.build_norm`.
     """
 
-    def __init__(self, in_channels: int, out_channels: int, norm_cfg: Mapping | None = None) -> None:
+    def __init__(
+        self, in_channels: int, out_channels: int, norm_cfg: Mapping | None = None
+    ) -> None:
         hidden = out_channels // 2
         layers: list[nn.Module] = []
         for source, target, stride in (
@@ -49,7 +51,9 @@ class ConvDownsample(nn.Module):
         norm_cfg: See :func:`~mmlocalattn.layers.norm.build_norm`.
     """
 
-    def __init__(self, in_channels: int, out_channels: int, norm_cfg: Mapping | None = None) -> None:
+    def __init__(
+        self, in_channels: int, out_channels: int, norm_cfg: Mapping | None = None
+    ) -> None:
         super().__init__()
         self.conv = nn.Conv2d(in_channels, out_channels, 3, stride=2, padding=1)
         self.norm = build_norm(norm_cfg, out_channels)

@@ -11,12 +11,13 @@ def rotary_table(
 ) -> tuple[Tensor, Tensor]:
     """Sine and cosine by which the ops rotate adjacent channel pairs of query and key.
 
-    The first half of the channels turns with the row index, the second half with the column index. Pair ``i`` of a
-    half turns by ``index / BASE ** (i / (head_dim / 4 - 1))``: indices are absolute, not divided by the map's size.
-    Source: ``RoPE`` in SSViT's ``SSViT.py``.
+    The first half of the channels turns with the row index, the second half with the column
+    index. Pair ``i`` of a half turns by ``index / BASE ** (i / (head_dim / 4 - 1))``: indices are
+    absolute, not divided by the map's size. Source: ``RoPE`` in SSViT's ``SSViT.py``.
 
-    The table is recomputed where it is needed: one per stage and forward costs less than a thousandth of the
-    stage's blocks, and there is no cache to keep right under torch.compile, DDP and changing image sizes.
+    The table is recomputed where it is needed: one per stage and forward costs less than a
+    thousandth of the stage's blocks, and there is no cache to keep right under torch.compile, DDP
+    and changing image sizes.
 
     Args:
         height: Of the map.
@@ -31,7 +32,9 @@ def rotary_table(
         ValueError: If ``head_dim`` is not a multiple of 4.
     """
     if head_dim % 4:
-        raise ValueError(f'2-d rotary embedding needs a head_dim that is a multiple of 4, got {head_dim=}')
+        raise ValueError(
+            f'2-d rotary embedding needs a head_dim that is a multiple of 4, got {head_dim=}'
+        )
     exponent = torch.linspace(0, 1, head_dim // 4, device=device, dtype=torch.float32)
     angle = (1.0 / BASE**exponent).repeat_interleave(2)  # (head_dim / 2,)
     rows = torch.arange(height, device=device, dtype=torch.float32)[:, None] * angle
@@ -43,4 +46,6 @@ def rotary_table(
 def _table(rows: Tensor, columns: Tensor) -> Tensor:
     """(H, D / 2) and (W, D / 2) to (H, W, D)."""
     height, width = rows.shape[0], columns.shape[0]
-    return torch.cat([rows[:, None].expand(-1, width, -1), columns[None].expand(height, -1, -1)], dim=-1)
+    return torch.cat(
+        [rows[:, None].expand(-1, width, -1), columns[None].expand(height, -1, -1)], dim=-1
+    )

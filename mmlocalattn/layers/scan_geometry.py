@@ -2,10 +2,10 @@
 
 Two rules, both pure functions of the map's size:
 
-* :func:`adaptive_scan` is the released one (``ConvDecop.forward`` in SSViT's ``SSViT.py``): windows of 7 and a
-  grid of ``side // 7`` anchors, so the number of keys grows with the map.
-* :func:`spread_scan` keeps given kernels and spreads the anchors over the map (our choice): the number of keys
-  stays, the gaps between the anchors grow.
+* :func:`adaptive_scan` is the released one (``ConvDecop.forward`` in SSViT's ``SSViT.py``):
+  windows of 7 and a grid of ``side // 7`` anchors, so the number of keys grows with the map.
+* :func:`spread_scan` keeps given kernels and spreads the anchors over the map (our choice): the
+  number of keys stays, the gaps between the anchors grow.
 """
 
 from typing import NamedTuple
@@ -17,7 +17,7 @@ WINDOW = 7
 
 
 class ScanGeometry(NamedTuple):
-    """The window arguments of :func:`~mmlocalattn.ops.sparse_scan.sparse_scan_attention`, each (height, width)."""
+    """Window arguments of ``sparse_scan_attention``, each (height, width)."""
 
     local_kernel: tuple[int, int]
     anchor_kernel: tuple[int, int]
@@ -30,11 +30,13 @@ def adaptive_scan(height: int, width: int, grid_first: bool = False) -> ScanGeom
     Args:
         height: Of the map, at least 1.
         width: Of the map, at least 1.
-        grid_first: False: local window 7, then ``side // 7`` anchors (blocks 0, 2, ... of a stage). True: the two
-            numbers swapped (blocks 1, 3, ...; ``is_reverse`` in the released code).
+        grid_first: False: local window 7, then ``side // 7`` anchors (blocks 0, 2, ... of a
+            stage). True: the two numbers swapped (blocks 1, 3, ...; ``is_reverse`` in the
+            released code).
 
     Returns:
-        The released geometry wherever the released code runs (side >= 7); below, windows shrink to fit.
+        The released geometry wherever the released code runs (side >= 7); below, windows shrink
+        to fit.
     """
     side = min(height, width)
     cells = side // WINDOW
@@ -46,7 +48,11 @@ def adaptive_scan(height: int, width: int, grid_first: bool = False) -> ScanGeom
 
 
 def spread_scan(
-    height: int, width: int, local_kernel: int, anchor_kernel: int, anchor_dilation: int | None = None
+    height: int,
+    width: int,
+    local_kernel: int,
+    anchor_kernel: int,
+    anchor_dilation: int | None = None,
 ) -> ScanGeometry:
     """Kernels that do not depend on the map.
 
@@ -55,8 +61,8 @@ def spread_scan(
         width: Of the map, at least 1.
         local_kernel: Odd window around every anchor, in positions.
         anchor_kernel: Odd number of anchors along each axis.
-        anchor_dilation: Distance between anchors in positions; None spreads them over the shorter side,
-            ``min(height, width) // anchor_kernel``.
+        anchor_dilation: Distance between anchors in positions; None spreads them over the shorter
+            side, ``min(height, width) // anchor_kernel``.
 
     Raises:
         ValueError: If a kernel is not odd and positive, or the dilation is below 1.
@@ -75,7 +81,9 @@ def _odd(size: int) -> int:
     return size if size % 2 else size + 1
 
 
-def _fit(height: int, width: int, local_kernel: int, anchor_kernel: int, dilation: int) -> ScanGeometry:
+def _fit(
+    height: int, width: int, local_kernel: int, anchor_kernel: int, dilation: int
+) -> ScanGeometry:
     size, dilation = (height, width), max(dilation, 1)
     local, _ = fit_window(size, (local_kernel, local_kernel), (1, 1))
     anchor, anchor_dilation = fit_window(size, (anchor_kernel, anchor_kernel), (dilation, dilation))

@@ -10,10 +10,11 @@ from mmlocalattn.ops.sparse_scan import sparse_scan_attention
 
 
 class SparseScanAttention(nn.Module):
-    """S3A with its projections and its local enhancement, a 5x5 depthwise convolution of the values (LePE).
+    """S3A with its projections and a 5x5 depthwise convolution of the values (LePE).
 
-    ``proj(S3A(q, k, v) + lepe(v))``. See :func:`~mmlocalattn.ops.sparse_scan.sparse_scan_attention`.
-    Source: ``ConvDecop`` in SSViT's ``SSViT.py``.
+    ``proj(S3A(q, k, v) + lepe(v))``. See
+    :func:`~mmlocalattn.ops.sparse_scan.sparse_scan_attention`. Source: ``ConvDecop`` in SSViT's
+    ``SSViT.py``.
 
     Args:
         dim: Channels.
@@ -31,7 +32,8 @@ class SparseScanAttention(nn.Module):
         super().__init__()
         if dim % (4 * num_heads):
             raise ValueError(
-                f'dim must be num_heads times a multiple of 4 (2-d rotary embedding), got {dim=}, {num_heads=}'
+                'dim must be num_heads times a multiple of 4 (2-d rotary embedding), '
+                f'got {dim=}, {num_heads=}'
             )
         self.num_heads = num_heads
         self.scan = scan
@@ -44,7 +46,8 @@ class SparseScanAttention(nn.Module):
 
         Args:
             x: (B, H, W, C).
-            rotary: (sin, cos), each (H, W, C / num_heads), see :func:`~mmlocalattn.layers.rotary.rotary_table`.
+            rotary: (sin, cos), each (H, W, C / num_heads), see
+                :func:`~mmlocalattn.layers.rotary.rotary_table`.
 
         Returns:
             (B, H, W, C).

@@ -12,8 +12,8 @@ def fit_window(
         dilation: (dh, dw), at least 1.
 
     Returns:
-        Kernel and dilation with ``kernel * dilation <= size`` on both axes; the given ones if they fit. An axis
-        whose kernel becomes 1 gets dilation 1.
+        Kernel and dilation with ``kernel * dilation <= size`` on both axes; the given ones if
+        they fit. An axis whose kernel becomes 1 gets dilation 1.
     """
     (kernel_h, dilation_h), (kernel_w, dilation_w) = map(_fit_axis, size, kernel_size, dilation)
     return (kernel_h, kernel_w), (dilation_h, dilation_w)

@@ -1,0 +1,13 @@
+import torch
+from torch.nn import functional as F
+
+from mmlocalattn.layers.mlp import ConvFFN
+
+
+def test_equals_the_convolutions_of_the_released_code():
+    ffn, x = ConvFFN(8, 24), torch.randn(2, 5, 7, 8)
+    y = x.permute(0, 3, 1, 2)
+    y = F.gelu(F.conv2d(y, ffn.fc1.weight[:, :, None, None], ffn.fc1.bias))
+    y = y + F.conv2d(y, ffn.dwconv.weight, ffn.dwconv.bias, padding=1, groups=24)
+    y = F.conv2d(y, ffn.fc2.weight[:, :, None, None], ffn.fc2.bias)
+    torch.testing.assert_close(ffn(x), y.permute(0, 2, 3, 1), rtol=1e-5, atol=1e-6)

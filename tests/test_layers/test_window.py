@@ -1,0 +1,28 @@
+from itertools import product
+
+import pytest
+
+from mmlocalattn.layers.window import fit_window
+
+
+@pytest.mark.parametrize(
+    ('size', 'kernel', 'dilation', 'expected'),
+    [
+        ((7, 9), (7, 7), (1, 1), ((7, 7), (1, 1))),
+        ((6, 9), (7, 7), (1, 1), ((5, 7), (1, 1))),
+        ((2, 9), (7, 7), (1, 1), ((1, 7), (1, 1))),
+        ((28, 20), (7, 7), (4, 4), ((7, 5), (4, 4))),
+        ((3, 28), (7, 7), (4, 4), ((1, 7), (1, 4))),
+        ((1, 1), (29, 3), (6, 1), ((1, 1), (1, 1))),
+    ],
+)
+def test_examples(size, kernel, dilation, expected):
+    assert fit_window(size, kernel, dilation) == expected
+
+
+def test_result_is_the_largest_odd_window_that_fits():
+    for length, kernel, dilation in product(range(1, 40), range(1, 14, 2), range(1, 9)):
+        (fitted, _), (step, _) = fit_window((length, 99), (kernel, 1), (dilation, 1))
+        fits = [size for size in range(1, kernel + 1, 2) if size * dilation <= length]
+        assert fitted == max(fits, default=1)
+        assert step == (dilation if fitted > 1 else 1)
