@@ -1,4 +1,5 @@
-// The empty Python module `mmlocalattn._ext`: loading it runs the TORCH_LIBRARY_IMPL initializers linked into it.
+// The empty Python module `mmlocalattn._ext`: loading it runs the TORCH_LIBRARY_IMPL initializers
+// linked into it.
 #include <Python.h>
 
 PyMODINIT_FUNC PyInit__ext() {

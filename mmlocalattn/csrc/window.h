@@ -1,8 +1,9 @@
 // Index maths of the neighborhood window along one axis, shared by the CPU and the CUDA kernels.
 //
-// An axis of `length` positions with dilation d falls into d groups: index i is position i / d of group i % d.
-// Inside its group every query sees `kernel` (odd) consecutive positions, centred on itself where that fits
-// and shifted inward at the two ends. The caller guarantees kernel * dilation <= length.
+// An axis of `length` positions with dilation d falls into d groups: index i is position i / d of
+// group i % d. Inside its group every query sees `kernel` (odd) consecutive positions, centred on
+// itself where that fits and shifted inward at the two ends. The caller guarantees kernel *
+// dilation <= length.
 #pragma once
 
 #include <cstdint>
@@ -35,14 +36,14 @@ struct WindowAxis {
     return position * dilation + i % dilation;
   }
 
-  // Row of a relative position table (2 * kernel - 1 rows) for the first tap of query i; the taps that follow
-  // use the rows that follow.
+  // Row of a relative position table (2 * kernel - 1 rows) for the first tap of query i; the taps
+  // that follow use the rows that follow.
   MMLOCALATTN_HOST_DEVICE int64_t first_offset(int64_t i) const {
     return (start(i) - i) / dilation + kernel - 1;
   }
 
-  // First query that sees key j; the others follow in steps of `dilation`. Near a border this is not the
-  // window of j itself, because windows there are shifted.
+  // First query that sees key j; the others follow in steps of `dilation`. Near a border this is
+  // not the window of j itself, because windows there are shifted.
   MMLOCALATTN_HOST_DEVICE int64_t inverse_start(int64_t j) const {
     const int64_t position = j / dilation;
     return (position < kernel ? 0 : position - kernel / 2) * dilation + j % dilation;

@@ -1,7 +1,8 @@
 """Local-attention operators, one module per operator.
 
-Import an operator from its module: ``from mmlocalattn.ops.neighborhood import neighborhood_attention``.
-Without the compiled extension the dispatcher runs the PyTorch reference of each operator.
+Import an operator from its module: ``from mmlocalattn.ops.neighborhood import
+neighborhood_attention``. Without the compiled extension the dispatcher runs the PyTorch reference
+of each operator.
 """
 
 from mmlocalattn.ops import neighborhood, sparse_scan  # noqa: F401  (define the operators)

@@ -1,10 +1,11 @@
-"""What every operator of the package shares: its library, kernel look-up, autocast rule and guard."""
+"""What the operators share: the library, kernel look-up, the autocast rule, a guard."""
 
 import functools
 import importlib
 import importlib.util
 import warnings
 from collections.abc import Callable, Sequence
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -42,7 +43,10 @@ def load_ext(name: str, funcs: Sequence[str]) -> bool:
         ) from error
     missing = [func for func in funcs if not has_kernel(func, 'cpu')]
     if missing:
-        raise ImportError(f'{module} is older than the Python code, it lacks {missing=}: rebuild it with `{_BUILD_COMMAND}`.')
+        raise ImportError(
+            f'{module} is older than the Python code, it lacks {missing=}: rebuild it with '
+            f'`{_BUILD_COMMAND}`.'
+        )
     return True
 
 
@@ -53,16 +57,19 @@ def has_kernel(name: str, device_type: str) -> bool:
         name: Operator name, such as ``'neighborhood_attention'``.
         device_type: ``'cpu'`` or ``'cuda'``.
     """
-    return torch._C._dispatch_has_kernel_for_dispatch_key(f'mmlocalattn::{name}', device_type.upper())
+    return torch._C._dispatch_has_kernel_for_dispatch_key(
+        f'mmlocalattn::{name}', device_type.upper()
+    )
 
 
 @functools.cache
 def warn_if_reference(name: str, device_type: str) -> None:
-    """Say once per operator and device that the slow reference serves, and what builds the kernels."""
+    """Say once per operator and device that the reference serves, and what builds kernels."""
     if device_type in ('cpu', 'cuda') and not has_kernel(name, device_type):
         force_cuda = 'FORCE_CUDA=1 ' if device_type == 'cuda' else ''
         warnings.warn(
-            f'mmlocalattn::{name} has no compiled {device_type} kernel, the PyTorch reference is used. '
+            f'mmlocalattn::{name} has no compiled {device_type} kernel, the PyTorch reference is '
+            f'used. '
             f'Build the kernels with `{force_cuda}{_BUILD_COMMAND}` in a checkout of mmlocalattn.',
             stacklevel=3,
         )
@@ -100,6 +107,6 @@ def forbid_double_backward(name: str) -> None:
     torch.library.register_autograd(f'mmlocalattn::{name}', backward, lib=LIB)
 
 
-def _cast(arg: object, dtype: torch.dtype) -> object:
+def _cast(arg: Any, dtype: torch.dtype) -> Any:
     is_castable = isinstance(arg, Tensor) and arg.is_floating_point() and arg.dtype != torch.float64
     return arg.to(dtype) if is_castable else arg

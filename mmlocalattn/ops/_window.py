@@ -21,8 +21,8 @@ def as_pair(value: IntPair, name: str) -> tuple[int, int]:
 def window_indices(length: int, kernel: int, dilation: int, device: torch.device) -> Tensor:
     """Indices along one axis that each query position sees.
 
-    Position ``i`` belongs to dilation group ``i % dilation``; inside its group the window is centred
-    on ``i`` and shifted inward at the ends, so that it always holds ``kernel`` positions.
+    Position ``i`` belongs to dilation group ``i % dilation``; inside its group the window is
+    centred on ``i`` and shifted inward at the ends, so that it always holds ``kernel`` positions.
 
     Returns:
         (length, kernel) int64.
@@ -41,7 +41,8 @@ def check_tensors(**tensors: Tensor) -> None:
     Under autocast the dtypes may differ, the operator casts them.
 
     Raises:
-        ValueError: If they do not agree, are not (B, H, W, num_heads, head_dim), or not floating point.
+        ValueError: If they do not agree, are not (B, H, W, num_heads, head_dim), or not floating
+            point.
     """
     names = ', '.join(tensors)
     first, *_ = tensors.values()

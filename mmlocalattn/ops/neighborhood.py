@@ -1,8 +1,11 @@
 """Neighborhood attention: every query attends to the ``kh * kw`` positions around it.
 
-Source: Neighborhood Attention Transformer (arXiv 2204.07143) and its dilated form (arXiv 2209.15001), with the
-border rule of NATTEN: the window is shifted inward inside each dilation group, so it never loses a key.
+Source: Neighborhood Attention Transformer (arXiv 2204.07143) and its dilated form (arXiv
+2209.15001), with the border rule of NATTEN: the window is shifted inward inside each dilation
+group, so it never loses a key.
 """
+
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -16,13 +19,13 @@ from mmlocalattn.ops._library import (
 from mmlocalattn.ops._window import IntPair, as_pair, check_tensors, check_window, window_indices
 
 LIB.define(
-    'neighborhood_attention(Tensor query, Tensor key, Tensor value, Tensor? bias, int[2] kernel_size, '
-    'int[2] dilation, float scale) -> (Tensor output, Tensor logsumexp)'
+    'neighborhood_attention(Tensor query, Tensor key, Tensor value, Tensor? bias, '
+    'int[2] kernel_size, int[2] dilation, float scale) -> (Tensor output, Tensor logsumexp)'
 )
 LIB.define(
-    '_neighborhood_attention_backward(Tensor grad_output, Tensor query, Tensor key, Tensor value, Tensor? bias, '
-    'Tensor output, Tensor logsumexp, int[2] kernel_size, int[2] dilation, float scale) '
-    '-> (Tensor grad_query, Tensor grad_key, Tensor grad_value, Tensor grad_bias)'
+    '_neighborhood_attention_backward(Tensor grad_output, Tensor query, Tensor key, Tensor value, '
+    'Tensor? bias, Tensor output, Tensor logsumexp, int[2] kernel_size, int[2] dilation, '
+    'float scale) -> (Tensor grad_query, Tensor grad_key, Tensor grad_value, Tensor grad_bias)'
 )
 
 
@@ -37,8 +40,8 @@ def neighborhood_attention(
 ) -> Tensor:
     """Attend to the neighborhood of every position of a map.
 
-    ``output[i] = sum_j softmax_j(scale * <query[i], key[j]> + bias[j - i]) value[j]`` with j over the
-    ``kh * kw`` positions of the dilated window around i, shifted inward at the border.
+    ``output[i] = sum_j softmax_j(scale * <query[i], key[j]> + bias[j - i]) value[j]`` with j over
+    the ``kh * kw`` positions of the dilated window around i, shifted inward at the border.
 
     Args:
         query: (B, H, W, num_heads, head_dim), fp16, bf16, fp32 or fp64.
@@ -54,7 +57,8 @@ def neighborhood_attention(
         (B, H, W, num_heads, head_dim), dtype of ``query`` (of autocast, if enabled).
 
     Raises:
-        ValueError: If shapes, dtypes or devices do not match, or the window is even or does not fit.
+        ValueError: If shapes, dtypes or devices do not match, or the window is even or does not
+            fit.
     """
     kernel_size, dilation = as_pair(kernel_size, 'kernel_size'), as_pair(dilation, 'dilation')
     check_tensors(query=query, key=key, value=value)
@@ -80,7 +84,8 @@ def neighborhood_attention_reference(
     """The operator in PyTorch. Holds the logits, and one row of taps of the keys at a time.
 
     Returns:
-        Output like ``query``, and the log-sum-exp of the logits (B, H, W, num_heads), at least fp32.
+        Output like ``query``, and the log-sum-exp of the logits (B, H, W, num_heads), at least
+        fp32.
     """
     rows, cols = _taps(query, kernel_size, dilation)
     logits = _logits(query, key, bias, rows, cols, dilation, scale)
@@ -105,7 +110,9 @@ def neighborhood_attention_backward_reference(
     dilation: tuple[int, int],
     scale: float,
 ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    """The gradients in closed form: ``dS = P * (dO V^T - <dO, O>)``, ``dQ = dS K``, ``dK = dS^T Q``, ``dV = P^T dO``.
+    """The gradients in closed form.
+
+    ``dS = P * (dO V^T - <dO, O>)``, ``dQ = dS K``, ``dK = dS^T Q``, ``dV = P^T dO``.
 
     Returns:
         Gradients of query, key, value and bias; that of a missing bias is empty.
@@ -113,21 +120,32 @@ def neighborhood_attention_backward_reference(
     rows, cols = _taps(query, kernel_size, dilation)
     logits = _logits(query, key, bias, rows, cols, dilation, scale)
     weights = (logits - logsumexp[..., None, None]).exp()
-    query_, grad_output, output = (tensor.to(weights.dtype) for tensor in (query, grad_output, output))
+    query_, grad_output, output = (
+        tensor.to(weights.dtype) for tensor in (query, grad_output, output)
+    )
     delta = (grad_output * output).sum(-1)[..., None]
     grad_query, grad_key, grad_value = (torch.zeros_like(query_) for _ in range(3))
     grad_logits = torch.empty_like(weights)
     for a in range(kernel_size[0]):
-        keys, values = (_gather(tensor, rows[:, a], cols).to(weights.dtype) for tensor in (key, value))
+        keys, values = (
+            _gather(tensor, rows[:, a], cols).to(weights.dtype) for tensor in (key, value)
+        )
         grad_weights = torch.einsum('bhwnd,bhwknd->bhwnk', grad_output, values)
         grad_logits[..., a, :] = weights[..., a, :] * (grad_weights - delta)
         grad_taps = grad_logits[..., a, :] * scale
         grad_query += torch.einsum('bhwnk,bhwknd->bhwnd', grad_taps, keys)
-        _scatter_add(grad_key, torch.einsum('bhwnk,bhwnd->bhwknd', grad_taps, query_), rows[:, a], cols)
         _scatter_add(
-            grad_value, torch.einsum('bhwnk,bhwnd->bhwknd', weights[..., a, :], grad_output), rows[:, a], cols
+            grad_key, torch.einsum('bhwnk,bhwnd->bhwknd', grad_taps, query_), rows[:, a], cols
         )
-    grad_bias = query.new_empty(0) if bias is None else _grad_bias(grad_logits, bias, rows, cols, dilation)
+        _scatter_add(
+            grad_value,
+            torch.einsum('bhwnk,bhwnd->bhwknd', weights[..., a, :], grad_output),
+            rows[:, a],
+            cols,
+        )
+    grad_bias = (
+        query.new_empty(0) if bias is None else _grad_bias(grad_logits, bias, rows, cols, dilation)
+    )
     return (
         grad_query.to(query.dtype),
         grad_key.to(key.dtype),
@@ -136,7 +154,9 @@ def neighborhood_attention_backward_reference(
     )
 
 
-def _taps(query: Tensor, kernel_size: tuple[int, int], dilation: tuple[int, int]) -> tuple[Tensor, Tensor]:
+def _taps(
+    query: Tensor, kernel_size: tuple[int, int], dilation: tuple[int, int]
+) -> tuple[Tensor, Tensor]:
     """Row (H, kh) and column (W, kw) indices that each query position sees."""
     height, width = query.shape[1:3]
     return (
@@ -151,7 +171,7 @@ def _gather(tensor: Tensor, row: Tensor, cols: Tensor) -> Tensor:
 
 
 def _scatter_add(target: Tensor, taps: Tensor, row: Tensor, cols: Tensor) -> None:
-    """Add taps (B, H, W, kw, n, d) to where :func:`_gather` took them from in ``target`` (B, H, W, n, d)."""
+    """Add taps (B, H, W, kw, n, d) to where `_gather` took them from, (B, H, W, n, d)."""
     columns = torch.zeros_like(target).index_add_(2, cols.flatten(), taps.flatten(2, 3))
     target.index_add_(1, row, columns)
 
@@ -159,7 +179,9 @@ def _scatter_add(target: Tensor, taps: Tensor, row: Tensor, cols: Tensor) -> Non
 def _bias_index(rows: Tensor, cols: Tensor, dilation: tuple[int, int]) -> tuple[Tensor, Tensor]:
     """Rows (H, 1, kh, 1) and columns (W, 1, kw) of the bias table that each tap uses."""
     row, col = (
-        (taps - torch.arange(taps.shape[0], device=taps.device)[:, None]) // step + taps.shape[1] - 1
+        (taps - torch.arange(taps.shape[0], device=taps.device)[:, None]) // step
+        + taps.shape[1]
+        - 1
         for taps, step in zip((rows, cols), dilation)
     )
     return row[:, None, :, None], col[:, None, :]
@@ -196,17 +218,22 @@ def _grad_bias(
     row, col = _bias_index(rows, cols, dilation)
     index = (row * bias.shape[2] + col).flatten()  # (H * W * kh * kw)
     grad = grad_logits.sum(0).permute(2, 0, 1, 3, 4).flatten(1)  # (n, H * W * kh * kw)
-    return grad.new_zeros(bias.shape[0], bias[0].numel()).index_add_(1, index, grad).view(bias.shape)
+    return (
+        grad.new_zeros(bias.shape[0], bias[0].numel()).index_add_(1, index, grad).view(bias.shape)
+    )
 
 
 def _check_bias(bias: Tensor, query: Tensor, kernel_size: tuple[int, int]) -> None:
     expected = (query.shape[3], 2 * kernel_size[0] - 1, 2 * kernel_size[1] - 1)
     if tuple(bias.shape) != expected:
         raise ValueError(
-            f'bias must have shape (num_heads, 2 * kh - 1, 2 * kw - 1) = {expected}, got {tuple(bias.shape)}'
+            f'bias must have shape (num_heads, 2 * kh - 1, 2 * kw - 1) = {expected}, got '
+            f'{tuple(bias.shape)}'
         )
     if bias.device != query.device:
-        raise ValueError(f'bias must be on the device of query, got {bias.device=}, {query.device=}')
+        raise ValueError(
+            f'bias must be on the device of query, got {bias.device=}, {query.device=}'
+        )
     if bias.dtype != query.dtype and not torch.is_autocast_enabled(query.device.type):
         raise ValueError(f'bias must have the dtype of query, got {bias.dtype=}, {query.dtype=}')
 
@@ -225,19 +252,29 @@ def _fake(
 
 
 def _fake_backward(
-    grad_output: Tensor, query: Tensor, key: Tensor, value: Tensor, bias: Tensor | None, *args: object
+    grad_output: Tensor,
+    query: Tensor,
+    key: Tensor,
+    value: Tensor,
+    bias: Tensor | None,
+    *args: object,
 ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     grad_bias = query.new_empty(0 if bias is None else bias.shape)
-    return query.new_empty(query.shape), key.new_empty(key.shape), value.new_empty(value.shape), grad_bias
+    return (
+        query.new_empty(query.shape),
+        key.new_empty(key.shape),
+        value.new_empty(value.shape),
+        grad_bias,
+    )
 
 
-def _setup_context(ctx: torch.autograd.function.FunctionCtx, inputs: tuple, output: tuple) -> None:
+def _setup_context(ctx: Any, inputs: tuple, output: tuple) -> None:
     query, key, value, bias, *ctx.geometry = inputs
     ctx.save_for_backward(query, key, value, bias, *output)
     ctx.mark_non_differentiable(output[1])
 
 
-def _backward(ctx: torch.autograd.function.FunctionCtx, grad_output: Tensor, _: Tensor) -> tuple:
+def _backward(ctx: Any, grad_output: Tensor, _: Tensor) -> tuple:
     bias = ctx.saved_tensors[3]
     *grads, grad_bias = torch.ops.mmlocalattn._neighborhood_attention_backward(
         grad_output, *ctx.saved_tensors, *ctx.geometry
@@ -247,10 +284,14 @@ def _backward(ctx: torch.autograd.function.FunctionCtx, grad_output: Tensor, _: 
 
 LIB.impl('neighborhood_attention', neighborhood_attention_reference, 'CompositeExplicitAutograd')
 LIB.impl(
-    '_neighborhood_attention_backward', neighborhood_attention_backward_reference, 'CompositeExplicitAutograd'
+    '_neighborhood_attention_backward',
+    neighborhood_attention_backward_reference,
+    'CompositeExplicitAutograd',
 )
 torch.library.register_fake('mmlocalattn::neighborhood_attention', _fake, lib=LIB)
-torch.library.register_fake('mmlocalattn::_neighborhood_attention_backward', _fake_backward, lib=LIB)
+torch.library.register_fake(
+    'mmlocalattn::_neighborhood_attention_backward', _fake_backward, lib=LIB
+)
 torch.library.register_autograd(
     'mmlocalattn::neighborhood_attention', _backward, setup_context=_setup_context, lib=LIB
 )

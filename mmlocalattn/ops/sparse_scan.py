@@ -1,8 +1,11 @@
-"""Sparse scan attention (S3A) of SSViT: two chained neighborhood attentions that share query and key.
+"""Sparse scan attention (S3A) of SSViT: two neighborhood attentions with one query and key.
 
 Source: Vision Transformer with Sparse Scan Prior (arXiv 2405.13335); ``ConvDecop`` in the released
 ``classfication_release/SSViT.py``.
 """
+
+from collections.abc import Sequence
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -20,15 +23,15 @@ from mmlocalattn.ops.neighborhood import (
 )
 
 LIB.define(
-    'sparse_scan_attention(Tensor query, Tensor key, Tensor value, Tensor? sin, Tensor? cos, int[2] local_kernel, '
-    'int[2] anchor_kernel, int[2] anchor_dilation, float scale) '
+    'sparse_scan_attention(Tensor query, Tensor key, Tensor value, Tensor? sin, Tensor? cos, '
+    'int[2] local_kernel, int[2] anchor_kernel, int[2] anchor_dilation, float scale) '
     '-> (Tensor output, Tensor inner, Tensor local_logsumexp, Tensor anchor_logsumexp)'
 )
 LIB.define(
-    '_sparse_scan_attention_backward(Tensor grad_output, Tensor query, Tensor key, Tensor value, Tensor? sin, '
-    'Tensor? cos, Tensor output, Tensor inner, Tensor local_logsumexp, Tensor anchor_logsumexp, '
-    'int[2] local_kernel, int[2] anchor_kernel, int[2] anchor_dilation, float scale) '
-    '-> (Tensor grad_query, Tensor grad_key, Tensor grad_value)'
+    '_sparse_scan_attention_backward(Tensor grad_output, Tensor query, Tensor key, Tensor value, '
+    'Tensor? sin, Tensor? cos, Tensor output, Tensor inner, Tensor local_logsumexp, '
+    'Tensor anchor_logsumexp, int[2] local_kernel, int[2] anchor_kernel, int[2] anchor_dilation, '
+    'float scale) -> (Tensor grad_query, Tensor grad_key, Tensor grad_value)'
 )
 
 
@@ -42,11 +45,12 @@ def sparse_scan_attention(
     scale: float | None = None,
     rotary: tuple[Tensor, Tensor] | None = None,
 ) -> Tensor:
-    """Gather, for every position, what a grid of anchors sees in the local window around each anchor.
+    """Gather, for every position, what a grid of anchors sees around itself.
 
-    Step 1: ``inner = NA(query, key, value; local_kernel, dilation 1)``, a local window around every position.
-    Step 2: ``output = NA(query, key, inner; anchor_kernel, anchor_dilation)``, the anchor grid.
-    A kernel of 1 skips its step. NA is :func:`~mmlocalattn.ops.neighborhood.neighborhood_attention`.
+    Step 1: ``inner = NA(query, key, value; local_kernel, dilation 1)``, a local window around
+    every position. Step 2: ``output = NA(query, key, inner; anchor_kernel, anchor_dilation)``, the
+    anchor grid. A kernel of 1 skips its step. NA is
+    :func:`~mmlocalattn.ops.neighborhood.neighborhood_attention`.
 
     Args:
         query: (B, H, W, num_heads, head_dim), fp16, bf16, fp32 or fp64.
@@ -56,8 +60,8 @@ def sparse_scan_attention(
         anchor_kernel: Odd number of anchors of step 2 along each axis.
         anchor_dilation: Distance between anchors in positions.
         scale: Factor on the logits of both steps, ``head_dim ** -0.5`` if None.
-        rotary: ``(sin, cos)``, each (H, W, head_dim), floating point: rotates adjacent channel pairs of
-            query and key. They get no gradient. head_dim must be even.
+        rotary: ``(sin, cos)``, each (H, W, head_dim), floating point: rotates adjacent channel
+            pairs of query and key. They get no gradient. head_dim must be even.
 
     Returns:
         (B, H, W, num_heads, head_dim), dtype of ``query`` (of autocast, if enabled).
@@ -65,14 +69,15 @@ def sparse_scan_attention(
     Raises:
         ValueError: If shapes, dtypes or devices do not match, or a window is even or does not fit.
     """
-    local_kernel, anchor_kernel = as_pair(local_kernel, 'local_kernel'), as_pair(anchor_kernel, 'anchor_kernel')
+    local_kernel = as_pair(local_kernel, 'local_kernel')
+    anchor_kernel = as_pair(anchor_kernel, 'anchor_kernel')
     anchor_dilation = as_pair(anchor_dilation, 'anchor_dilation')
     check_tensors(query=query, key=key, value=value)
     check_window(query, local_kernel, (1, 1))
     check_window(query, anchor_kernel, anchor_dilation)
     sin, cos = (None, None) if rotary is None else rotary
     if rotary is not None:
-        _check_rotary(sin, cos, query)
+        _check_rotary(*rotary, query)
     if not torch.compiler.is_compiling():
         warn_if_reference('sparse_scan_attention', query.device.type)
     scale = query.shape[-1] ** -0.5 if scale is None else scale
@@ -81,7 +86,9 @@ def sparse_scan_attention(
 
 
 def rotate_pairs(tensor: Tensor, sin: Tensor, cos: Tensor) -> Tensor:
-    """Rotary embedding of adjacent channel pairs, ``x * cos + (-x[1], x[0], -x[3], x[2], ...) * sin``.
+    """Rotary embedding of adjacent channel pairs.
+
+    ``x * cos + (-x[1], x[0], -x[3], x[2], ...) * sin``.
 
     Args:
         tensor: (B, H, W, num_heads, head_dim).
@@ -111,15 +118,18 @@ def sparse_scan_attention_reference(
     """The operator in PyTorch.
 
     Returns:
-        Output and the result of step 1, both like ``query``; the log-sum-exp of the logits of both steps
-        (B, H, W, num_heads). What belongs to a skipped step is empty, the result of step 1 too unless both
-        steps run.
+        Output and the result of step 1, both like ``query``; the log-sum-exp of the logits of both
+        steps (B, H, W, num_heads). What belongs to a skipped step is empty, the result of step 1
+        too unless both steps run.
     """
     has_local, has_anchor = _steps(local_kernel, anchor_kernel)
     compute = torch.promote_types(query.dtype, torch.float32)
-    inner, local_logsumexp, anchor_logsumexp = query.new_empty(0), *query.new_empty((2, 0), dtype=compute)
+    inner, local_logsumexp, anchor_logsumexp = (
+        query.new_empty(0),
+        *query.new_empty((2, 0), dtype=compute),
+    )
     if not has_local and not has_anchor:
-        return value.clone(memory_format=torch.contiguous_format), inner, local_logsumexp, anchor_logsumexp
+        return _own(value, value.dtype), inner, local_logsumexp, anchor_logsumexp
     query, key = _rotated(query, key, sin, cos)
     output = value
     if has_local:
@@ -163,36 +173,66 @@ def sparse_scan_attention_backward_reference(
     if has_anchor:
         step_value = inner if has_local else value
         grad_query, grad_key, grad_value, _ = neighborhood_attention_backward_reference(
-            grad_value, query, key, step_value, None, output, anchor_logsumexp, anchor_kernel, anchor_dilation, scale
+            grad_value,
+            query,
+            key,
+            step_value,
+            None,
+            output,
+            anchor_logsumexp,
+            anchor_kernel,
+            anchor_dilation,
+            scale,
         )
     if has_local:
         step_output = inner if has_anchor else output
         grads = neighborhood_attention_backward_reference(
-            grad_value, query, key, value, None, step_output, local_logsumexp, local_kernel, (1, 1), scale
+            grad_value,
+            query,
+            key,
+            value,
+            None,
+            step_output,
+            local_logsumexp,
+            local_kernel,
+            (1, 1),
+            scale,
         )
         grad_query, grad_key, grad_value = grad_query + grads[0], grad_key + grads[1], grads[2]
-    if sin is not None:
-        grad_query, grad_key = rotate_pairs(grad_query, -sin, cos), rotate_pairs(grad_key, -sin, cos)
-    return tuple(grad.to(dtype).clone(memory_format=torch.contiguous_format) for grad in (grad_query, grad_key, grad_value))
+    grad_query, grad_key = _rotated(grad_query, grad_key, None if sin is None else -sin, cos)
+    return _own(grad_query, dtype), _own(grad_key, dtype), _own(grad_value, dtype)
 
 
-def _steps(local_kernel: tuple[int, int], anchor_kernel: tuple[int, int]) -> tuple[bool, bool]:
+def _steps(local_kernel: Sequence[int], anchor_kernel: Sequence[int]) -> tuple[bool, bool]:
     """Which of the two steps run."""
     return tuple(local_kernel) != (1, 1), tuple(anchor_kernel) != (1, 1)
 
 
-def _rotated(query: Tensor, key: Tensor, sin: Tensor | None, cos: Tensor | None) -> tuple[Tensor, Tensor]:
-    return (query, key) if sin is None else (rotate_pairs(query, sin, cos), rotate_pairs(key, sin, cos))
+def _rotated(
+    query: Tensor, key: Tensor, sin: Tensor | None, cos: Tensor | None
+) -> tuple[Tensor, Tensor]:
+    if sin is None or cos is None:
+        return query, key
+    return rotate_pairs(query, sin, cos), rotate_pairs(key, sin, cos)
+
+
+def _own(tensor: Tensor, dtype: torch.dtype) -> Tensor:
+    """A contiguous copy: an operator must not return its input."""
+    return tensor.to(dtype).clone(memory_format=torch.contiguous_format)
 
 
 def _check_rotary(sin: Tensor, cos: Tensor, query: Tensor) -> None:
     expected = (*query.shape[1:3], query.shape[4])
     for name, table in (('sin', sin), ('cos', cos)):
         if tuple(table.shape) != expected:
-            raise ValueError(f'rotary {name} must have shape (H, W, head_dim) = {expected}, got {tuple(table.shape)}')
+            raise ValueError(
+                f'rotary {name} must have shape (H, W, head_dim) = {expected}, got '
+                f'{tuple(table.shape)}'
+            )
         if table.device != query.device or not table.is_floating_point():
             raise ValueError(
-                f'rotary {name} must be floating point on {query.device}, got {table.dtype} on {table.device}'
+                f'rotary {name} must be floating point on {query.device}, got {table.dtype} on '
+                f'{table.device}'
             )
         if table.requires_grad:
             raise ValueError(f'rotary {name} gets no gradient, pass {name}.detach()')
@@ -213,9 +253,12 @@ def _fake(
 ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     has_local, has_anchor = _steps(local_kernel, anchor_kernel)
     compute = torch.promote_types(query.dtype, torch.float32)
-    logsumexp = [query.new_empty(query.shape[:-1] if has else 0, dtype=compute) for has in (has_local, has_anchor)]
-    inner = query.new_empty(query.shape if has_local and has_anchor else 0)
-    return query.new_empty(query.shape), inner, *logsumexp
+    return (
+        query.new_empty(query.shape),
+        query.new_empty(query.shape if has_local and has_anchor else 0),
+        query.new_empty(query.shape[:-1] if has_local else 0, dtype=compute),
+        query.new_empty(query.shape[:-1] if has_anchor else 0, dtype=compute),
+    )
 
 
 def _fake_backward(
@@ -224,13 +267,13 @@ def _fake_backward(
     return query.new_empty(query.shape), key.new_empty(key.shape), value.new_empty(value.shape)
 
 
-def _setup_context(ctx: torch.autograd.function.FunctionCtx, inputs: tuple, output: tuple) -> None:
+def _setup_context(ctx: Any, inputs: tuple, output: tuple) -> None:
     query, key, value, sin, cos, *ctx.geometry = inputs
     ctx.save_for_backward(query, key, value, sin, cos, *output)
     ctx.mark_non_differentiable(*output[1:])
 
 
-def _backward(ctx: torch.autograd.function.FunctionCtx, grad_output: Tensor, *_: Tensor) -> tuple:
+def _backward(ctx: Any, grad_output: Tensor, *_: Tensor) -> tuple:
     grads = torch.ops.mmlocalattn._sparse_scan_attention_backward(
         grad_output, *ctx.saved_tensors, *ctx.geometry
     )
@@ -239,7 +282,9 @@ def _backward(ctx: torch.autograd.function.FunctionCtx, grad_output: Tensor, *_:
 
 LIB.impl('sparse_scan_attention', sparse_scan_attention_reference, 'CompositeExplicitAutograd')
 LIB.impl(
-    '_sparse_scan_attention_backward', sparse_scan_attention_backward_reference, 'CompositeExplicitAutograd'
+    '_sparse_scan_attention_backward',
+    sparse_scan_attention_backward_reference,
+    'CompositeExplicitAutograd',
 )
 torch.library.register_fake('mmlocalattn::sparse_scan_attention', _fake, lib=LIB)
 torch.library.register_fake('mmlocalattn::_sparse_scan_attention_backward', _fake_backward, lib=LIB)

@@ -1,5 +1,5 @@
-// Interface between the CPU operators (any dtype and layout, threads) and the row kernels (packed fp32 or fp64,
-// one instruction set each).
+// Interface between the CPU operators (any dtype and layout, threads) and the row kernels (packed
+// fp32 or fp64, one instruction set each).
 #pragma once
 
 #include <cstdint>
@@ -13,8 +13,8 @@
 namespace mmlocalattn {
 namespace cpu {
 
-// One attention problem on packed tensors: a map is (batch * heads, height, width, dim) with dim padded by
-// zeros to a multiple of kLaneBytes, a log-sum-exp is (batch * heads, height, width).
+// One attention problem on packed tensors: a map is (batch * heads, height, width, dim) with dim
+// padded by zeros to a multiple of kLaneBytes, a log-sum-exp is (batch * heads, height, width).
 template <typename T>
 struct Neighborhood {
   WindowAxis rows, cols;
@@ -32,17 +32,20 @@ struct Neighborhood {
 // The vector length every packed dim is a multiple of: the longest of any instruction set.
 constexpr int64_t kLaneBytes = 64;
 
-// Kernels for one row: `row` counts (batch * heads + head) * height + y. `out`, `grad_*` are (width, dim) packed rows.
-// `scratch` holds scratch_size() values. `grad_bias` is one table (2 * rows.kernel - 1, 2 * cols.kernel - 1) that is
-// added to, or null.
+// Kernels for one row: `row` counts (batch * heads + head) * height + y. `out`, `grad_*` are
+// (width, dim) packed rows. `scratch` holds scratch_size() values. `grad_bias` is one table (2 *
+// rows.kernel - 1, 2 * cols.kernel - 1) that is added to, or null.
 template <typename T>
 struct RowKernels {
   void (*forward)(const Neighborhood<T>&, int64_t row, T* scratch, T* out);
-  void (*backward_query)(const Neighborhood<T>&, int64_t row, T* scratch, T* grad_query, T* grad_bias);
-  void (*backward_key_value)(const Neighborhood<T>&, int64_t row, T* scratch, T* grad_key, T* grad_value);
+  void (*backward_query)(const Neighborhood<T>&, int64_t row, T* scratch, T* grad_query,
+                         T* grad_bias);
+  void (*backward_key_value)(const Neighborhood<T>&, int64_t row, T* scratch, T* grad_key,
+                             T* grad_value);
 };
 
-// Values of scratch that any of the row kernels may use: two rows of taps, each padded to whole vectors.
+// Values of scratch that any of the row kernels may use: two rows of taps, each padded to whole
+// vectors.
 template <typename T>
 MMLOCALATTN_HOST_DEVICE int64_t scratch_size(const Neighborhood<T>& problem) {
   const int64_t most_taps = (2 * problem.rows.kernel - 1) * (2 * problem.cols.kernel - 1);

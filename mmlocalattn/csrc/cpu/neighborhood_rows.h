@@ -1,15 +1,18 @@
-// Row kernels of neighborhood attention for one instruction set: included by neighborhood_<isa>.cpp, which
-// defines MMLOCALATTN_ISA and MMLOCALATTN_VECTOR_BYTES and sets the compiler's target.
+// Row kernels of neighborhood attention for one instruction set: included by
+// neighborhood_<isa>.cpp, which defines MMLOCALATTN_ISA and MMLOCALATTN_VECTOR_BYTES and sets the
+// compiler's target.
 //
 //   s_ij = <q_i, k_j> + bias[j - i]     p_ij = exp(s_ij - lse_i)     o_i = sum_j p_ij v_j
-//   ds_ij = p_ij (<do_i, v_j> - delta_i)     dq_i = sum_j ds_ij k_j     dk_j = sum_i ds_ij q_i     dv_j = sum_i p_ij do_i
+//   ds_ij = p_ij (<do_i, v_j> - delta_i)     dq_i = sum_j ds_ij k_j     dk_j = sum_i ds_ij q_i dv_j
+//   = sum_i p_ij do_i
 //
-// Per query (or key, in the last two sums) the logits of its whole window stay in L1; nothing of that size goes to
-// memory. Lanes run over head_dim: four dot products at a time share one transposing reduction. Every sum has
-// a fixed order, so results do not depend on the number of threads.
+// Per query (or key, in the last two sums) the logits of its whole window stay in L1; nothing of
+// that size goes to memory. Lanes run over head_dim: four dot products at a time share one
+// transposing reduction. Every sum has a fixed order, so results do not depend on the number of
+// threads.
 //
-// No function of the standard library is used here: an inline function compiled for a newer instruction set must not
-// be the copy that the linker keeps for everybody.
+// No function of the standard library is used here: an inline function compiled for a newer
+// instruction set must not be the copy that the linker keeps for everybody.
 #include <cstdint>
 #include <utility>
 
@@ -27,13 +30,15 @@ struct Vector;
 template <>
 struct Vector<float> {
   typedef float type __attribute__((vector_size(MMLOCALATTN_VECTOR_BYTES)));
-  typedef float unaligned __attribute__((vector_size(MMLOCALATTN_VECTOR_BYTES), aligned(4), may_alias));
+  typedef float unaligned
+      __attribute__((vector_size(MMLOCALATTN_VECTOR_BYTES), aligned(4), may_alias));
   typedef int32_t index __attribute__((vector_size(MMLOCALATTN_VECTOR_BYTES)));
 };
 template <>
 struct Vector<double> {
   typedef double type __attribute__((vector_size(MMLOCALATTN_VECTOR_BYTES)));
-  typedef double unaligned __attribute__((vector_size(MMLOCALATTN_VECTOR_BYTES), aligned(8), may_alias));
+  typedef double unaligned
+      __attribute__((vector_size(MMLOCALATTN_VECTOR_BYTES), aligned(8), may_alias));
   typedef int64_t index __attribute__((vector_size(MMLOCALATTN_VECTOR_BYTES)));
 };
 
@@ -67,9 +72,11 @@ MMLOCALATTN_INLINE Vec<T> shuffle(Vec<T> a, Vec<T> b, std::integer_sequence<int,
 template <int kStep, typename T, int... kLane>
 MMLOCALATTN_INLINE Vec<T> add_pairs(Vec<T> a, Vec<T> b, std::integer_sequence<int, kLane...>) {
   constexpr int kLanes = sizeof...(kLane);
-  return shuffle<T>(a, b, std::integer_sequence<int, (kLane & kStep ? kLane + kLanes : kLane)...>()) +
-         shuffle<T>(a, b,
-                    std::integer_sequence<int, ((kLane & kStep ? kLane + kLanes : kLane) ^ kStep)...>());
+  return shuffle<T>(a, b,
+                    std::integer_sequence<int, (kLane & kStep ? kLane + kLanes : kLane)...>()) +
+         shuffle<T>(
+             a, b,
+             std::integer_sequence<int, ((kLane & kStep ? kLane + kLanes : kLane) ^ kStep)...>());
 }
 
 // out[0..3] = the sums over the lanes of a, b, c, d.
@@ -84,7 +91,8 @@ MMLOCALATTN_INLINE void sum_lanes(Vec<T> a, Vec<T> b, Vec<T> c, Vec<T> d, T* out
     for (int i = 0; i < 4; ++i) out[i] = sums[i];
   } else {
     using Lanes = std::make_integer_sequence<int, kLanes>;
-    Vec<T> sum = add_pairs<2, T>(add_pairs<1, T>(a, b, Lanes()), add_pairs<1, T>(c, d, Lanes()), Lanes());
+    Vec<T> sum =
+        add_pairs<2, T>(add_pairs<1, T>(a, b, Lanes()), add_pairs<1, T>(c, d, Lanes()), Lanes());
     if constexpr (kLanes > 4) sum = add_pairs<4, T>(sum, sum, Lanes());
     if constexpr (kLanes > 8) sum = add_pairs<8, T>(sum, sum, Lanes());
     for (int i = 0; i < 4; ++i) out[i] = sum[i];
@@ -111,8 +119,8 @@ MMLOCALATTN_INLINE Vec<double> exp(Vec<double> x) {
   return y;
 }
 
-// Relative error 2e-7 for x in [-87, 88]; below that it is 1.6e-38, NaN stays NaN. exp(x) = 2^n exp(r) with
-// n = round(x / ln 2) and a polynomial of Cephes' expf for exp(r).
+// Relative error 2e-7 for x in [-87, 88]; below that it is 1.6e-38, NaN stays NaN. exp(x) = 2^n
+// exp(r) with n = round(x / ln 2) and a polynomial of Cephes' expf for exp(r).
 MMLOCALATTN_INLINE Vec<float> exp(Vec<float> x) {
   using I = typename Vector<float>::index;
   const Vec<float> low = Vec<float>{} - 87.0f, high = Vec<float>{} + 88.0f;
@@ -164,7 +172,8 @@ MMLOCALATTN_INLINE void dot_taps(const T* x, Taps<T> taps, int64_t dim, T* out) 
 
 // sum[0..kVecs) += sum_t weight[t] * tap t, for the kVecs vectors of channels at taps.first.
 template <int kVecs, typename T>
-MMLOCALATTN_INLINE void add_taps(const T* weight, Taps<T> taps, Vec<T> (&even)[kVecs], Vec<T> (&odd)[kVecs]) {
+MMLOCALATTN_INLINE void add_taps(const T* weight, Taps<T> taps, Vec<T> (&even)[kVecs],
+                                 Vec<T> (&odd)[kVecs]) {
   constexpr int kLanes = lanes<T>;
   const T* tap = taps.first;
   int64_t t = 0;
@@ -180,8 +189,8 @@ MMLOCALATTN_INLINE void add_taps(const T* weight, Taps<T> taps, Vec<T> (&even)[k
 // The window of one query, or the queries that see one key: rows of taps of a packed map.
 template <typename T>
 struct Window {
-  int64_t offset;               // of the first tap, in values
-  int64_t row_step, col_step;   // in values
+  int64_t offset;              // of the first tap, in values
+  int64_t row_step, col_step;  // in values
   int64_t row_count, col_count;
 
   MMLOCALATTN_INLINE Taps<T> row(const T* map, int64_t a) const {
@@ -189,10 +198,11 @@ struct Window {
   }
 };
 
-// out[c] = factor * sum over the window of weight * tap, for channels c in blocks of kVecs vectors from *done on.
+// out[c] = factor * sum over the window of weight * tap, for channels c in blocks of kVecs vectors
+// from *done on.
 template <int kVecs, typename T>
-MMLOCALATTN_INLINE void weighted_sum_blocks(const Window<T>& window, const T* map, const T* weight, int64_t dim, T factor,
-                                            T* out, int64_t* done) {
+MMLOCALATTN_INLINE void weighted_sum_blocks(const Window<T>& window, const T* map, const T* weight,
+                                            int64_t dim, T factor, T* out, int64_t* done) {
   constexpr int kLanes = lanes<T>;
   for (; *done + kVecs * kLanes <= dim; *done += kVecs * kLanes) {
     Vec<T> even[kVecs], odd[kVecs];
@@ -205,7 +215,8 @@ MMLOCALATTN_INLINE void weighted_sum_blocks(const Window<T>& window, const T* ma
 }
 
 template <typename T>
-MMLOCALATTN_INLINE void weighted_sum(const Window<T>& window, const T* map, const T* weight, int64_t dim, T factor, T* out) {
+MMLOCALATTN_INLINE void weighted_sum(const Window<T>& window, const T* map, const T* weight,
+                                     int64_t dim, T factor, T* out) {
   int64_t done = 0;
   weighted_sum_blocks<4>(window, map, weight, dim, factor, out, &done);
   weighted_sum_blocks<2>(window, map, weight, dim, factor, out, &done);
@@ -214,7 +225,8 @@ MMLOCALATTN_INLINE void weighted_sum(const Window<T>& window, const T* map, cons
 
 // out[a * col_count + b] = <x, tap (a, b)>
 template <typename T>
-MMLOCALATTN_INLINE void dot_window(const Window<T>& window, const T* x, const T* map, int64_t dim, T* out) {
+MMLOCALATTN_INLINE void dot_window(const Window<T>& window, const T* x, const T* map, int64_t dim,
+                                   T* out) {
   for (int64_t a = 0; a < window.row_count; ++a) {
     dot_taps(x, window.row(map, a), dim, out + a * window.col_count);
   }
@@ -239,29 +251,33 @@ struct Row {
 template <typename T>
 MMLOCALATTN_INLINE Window<T> query_window(const Neighborhood<T>& problem, int64_t y, int64_t x) {
   const int64_t width = problem.cols.length, dim = problem.dim;
-  return {(problem.rows.start(y) * width + problem.cols.start(x)) * dim, problem.rows.dilation * width * dim,
-          problem.cols.dilation * dim, problem.rows.kernel, problem.cols.kernel};
+  return {(problem.rows.start(y) * width + problem.cols.start(x)) * dim,
+          problem.rows.dilation * width * dim, problem.cols.dilation * dim, problem.rows.kernel,
+          problem.cols.kernel};
 }
 
 template <typename T>
 MMLOCALATTN_INLINE Window<T> key_window(const Neighborhood<T>& problem, int64_t y, int64_t x) {
   const int64_t width = problem.cols.length, dim = problem.dim;
   return {(problem.rows.inverse_start(y) * width + problem.cols.inverse_start(x)) * dim,
-          problem.rows.dilation * width * dim, problem.cols.dilation * dim, problem.rows.inverse_count(y),
-          problem.cols.inverse_count(x)};
+          problem.rows.dilation * width * dim, problem.cols.dilation * dim,
+          problem.rows.inverse_count(y), problem.cols.inverse_count(x)};
 }
 
 // logits of query (y, x) over its window, bias included.
 template <typename T>
-MMLOCALATTN_INLINE void query_logits(const Neighborhood<T>& problem, const Row<T>& row, const Window<T>& window, int64_t x,
-                                     T* logits) {
+MMLOCALATTN_INLINE void query_logits(const Neighborhood<T>& problem, const Row<T>& row,
+                                     const Window<T>& window, int64_t x, T* logits) {
   const int64_t width = problem.cols.length, dim = problem.dim;
-  dot_window(window, problem.query + row.map_offset + (row.y * width + x) * dim, problem.key + row.map_offset, dim, logits);
+  dot_window(window, problem.query + row.map_offset + (row.y * width + x) * dim,
+             problem.key + row.map_offset, dim, logits);
   if (!row.bias) return;
   const int64_t table_width = 2 * problem.cols.kernel - 1;
-  const T* bias = row.bias + problem.rows.first_offset(row.y) * table_width + problem.cols.first_offset(x);
+  const T* bias =
+      row.bias + problem.rows.first_offset(row.y) * table_width + problem.cols.first_offset(x);
   for (int64_t a = 0; a < window.row_count; ++a) {
-    for (int64_t b = 0; b < window.col_count; ++b) logits[a * window.col_count + b] += bias[a * table_width + b];
+    for (int64_t b = 0; b < window.col_count; ++b)
+      logits[a * window.col_count + b] += bias[a * table_width + b];
   }
 }
 
@@ -273,7 +289,8 @@ MMLOCALATTN_INLINE T exp_all(T* x, int64_t count, T shift) {
   for (int64_t i = 0; i < count; i += kLanes) {
     Vec<T> weight = exp(load(x + i) - shift);
     if (i + kLanes > count) {
-      for (int lane = 0; lane < kLanes; ++lane) weight[lane] = i + lane < count ? weight[lane] : T(0);
+      for (int lane = 0; lane < kLanes; ++lane)
+        weight[lane] = i + lane < count ? weight[lane] : T(0);
     }
     sum += weight;
     store(x + i, weight);
@@ -297,39 +314,46 @@ void forward(const Neighborhood<T>& problem, int64_t index, T* logits, T* out) {
     }
     const T shift = max_lanes<T>(most);
     const T sum = exp_all(logits, taps, shift);
-    problem.logsumexp[row.lse_offset + x] = shift + (sizeof(T) == 4 ? T(__builtin_logf(float(sum))) : T(__builtin_log(double(sum))));
-    weighted_sum(window, problem.value + row.map_offset, logits, problem.dim, T(1) / sum, out + x * problem.dim);
+    problem.logsumexp[row.lse_offset + x] =
+        shift + (sizeof(T) == 4 ? T(__builtin_logf(float(sum))) : T(__builtin_log(double(sum))));
+    weighted_sum(window, problem.value + row.map_offset, logits, problem.dim, T(1) / sum,
+                 out + x * problem.dim);
   }
 }
 
 // Per query: weights = P, then grads = dS.
 template <typename T>
-void backward_query(const Neighborhood<T>& problem, int64_t index, T* scratch, T* grad_query, T* grad_bias) {
+void backward_query(const Neighborhood<T>& problem, int64_t index, T* scratch, T* grad_query,
+                    T* grad_bias) {
   const Row<T> row(problem, index);
-  const int64_t dim = problem.dim, width = problem.cols.length, taps = problem.rows.kernel * problem.cols.kernel;
+  const int64_t dim = problem.dim, width = problem.cols.length,
+                taps = problem.rows.kernel * problem.cols.kernel;
   const int64_t table_width = 2 * problem.cols.kernel - 1;
   T *weights = scratch, *grads = scratch + scratch_size(problem) / 2;
   for (int64_t x = 0; x < width; ++x) {
     const Window<T> window = query_window(problem, row.y, x);
     query_logits(problem, row, window, x, weights);
     exp_all(weights, taps, problem.logsumexp[row.lse_offset + x]);
-    dot_window(window, problem.grad_output + row.map_offset + (row.y * width + x) * dim, problem.value + row.map_offset, dim,
-               grads);
+    dot_window(window, problem.grad_output + row.map_offset + (row.y * width + x) * dim,
+               problem.value + row.map_offset, dim, grads);
     const T delta = problem.delta[row.lse_offset + x];
     for (int64_t i = 0; i < taps; ++i) grads[i] = weights[i] * (grads[i] - delta);
     weighted_sum(window, problem.key + row.map_offset, grads, dim, T(1), grad_query + x * dim);
     if (!grad_bias) continue;
-    T* table = grad_bias + problem.rows.first_offset(row.y) * table_width + problem.cols.first_offset(x);
+    T* table =
+        grad_bias + problem.rows.first_offset(row.y) * table_width + problem.cols.first_offset(x);
     for (int64_t a = 0; a < window.row_count; ++a) {
-      for (int64_t b = 0; b < window.col_count; ++b) table[a * table_width + b] += grads[a * window.col_count + b];
+      for (int64_t b = 0; b < window.col_count; ++b)
+        table[a * table_width + b] += grads[a * window.col_count + b];
     }
   }
 }
 
-// Adds to the logits of the queries that see key (y, x) the bias minus the log-sum-exp of each query.
+// Adds to the logits of the queries that see key (y, x) the bias minus the log-sum-exp of each
+// query.
 template <typename T>
-MMLOCALATTN_INLINE void shift_logits(const Neighborhood<T>& problem, const Row<T>& row, const Window<T>& window, int64_t x,
-                                     T* logits) {
+MMLOCALATTN_INLINE void shift_logits(const Neighborhood<T>& problem, const Row<T>& row,
+                                     const Window<T>& window, int64_t x, T* logits) {
   const int64_t width = problem.cols.length, table_width = 2 * problem.cols.kernel - 1;
   const int64_t map = row.lse_offset - row.y * width;
   const int64_t y0 = problem.rows.inverse_start(row.y), x0 = problem.cols.inverse_start(x);
@@ -340,26 +364,31 @@ MMLOCALATTN_INLINE void shift_logits(const Neighborhood<T>& problem, const Row<T
     for (int64_t b = 0; b < window.col_count; ++b) line[b] -= lse[b * problem.cols.dilation];
     if (!row.bias) continue;
     // (key - query) / dilation + kernel - 1 falls by one from query to query.
-    const T* bias = row.bias + ((row.y - query_y) / problem.rows.dilation + problem.rows.kernel - 1) * table_width +
-                    (x - x0) / problem.cols.dilation + problem.cols.kernel - 1;
+    const T* bias =
+        row.bias +
+        ((row.y - query_y) / problem.rows.dilation + problem.rows.kernel - 1) * table_width +
+        (x - x0) / problem.cols.dilation + problem.cols.kernel - 1;
     for (int64_t b = 0; b < window.col_count; ++b) line[b] += bias[-b];
   }
 }
 
 template <typename T>
-void backward_key_value(const Neighborhood<T>& problem, int64_t index, T* scratch, T* grad_key, T* grad_value) {
+void backward_key_value(const Neighborhood<T>& problem, int64_t index, T* scratch, T* grad_key,
+                        T* grad_value) {
   const Row<T> row(problem, index);
   const int64_t dim = problem.dim, width = problem.cols.length;
   const int64_t map = row.lse_offset - row.y * width;
   T *weights = scratch, *grads = scratch + scratch_size(problem) / 2;
   for (int64_t x = 0; x < width; ++x) {
     const Window<T> window = key_window(problem, row.y, x);
-    const int64_t here = row.map_offset + (row.y * width + x) * dim, taps = window.row_count * window.col_count;
+    const int64_t here = row.map_offset + (row.y * width + x) * dim,
+                  taps = window.row_count * window.col_count;
     const int64_t y0 = problem.rows.inverse_start(row.y), x0 = problem.cols.inverse_start(x);
     dot_window(window, problem.key + here, problem.query + row.map_offset, dim, weights);
     shift_logits(problem, row, window, x, weights);
     exp_all(weights, taps, T(0));
-    weighted_sum(window, problem.grad_output + row.map_offset, weights, dim, T(1), grad_value + x * dim);
+    weighted_sum(window, problem.grad_output + row.map_offset, weights, dim, T(1),
+                 grad_value + x * dim);
     dot_window(window, problem.value + here, problem.grad_output + row.map_offset, dim, grads);
     for (int64_t a = 0; a < window.row_count; ++a) {
       const T* delta = problem.delta + map + (y0 + a * problem.rows.dilation) * width + x0;

@@ -15,7 +15,8 @@ namespace mmlocalattn {
 namespace cpu {
 namespace {
 
-// Rows of one head that one task works through: the unit of the deterministic sum over bias gradients.
+// Rows of one head that one task works through: the unit of the deterministic sum over bias
+// gradients.
 constexpr int64_t kRowsPerTask = 4;
 
 std::string best_isa() {
@@ -29,12 +30,14 @@ std::string best_isa() {
   return "portable";
 }
 
-// The best instruction set of this machine, or what the environment variable MMLOCALATTN_CPU_ISA asks for.
+// The best instruction set of this machine, or what the environment variable MMLOCALATTN_CPU_ISA
+// asks for.
 template <typename T>
 RowKernels<T> row_kernels() {
   const char* wish = std::getenv("MMLOCALATTN_CPU_ISA");
   const std::string best = best_isa(), isa = wish ? wish : best;
-  TORCH_CHECK(isa == "portable" || isa == best || (isa == "avx2" && best == "avx512"), "MMLOCALATTN_CPU_ISA=", isa,
+  TORCH_CHECK(isa == "portable" || isa == best || (isa == "avx2" && best == "avx512"),
+              "MMLOCALATTN_CPU_ISA=", isa,
               " cannot be used here, choose portable or anything up to ", best);
 #ifdef MMLOCALATTN_X86
   if (isa == "avx512") return row_kernels_avx512<T>();
@@ -43,7 +46,9 @@ RowKernels<T> row_kernels() {
   return row_kernels_portable<T>();
 }
 
-at::ScalarType compute_type(const at::Tensor& tensor) { return at::toOpMathType(tensor.scalar_type()); }
+at::ScalarType compute_type(const at::Tensor& tensor) {
+  return at::toOpMathType(tensor.scalar_type());
+}
 
 // The tables in the compute dtype; undefined tensors without rotary.
 Rotary rotary_tables(const std::optional<Rotary>& rotary, at::ScalarType dtype) {
@@ -71,8 +76,9 @@ void convert_channels(const In* x, Out* out, int64_t dim, T factor, const T* sin
 }
 
 template <typename T>
-Neighborhood<T> make_problem(const at::Tensor& query, const at::Tensor& key, const at::Tensor& value,
-                             const at::Tensor& bias, WindowAxis rows, WindowAxis cols) {
+Neighborhood<T> make_problem(const at::Tensor& query, const at::Tensor& key,
+                             const at::Tensor& value, const at::Tensor& bias, WindowAxis rows,
+                             WindowAxis cols) {
   Neighborhood<T> problem{};
   problem.rows = rows;
   problem.cols = cols;
@@ -89,26 +95,28 @@ at::Tensor to_compute(const at::Tensor& bias, const at::Tensor& query) {
   return bias.defined() ? bias.to(query.scalar_type()).contiguous() : bias;
 }
 
-// Calls run(row, scratch, task) for every row of every map of every head, in parallel over tasks of up to
-// kRowsPerTask rows of one head.
+// Calls run(row, scratch, task) for every row of every map of every head, in parallel over tasks of
+// up to kRowsPerTask rows of one head.
 template <typename T, typename Run>
 void for_each_row(const at::Tensor& query, const Neighborhood<T>& problem, const Run& run) {
   const int64_t height = query.size(2), tasks_per_map = (height + kRowsPerTask - 1) / kRowsPerTask;
-  at::parallel_for(0, query.size(0) * query.size(1) * tasks_per_map, 1, [&](int64_t begin, int64_t end) {
-    std::vector<T> scratch(scratch_size(problem));
-    for (int64_t task = begin; task < end; ++task) {
-      const int64_t map = task / tasks_per_map, first = task % tasks_per_map * kRowsPerTask;
-      const int64_t last = std::min(first + kRowsPerTask, height);
-      for (int64_t y = first; y < last; ++y) run(map * height + y, scratch.data(), task);
-    }
-  });
+  at::parallel_for(
+      0, query.size(0) * query.size(1) * tasks_per_map, 1, [&](int64_t begin, int64_t end) {
+        std::vector<T> scratch(scratch_size(problem));
+        for (int64_t task = begin; task < end; ++task) {
+          const int64_t map = task / tasks_per_map, first = task % tasks_per_map * kRowsPerTask;
+          const int64_t last = std::min(first + kRowsPerTask, height);
+          for (int64_t y = first; y < last; ++y) run(map * height + y, scratch.data(), task);
+        }
+      });
 }
 
 }  // namespace
 
 at::Tensor pack(const at::Tensor& map, double factor, const std::optional<Rotary>& rotary) {
   const auto src = map.contiguous();
-  const int64_t batch = src.size(0), height = src.size(1), width = src.size(2), heads = src.size(3), dim = src.size(4);
+  const int64_t batch = src.size(0), height = src.size(1), width = src.size(2), heads = src.size(3),
+                dim = src.size(4);
   const auto dtype = compute_type(src);
   const int64_t lanes = kLaneBytes / static_cast<int64_t>(at::elementSize(dtype));
   const int64_t padded = (dim + lanes - 1) / lanes * lanes;
@@ -125,8 +133,8 @@ at::Tensor pack(const at::Tensor& map, double factor, const std::optional<Rotary
         for (int64_t x = 0; x < width; ++x) {
           T* to = out + (row * width + x) * padded;
           const int64_t table = (y * width + x) * dim;
-          convert_channels(in + (((b * height + y) * width + x) * heads + head) * dim, to, dim, T(factor),
-                           sin ? sin + table : nullptr, cos ? cos + table : nullptr);
+          convert_channels(in + (((b * height + y) * width + x) * heads + head) * dim, to, dim,
+                           T(factor), sin ? sin + table : nullptr, cos ? cos + table : nullptr);
           std::fill(to + dim, to + padded, T(0));
         }
       }
@@ -135,8 +143,10 @@ at::Tensor pack(const at::Tensor& map, double factor, const std::optional<Rotary
   return packed;
 }
 
-at::Tensor unpack(const at::Tensor& packed, const at::Tensor& like, double factor, const std::optional<Rotary>& rotary) {
-  const int64_t batch = like.size(0), height = like.size(1), width = like.size(2), heads = like.size(3);
+at::Tensor unpack(const at::Tensor& packed, const at::Tensor& like, double factor,
+                  const std::optional<Rotary>& rotary) {
+  const int64_t batch = like.size(0), height = like.size(1), width = like.size(2),
+                heads = like.size(3);
   const int64_t dim = like.size(4), padded = packed.size(4);
   const auto map = at::empty(like.sizes(), like.options());
   const Rotary tables = rotary_tables(rotary, packed.scalar_type());
@@ -162,8 +172,9 @@ at::Tensor unpack(const at::Tensor& packed, const at::Tensor& like, double facto
   return map;
 }
 
-std::tuple<at::Tensor, at::Tensor> attend(const at::Tensor& query, const at::Tensor& key, const at::Tensor& value,
-                                          const at::Tensor& bias, WindowAxis rows, WindowAxis cols) {
+std::tuple<at::Tensor, at::Tensor> attend(const at::Tensor& query, const at::Tensor& key,
+                                          const at::Tensor& value, const at::Tensor& bias,
+                                          WindowAxis rows, WindowAxis cols) {
   const auto output = at::empty_like(query);
   const auto logsumexp = at::empty(query.sizes().slice(0, 4), query.options());
   const auto table = to_compute(bias, query);
@@ -180,33 +191,39 @@ std::tuple<at::Tensor, at::Tensor> attend(const at::Tensor& query, const at::Ten
 }
 
 std::tuple<at::Tensor, at::Tensor, at::Tensor, at::Tensor> attend_backward(
-    const at::Tensor& grad_output, const at::Tensor& query, const at::Tensor& key, const at::Tensor& value,
-    const at::Tensor& bias, const at::Tensor& output, const at::Tensor& logsumexp, WindowAxis rows, WindowAxis cols) {
-  const auto grad_query = at::empty_like(query), grad_key = at::empty_like(query), grad_value = at::empty_like(query);
+    const at::Tensor& grad_output, const at::Tensor& query, const at::Tensor& key,
+    const at::Tensor& value, const at::Tensor& bias, const at::Tensor& output,
+    const at::Tensor& logsumexp, WindowAxis rows, WindowAxis cols) {
+  const auto grad_query = at::empty_like(query), grad_key = at::empty_like(query),
+             grad_value = at::empty_like(query);
   const auto delta = (grad_output * output).sum(-1);
   const auto table = to_compute(bias, query);
   const int64_t tasks_per_map = (query.size(2) + kRowsPerTask - 1) / kRowsPerTask;
   at::Tensor grad_tables;  // one bias table per task
   if (bias.defined()) {
-    grad_tables = at::zeros({query.size(0), query.size(1), tasks_per_map, bias.size(1), bias.size(2)}, query.options());
+    grad_tables = at::zeros(
+        {query.size(0), query.size(1), tasks_per_map, bias.size(1), bias.size(2)}, query.options());
   }
   AT_DISPATCH_FLOATING_TYPES(query.scalar_type(), "neighborhood_attention_backward_cpu", [&] {
     auto problem = make_problem<scalar_t>(query, key, value, table, rows, cols);
     problem.logsumexp = logsumexp.mutable_data_ptr<scalar_t>();
     problem.grad_output = grad_output.const_data_ptr<scalar_t>();
     problem.delta = delta.const_data_ptr<scalar_t>();
-    scalar_t *dq = grad_query.mutable_data_ptr<scalar_t>(), *dk = grad_key.mutable_data_ptr<scalar_t>(),
+    scalar_t *dq = grad_query.mutable_data_ptr<scalar_t>(),
+             *dk = grad_key.mutable_data_ptr<scalar_t>(),
              *dv = grad_value.mutable_data_ptr<scalar_t>();
     scalar_t* db = bias.defined() ? grad_tables.mutable_data_ptr<scalar_t>() : nullptr;
     const int64_t table_size = bias.defined() ? bias.size(1) * bias.size(2) : 0;
     const int64_t row_size = problem.cols.length * problem.dim;
     const auto kernels = row_kernels<scalar_t>();
     for_each_row(query, problem, [&](int64_t row, scalar_t* scratch, int64_t task) {
-      kernels.backward_query(problem, row, scratch, dq + row * row_size, db ? db + task * table_size : nullptr);
+      kernels.backward_query(problem, row, scratch, dq + row * row_size,
+                             db ? db + task * table_size : nullptr);
       kernels.backward_key_value(problem, row, scratch, dk + row * row_size, dv + row * row_size);
     });
   });
-  return {grad_query, grad_key, grad_value, bias.defined() ? grad_tables.sum(at::IntArrayRef{0, 2}) : at::Tensor()};
+  return {grad_query, grad_key, grad_value,
+          bias.defined() ? grad_tables.sum(at::IntArrayRef{0, 2}) : at::Tensor()};
 }
 
 }  // namespace cpu

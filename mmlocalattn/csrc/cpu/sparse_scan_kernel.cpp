@@ -1,7 +1,8 @@
 // CPU operator: sparse scan attention (SSViT), forward and backward.
 //
 //   inner  = NA(R query, R key, value;  local_kernel,  dilation 1)
-//   output = NA(R query, R key, inner;  anchor_kernel, anchor_dilation)          R: rotary embedding
+//   output = NA(R query, R key, inner;  anchor_kernel, anchor_dilation)          R: rotary
+//   embedding
 //
 // A kernel of 1 skips its step. query and key are rotated, scaled and packed once for both steps.
 #include <torch/library.h>
@@ -22,16 +23,18 @@ struct Step {
         runs(kernel[0] != 1 || kernel[1] != 1) {}
 };
 
-std::optional<Rotary> make_rotary(const std::optional<at::Tensor>& sin, const std::optional<at::Tensor>& cos) {
+std::optional<Rotary> make_rotary(const std::optional<at::Tensor>& sin,
+                                  const std::optional<at::Tensor>& cos) {
   return sin ? std::optional<Rotary>(Rotary{*sin, *cos}) : std::nullopt;
 }
 
 at::Tensor empty(const at::Tensor& like) { return at::empty({0}, like.options()); }
 
 std::tuple<at::Tensor, at::Tensor, at::Tensor, at::Tensor> sparse_scan_attention_cpu(
-    const at::Tensor& query, const at::Tensor& key, const at::Tensor& value, const std::optional<at::Tensor>& sin,
-    const std::optional<at::Tensor>& cos, at::IntArrayRef local_kernel, at::IntArrayRef anchor_kernel,
-    at::IntArrayRef anchor_dilation, double scale) {
+    const at::Tensor& query, const at::Tensor& key, const at::Tensor& value,
+    const std::optional<at::Tensor>& sin, const std::optional<at::Tensor>& cos,
+    at::IntArrayRef local_kernel, at::IntArrayRef anchor_kernel, at::IntArrayRef anchor_dilation,
+    double scale) {
   const Step local(query, local_kernel, {1, 1}), anchor(query, anchor_kernel, anchor_dilation);
   const auto rotary = make_rotary(sin, cos);
   auto output = pack(value);
@@ -42,26 +45,31 @@ std::tuple<at::Tensor, at::Tensor, at::Tensor, at::Tensor> sparse_scan_attention
   const auto packed_query = pack(query, scale, rotary), packed_key = pack(key, 1, rotary);
   if (local.runs) {
     at::Tensor logsumexp;
-    std::tie(output, logsumexp) = attend(packed_query, packed_key, output, {}, local.rows, local.cols);
+    std::tie(output, logsumexp) =
+        attend(packed_query, packed_key, output, {}, local.rows, local.cols);
     local_logsumexp = heads_last(logsumexp);
   }
   if (anchor.runs) {
     if (local.runs) inner = unpack(output, query);
     at::Tensor logsumexp;
-    std::tie(output, logsumexp) = attend(packed_query, packed_key, output, {}, anchor.rows, anchor.cols);
+    std::tie(output, logsumexp) =
+        attend(packed_query, packed_key, output, {}, anchor.rows, anchor.cols);
     anchor_logsumexp = heads_last(logsumexp);
   }
   return {unpack(output, query), inner, local_logsumexp, anchor_logsumexp};
 }
 
 std::tuple<at::Tensor, at::Tensor, at::Tensor> sparse_scan_attention_backward_cpu(
-    const at::Tensor& grad_output, const at::Tensor& query, const at::Tensor& key, const at::Tensor& value,
-    const std::optional<at::Tensor>& sin, const std::optional<at::Tensor>& cos, const at::Tensor& output,
-    const at::Tensor& inner, const at::Tensor& local_logsumexp, const at::Tensor& anchor_logsumexp,
-    at::IntArrayRef local_kernel, at::IntArrayRef anchor_kernel, at::IntArrayRef anchor_dilation, double scale) {
+    const at::Tensor& grad_output, const at::Tensor& query, const at::Tensor& key,
+    const at::Tensor& value, const std::optional<at::Tensor>& sin,
+    const std::optional<at::Tensor>& cos, const at::Tensor& output, const at::Tensor& inner,
+    const at::Tensor& local_logsumexp, const at::Tensor& anchor_logsumexp,
+    at::IntArrayRef local_kernel, at::IntArrayRef anchor_kernel, at::IntArrayRef anchor_dilation,
+    double scale) {
   const Step local(query, local_kernel, {1, 1}), anchor(query, anchor_kernel, anchor_dilation);
   if (!local.runs && !anchor.runs) {
-    return {at::zeros_like(query, at::MemoryFormat::Contiguous), at::zeros_like(key, at::MemoryFormat::Contiguous),
+    return {at::zeros_like(query, at::MemoryFormat::Contiguous),
+            at::zeros_like(key, at::MemoryFormat::Contiguous),
             grad_output.clone(at::MemoryFormat::Contiguous)};
   }
   const auto rotary = make_rotary(sin, cos);
@@ -83,7 +91,8 @@ std::tuple<at::Tensor, at::Tensor, at::Tensor> sparse_scan_attention_backward_cp
     grad_value = local_grad_value;
   }
   const auto inverse = rotary ? std::optional<Rotary>(rotary->inverse()) : std::nullopt;
-  return {unpack(grad_query, query, scale, inverse), unpack(grad_key, key, 1, inverse), unpack(grad_value, value)};
+  return {unpack(grad_query, query, scale, inverse), unpack(grad_key, key, 1, inverse),
+          unpack(grad_value, value)};
 }
 
 }  // namespace

@@ -1,0 +1,61 @@
+"""Options and fixtures of the whole suite."""
+
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+DATA = Path(__file__).parent / 'data'
+
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    parser.addoption('--golden', type=Path, default=DATA, help='folder of *.npz golden arrays')
+    parser.addoption(
+        '--without-ext',
+        action='store_true',
+        help='hide mmlocalattn._ext, so that the references serve',
+    )
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    config.addinivalue_line(
+        'markers', 'golden(pattern): the golden files that `golden_file` stands for'
+    )
+    if config.getoption('--without-ext'):
+        sys.modules['mmlocalattn._ext'] = None  # importlib then says that there is none
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    if not torch.cuda.is_available():
+        for item in items:
+            if 'cuda' in item.keywords:
+                item.add_marker(pytest.mark.skip(reason='no GPU'))
+
+
+def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
+    """Parametrise ``golden_file`` over the files that the test's ``golden`` marker names by a
+    pattern."""
+    if 'golden_file' in metafunc.fixturenames:
+        (pattern,) = metafunc.definition.get_closest_marker('golden').args
+        files = sorted(metafunc.config.getoption('--golden').glob(pattern))
+        assert files, f'no golden file matches {pattern}'
+        metafunc.parametrize('golden_file', files, ids=lambda file: file.stem)
+
+
+@pytest.fixture
+def golden(request: pytest.FixtureRequest) -> Callable[[str], dict[str, np.ndarray]]:
+    """``golden(name)``: the arrays of ``<name>.npz``."""
+
+    def load(name: str) -> dict[str, np.ndarray]:
+        with np.load(request.config.getoption('--golden') / f'{name}.npz') as file:
+            return {key: file[key] for key in file.files}
+
+    return load
+
+
+@pytest.fixture(autouse=True)
+def seed() -> None:
+    torch.manual_seed(0)

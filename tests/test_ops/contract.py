@@ -1,0 +1,265 @@
+"""What every operator must do, written once. A test class per operator subclasses
+:class:`OpContract`."""
+
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor
+
+from mmlocalattn.ops import has_kernel
+
+CPU_ISAS = {'AVX512': ('avx512', 'avx2', 'portable'), 'AVX2': ('avx2', 'portable')}.get(
+    torch.backends.cpu.get_cpu_capability(), ('portable',)
+)
+DTYPES = (torch.float64, torch.float32, torch.bfloat16, torch.float16)
+
+Case = dict[str, Any]
+
+
+def relative_error(actual: Tensor, expected: Tensor) -> float:
+    """Largest absolute error as a fraction of the largest expected value (of 1e-3 where all are
+    smaller)."""
+    if expected.numel() == 0:
+        return 0.0
+    expected = expected.double()
+    return ((actual.double() - expected).abs().max() / expected.abs().max().clamp(min=1e-3)).item()
+
+
+class OpContract:
+    """Subclasses say how to call the operator; a case is a dict that they understand.
+
+    Attributes:
+        op_name: Name below ``torch.ops.mmlocalattn``.
+        cases: Small problems: H != W, window as large as the map, dilation, a 1x1 map, odd
+            head_dim.
+        errors: ``(change of the first case or of its tensors, part of the message)``.
+    """
+
+    op_name: str
+    cases: dict[str, Case]
+    errors: dict[str, tuple[Case, str]]
+
+    def tensors(
+        self, case: Case, dtype: torch.dtype = torch.float64, device: str = 'cpu'
+    ) -> tuple[Tensor, ...]:
+        """The differentiable inputs, drawn from a normal distribution."""
+        raise AssertionError('a subclass says it')
+
+    def call(self, tensors: tuple[Tensor, ...], case: Case) -> Tensor:
+        """The public function."""
+        raise AssertionError('a subclass says it')
+
+    def op_args(self, tensors: tuple[Tensor, ...], case: Case) -> tuple:
+        """The arguments of ``torch.ops.mmlocalattn.<op_name>``, which are also those of the
+        reference."""
+        raise AssertionError('a subclass says it')
+
+    def reference(self, *args: Any) -> tuple[Tensor, ...]:
+        """The vectorised PyTorch reference."""
+        raise AssertionError('a subclass says it')
+
+    def oracle(self, tensors: tuple[Tensor, ...], case: Case) -> Tensor:
+        """The definition in plain loops, float64."""
+        raise AssertionError('a subclass says it')
+
+    def grads(
+        self, output: Tensor, tensors: tuple[Tensor, ...], grad_output: Tensor
+    ) -> tuple[Tensor, ...]:
+        return torch.autograd.grad(output, tensors, grad_output.to(output), materialize_grads=True)
+
+    def run(self, tensors: tuple[Tensor, ...], case: Case, grad_output: Tensor) -> list[Tensor]:
+        """Output and gradients of the public function."""
+        tensors = tuple(tensor.detach().requires_grad_() for tensor in tensors)
+        output = self.call(tensors, case)
+        return [output.detach(), *self.grads(output, tensors, grad_output)]
+
+    def run_reference(
+        self, tensors: tuple[Tensor, ...], case: Case, grad_output: Tensor
+    ) -> list[Tensor]:
+        """The same through autograd of the reference."""
+        tensors = tuple(tensor.detach().requires_grad_() for tensor in tensors)
+        output = self.reference(*self.op_args(tensors, case))[0]
+        return [output.detach(), *self.grads(output, tensors, grad_output)]
+
+    def pytest_generate_tests(self, metafunc: pytest.Metafunc) -> None:
+        """Parametrise the tests over the cases and errors of the operator."""
+        for argument, values in (('case', self.cases), ('error', self.errors)):
+            if argument in metafunc.fixturenames:
+                metafunc.parametrize(argument, list(values))
+
+    def test_has_kernel(self) -> None:
+        try:
+            import mmlocalattn._ext  # noqa: F401
+        except ImportError:
+            assert not has_kernel(self.op_name, 'cpu')
+        else:
+            assert has_kernel(self.op_name, 'cpu')
+            assert has_kernel(f'_{self.op_name}_backward', 'cpu')
+
+    def test_reference_is_oracle(self, case: str) -> None:
+        tensors = self.tensors(self.cases[case])
+        output = self.reference(*self.op_args(tensors, self.cases[case]))[0]
+        torch.testing.assert_close(
+            output, self.oracle(tensors, self.cases[case]), rtol=1e-12, atol=1e-12
+        )
+
+    @pytest.mark.parametrize('contiguous', [True, False], ids=['contiguous', 'strided'])
+    @pytest.mark.parametrize('dtype', DTYPES, ids=str)
+    @pytest.mark.parametrize('isa', CPU_ISAS)
+    def test_cpu_kernel_is_reference(
+        self,
+        case: str,
+        isa: str,
+        dtype: torch.dtype,
+        contiguous: bool,
+        monkeypatch: pytest.MonkeyPatch,
+    ) -> None:
+        if not has_kernel(self.op_name, 'cpu'):
+            pytest.skip('no compiled kernel on this platform to compare')
+        monkeypatch.setenv('MMLOCALATTN_CPU_ISA', isa)
+        self.check_kernel(case, dtype, contiguous, 'cpu')
+
+    @pytest.mark.cuda
+    @pytest.mark.parametrize('contiguous', [True, False], ids=['contiguous', 'strided'])
+    @pytest.mark.parametrize('dtype', DTYPES, ids=str)
+    def test_cuda_kernel_is_reference(
+        self, case: str, dtype: torch.dtype, contiguous: bool
+    ) -> None:
+        assert has_kernel(self.op_name, 'cuda'), 'build with FORCE_CUDA=1'
+        self.check_kernel(case, dtype, contiguous, 'cuda')
+
+    def check_kernel(self, case: str, dtype: torch.dtype, contiguous: bool, device: str) -> None:
+        """Low precision: the error against fp32 is at most twice that of the reference at that
+        dtype."""
+        tensors = self.tensors(self.cases[case], dtype, device)
+        if not contiguous:
+            tensors = tuple(
+                tensor.transpose(0, -1).contiguous().transpose(0, -1) for tensor in tensors
+            )
+        grad_output = torch.randn(tensors[0].shape, dtype=dtype, device=device)
+        actual = self.run(tensors, self.cases[case], grad_output)
+        reference = self.run_reference(tensors, self.cases[case], grad_output)
+        if dtype in (torch.float64, torch.float32):
+            tolerance = 1e-11 if dtype == torch.float64 else 1e-5
+            for ours, theirs in zip(actual, reference, strict=True):
+                torch.testing.assert_close(ours, theirs, rtol=tolerance, atol=tolerance)
+            return
+        exact = self.run_reference(
+            tuple(tensor.float() for tensor in tensors), self.cases[case], grad_output.float()
+        )
+        floor = torch.finfo(dtype).eps / 2  # one rounding of the result
+        for ours, theirs, truth in zip(actual, reference, exact, strict=True):
+            assert ours.dtype == dtype
+            assert relative_error(ours, truth) <= 2 * max(relative_error(theirs, truth), floor)
+
+    def test_closed_form_backward(self, case: str) -> None:
+        tensors = self.tensors(self.cases[case])
+        grad_output = torch.randn_like(tensors[0])
+        args = self.op_args(tensors, self.cases[case])
+        outputs = self.reference(*args)
+        grads = self.backward_reference(grad_output, args, outputs)
+        expected = self.run_reference(tensors, self.cases[case], grad_output)[1:]
+        for ours, theirs in zip(grads, expected, strict=True):
+            torch.testing.assert_close(ours, theirs, rtol=1e-10, atol=1e-10)
+
+    def backward_reference(self, grad_output: Tensor, args: tuple, outputs: tuple) -> list[Tensor]:
+        """The closed-form gradients of the differentiable inputs."""
+        raise AssertionError('a subclass says it')
+
+    def test_gradcheck(self, case: str) -> None:
+        tensors = tuple(tensor.requires_grad_() for tensor in self.tensors(self.cases[case]))
+        assert torch.autograd.gradcheck(
+            lambda *inputs: self.call(inputs, self.cases[case]), tensors, fast_mode=True
+        )
+
+    @pytest.mark.parametrize('dtype', [torch.float32, torch.bfloat16], ids=str)
+    @pytest.mark.parametrize('requires_grad', [True, False], ids=['grad', 'nograd'])
+    def test_opcheck(self, case: str, dtype: torch.dtype, requires_grad: bool) -> None:
+        tensors = self.tensors(self.cases[case], dtype)
+        args = self.op_args(
+            tuple(tensor.requires_grad_(requires_grad) for tensor in tensors), self.cases[case]
+        )
+        op = getattr(torch.ops.mmlocalattn, self.op_name).default
+        assert set(torch.library.opcheck(op, args).values()) == {'SUCCESS'}
+
+    def test_autocast_mixed_dtypes(self, case: str) -> None:
+        tensors = self.tensors(self.cases[case], torch.float32)
+        mixed = tuple(tensor.bfloat16() if i % 2 else tensor for i, tensor in enumerate(tensors))
+        mixed = tuple(tensor.detach().requires_grad_() for tensor in mixed)
+        with torch.autocast('cpu', dtype=torch.bfloat16):
+            output = self.call(mixed, self.cases[case])
+        assert output.dtype == torch.bfloat16
+        expected = self.call(tuple(tensor.bfloat16() for tensor in mixed), self.cases[case])
+        torch.testing.assert_close(output, expected, rtol=0, atol=0)
+        for tensor, grad in zip(mixed, self.grads(output, mixed, torch.ones_like(output))):
+            assert grad.dtype == tensor.dtype
+
+    def test_compile_fullgraph(self) -> None:
+        compiled = torch.compile(self.call, fullgraph=True, backend='aot_eager', dynamic=True)
+        for case in list(self.cases.values())[:2]:
+            tensors = tuple(tensor.requires_grad_() for tensor in self.tensors(case))
+            output, expected = compiled(tensors, case), self.call(tensors, case)
+            torch.testing.assert_close(output, expected)
+            grad_output = torch.randn_like(expected)
+            for ours, theirs in zip(
+                self.grads(output, tensors, grad_output), self.grads(expected, tensors, grad_output)
+            ):
+                torch.testing.assert_close(ours, theirs)
+
+    def test_backward_is_deterministic(self, case: str) -> None:
+        tensors = self.tensors(self.cases[case], torch.float32)
+        grad_output = torch.randn_like(tensors[0])
+        first = self.run(tensors, self.cases[case], grad_output)
+        threads = torch.get_num_threads()
+        torch.set_num_threads(1 if threads > 1 else 2)
+        second = self.run(tensors, self.cases[case], grad_output)
+        torch.set_num_threads(threads)
+        assert all(torch.equal(ours, theirs) for ours, theirs in zip(first, second))
+
+    def test_empty_batch(self) -> None:
+        case = next(iter(self.cases.values()))
+        tensors = tuple(
+            tensor[:0] if tensor.dim() == 5 else tensor for tensor in self.tensors(case)
+        )
+        results = self.run(tensors, case, torch.zeros_like(tensors[0]))
+        assert [result.shape for result in results] == [
+            tensors[0].shape,
+            *(tensor.shape for tensor in tensors),
+        ]
+        assert all(result.abs().sum() == 0 for result in results)
+
+    def test_nan_is_not_swallowed(self) -> None:
+        case = next(iter(self.cases.values()))
+        query, *rest = self.tensors(case, torch.float32)
+        query[0, 0, 0] = float('nan')
+        assert self.call((query, *rest), case)[0, 0, 0].isnan().all()
+
+    def test_large_logits_do_not_overflow(self) -> None:
+        case = next(iter(self.cases.values()))
+        query, *rest = self.tensors(case, torch.float32)
+        output = self.call((query * 1e4, *rest), case)
+        expected = self.reference(
+            *self.op_args(tuple(t.double() for t in (query * 1e4, *rest)), case)
+        )[0]
+        assert relative_error(output, expected) < 1e-3
+
+    def test_second_derivative_raises(self) -> None:
+        case = next(iter(self.cases.values()))
+        tensors = tuple(tensor.requires_grad_() for tensor in self.tensors(case))
+        output = self.call(tensors, case).square().sum()
+        (grad,) = torch.autograd.grad(output, tensors[0], create_graph=True)
+        with pytest.raises(RuntimeError, match='no second derivative'):
+            grad.sum().backward()
+
+    def test_error(self, error: str) -> None:
+        change, message = self.errors[error]
+        case = dict(next(iter(self.cases.values())))
+        tensors = list(self.tensors(case, torch.float32))
+        for key, value in change.items():
+            if isinstance(key, int):
+                tensors[key] = value(tensors[key])
+            else:
+                case[key] = value
+        with pytest.raises(ValueError, match=message):
+            self.call(tuple(tensors), case)

@@ -1,0 +1,213 @@
+"""Neighborhood attention against its definition, the golden arrays and the operator contract."""
+
+from pathlib import Path
+from typing import ClassVar
+
+import numpy as np
+import pytest
+import torch
+from contract import Case, OpContract, relative_error
+from torch import Tensor
+
+from mmlocalattn.ops.neighborhood import (
+    neighborhood_attention,
+    neighborhood_attention_backward_reference,
+    neighborhood_attention_reference,
+)
+
+
+def window_oracle(index: int, length: int, kernel: int, dilation: int) -> list[int]:
+    """Positions that ``index`` sees: those of its dilation group nearest to it, ``kernel`` in a
+    row."""
+    group = list(range(index % dilation, length, dilation))
+    place = group.index(index)
+    first = min(max(place - kernel // 2, 0), len(group) - kernel)
+    return group[first : first + kernel]
+
+
+def neighborhood_oracle(
+    query: Tensor,
+    key: Tensor,
+    value: Tensor,
+    bias: Tensor | None,
+    kernel: tuple,
+    dilation: tuple,
+    scale: float,
+) -> Tensor:
+    """Plain loops over every position, head and tap."""
+    output = torch.zeros_like(query)
+    batch, height, width, heads, _ = query.shape
+    for b, y, x, n in np.ndindex(batch, height, width, heads):
+        logits, values = [], []
+        for i in window_oracle(y, height, kernel[0], dilation[0]):
+            for j in window_oracle(x, width, kernel[1], dilation[1]):
+                logit = scale * sum(
+                    float(q) * float(k) for q, k in zip(query[b, y, x, n], key[b, i, j, n])
+                )
+                if bias is not None:
+                    row, col = (
+                        (i - y) // dilation[0] + kernel[0] - 1,
+                        (j - x) // dilation[1] + kernel[1] - 1,
+                    )
+                    logit += float(bias[n, row, col])
+                logits.append(logit)
+                values.append(value[b, i, j, n])
+        weights = np.exp(np.array(logits) - max(logits))
+        output[b, y, x, n] = sum(float(w) * v for w, v in zip(weights / weights.sum(), values))
+    return output
+
+
+def case(
+    shape: tuple,
+    kernel: tuple,
+    dilation: tuple = (1, 1),
+    bias: bool = False,
+    scale: float | None = None,
+) -> Case:
+    return dict(shape=shape, kernel_size=kernel, dilation=dilation, bias=bias, scale=scale)
+
+
+class TestNeighborhoodAttention(OpContract):
+    op_name = 'neighborhood_attention'
+    reference = staticmethod(neighborhood_attention_reference)
+    cases: ClassVar[dict[str, Case]] = {
+        'k3': case((2, 5, 7, 2, 4), (3, 3)),
+        'k3_bias': case((1, 6, 5, 3, 5), (3, 3), bias=True),
+        'window_is_map': case((1, 7, 5, 1, 8), (7, 5), bias=True),
+        'rectangular': case((1, 9, 6, 2, 3), (5, 3), scale=0.7),
+        'dilated': case((1, 8, 9, 1, 16), (3, 3), (2, 3)),
+        'dilated_rectangular_bias': case((1, 7, 10, 2, 20), (3, 5), (2, 2), bias=True),
+        'map_1x1': case((2, 1, 1, 2, 4), (1, 1)),
+        'kernel_1_wide_map': case((1, 3, 5, 1, 33), (1, 1), (3, 5)),
+    }
+    errors: ClassVar[dict[str, tuple[Case, str]]] = {
+        'even_kernel': (
+            dict(kernel_size=(4, 3)),
+            r'must be odd and positive, got kernel_size=\(4, 3\)',
+        ),
+        'negative_kernel': (dict(kernel_size=(-1, 3)), 'must be odd and positive'),
+        'not_a_pair': (dict(kernel_size=(3, 3, 3)), r'must be an int or a \(height, width\) pair'),
+        'zero_dilation': (dict(dilation=(1, 0)), r'at least 1, got dilation=\(1, 0\)'),
+        'too_large': (
+            dict(kernel_size=(3, 3), dilation=(2, 1)),
+            r'must not exceed the map, .* for a map of \(5, 7\)',
+        ),
+        'shape': ({1: lambda key: key[:, :4]}, r"must have one shape, .*'key': \(2, 4, 7, 2, 4\)"),
+        'dimensions': (
+            {0: lambda query: query[0]},
+            r'must have shape \(B, H, W, num_heads, head_dim\)',
+        ),
+        'dtype': (
+            {2: lambda value: value.half()},
+            r"must have one dtype, .*'value': torch.float16",
+        ),
+        'integer': ({0: Tensor.int, 1: Tensor.int, 2: Tensor.int}, 'must be floating point'),
+        'device': ({1: lambda key: key.to('meta')}, "must be on one device, .*'key': 'meta'"),
+        'bias_shape': (dict(bias=torch.zeros(2, 5, 3)), r'= \(2, 5, 5\), got \(2, 5, 3\)'),
+        'bias_dtype': (
+            dict(bias=torch.zeros(2, 5, 5, dtype=torch.float64)),
+            'bias must have the dtype of query',
+        ),
+        'bias_device': (
+            dict(bias=torch.zeros(2, 5, 5, device='meta')),
+            'bias must be on the device of query',
+        ),
+    }
+
+    def tensors(
+        self, case: Case, dtype: torch.dtype = torch.float64, device: str = 'cpu'
+    ) -> tuple[Tensor, ...]:
+        shapes = [case['shape']] * 3
+        if case['bias'] is True:
+            shapes.append((case['shape'][3], *(2 * kernel - 1 for kernel in case['kernel_size'])))
+        return tuple(torch.randn(shape, dtype=dtype, device=device) for shape in shapes)
+
+    def call(self, tensors: tuple[Tensor, ...], case: Case) -> Tensor:
+        query, key, value, *bias = tensors
+        bias = (
+            bias[0]
+            if bias
+            else case['bias'] or None
+            if isinstance(case['bias'], bool)
+            else case['bias']
+        )
+        return neighborhood_attention(
+            query, key, value, case['kernel_size'], case['dilation'], bias, case['scale']
+        )
+
+    def op_args(self, tensors: tuple[Tensor, ...], case: Case) -> tuple:
+        query, key, value, *bias = tensors
+        scale = query.shape[-1] ** -0.5 if case['scale'] is None else case['scale']
+        return (
+            query,
+            key,
+            value,
+            bias[0] if bias else None,
+            case['kernel_size'],
+            case['dilation'],
+            scale,
+        )
+
+    def oracle(self, tensors: tuple[Tensor, ...], case: Case) -> Tensor:
+        return neighborhood_oracle(*self.op_args(tensors, case))
+
+    def backward_reference(self, grad_output: Tensor, args: tuple, outputs: tuple) -> list[Tensor]:
+        grads = neighborhood_attention_backward_reference(
+            grad_output, *args[:4], *outputs, *args[4:]
+        )
+        return list(grads if args[3] is not None else grads[:3])
+
+
+@pytest.mark.golden('na2d_*.npz')
+def test_golden(golden_file: Path) -> None:
+    """NATTEN 0.14.6's CPU operators: outputs to 1e-4, gradients to 1e-3."""
+    with np.load(golden_file) as file:
+        arrays = {name: torch.from_numpy(file[name]) for name in file.files}
+    maps = {  # (B, heads, H, W, head_dim) -> (B, H, W, heads, head_dim)
+        name: array.permute(0, 2, 3, 1, 4) for name, array in arrays.items() if array.dim() == 5
+    }
+    inputs = [maps[name].contiguous().requires_grad_() for name in ('query', 'key', 'value')]
+    bias = arrays['bias'].requires_grad_() if 'bias' in arrays else None
+    kernel_size, dilation, scale = (
+        arrays[name].item() for name in ('kernel_size', 'dilation', 'scale')
+    )
+    output = neighborhood_attention(*inputs, kernel_size, dilation, bias, scale)
+    output.backward(maps['grad_output'])
+    assert relative_error(output, maps['output']) < 1e-4
+    for name, tensor in zip(('query', 'key', 'value'), inputs):
+        assert relative_error(tensor.grad, maps[f'grad_{name}']) < 1e-3
+    if bias is not None:
+        assert relative_error(bias.grad, arrays['grad_bias']) < 1e-3
+
+
+@pytest.mark.parametrize('length', [1, 3, 7, 8, 20])
+@pytest.mark.parametrize('kernel', [1, 3, 5, 7])
+@pytest.mark.parametrize('dilation', [1, 2, 3])
+def test_window_is_oracle(length: int, kernel: int, dilation: int) -> None:
+    """The index maths of the reference; that of the kernels is tested through their results."""
+    from mmlocalattn.ops._window import window_indices
+
+    if kernel * dilation > length:
+        with pytest.raises(ValueError, match='must not exceed the map'):
+            neighborhood_attention(*[torch.zeros(1, length, length, 1, 1)] * 3, kernel, dilation)
+        return
+    expected = [window_oracle(index, length, kernel, dilation) for index in range(length)]
+    assert window_indices(length, kernel, dilation, torch.device('cpu')).tolist() == expected
+
+
+def test_int_means_both_axes() -> None:
+    query, key, value = torch.randn(3, 1, 6, 8, 1, 4)
+    assert torch.equal(
+        neighborhood_attention(query, key, value, 3, 2),
+        neighborhood_attention(query, key, value, (3, 3), (2, 2)),
+    )
+
+
+def test_wrong_cpu_isa_is_an_error(monkeypatch: pytest.MonkeyPatch) -> None:
+    from mmlocalattn.ops import has_kernel
+
+    if not has_kernel('neighborhood_attention', 'cpu'):
+        pytest.skip('no compiled kernel on this platform')
+    monkeypatch.setenv('MMLOCALATTN_CPU_ISA', 'avx1024')
+    with pytest.raises(RuntimeError, match='MMLOCALATTN_CPU_ISA=avx1024 cannot be used here'):
+        neighborhood_attention(*torch.randn(3, 1, 3, 3, 1, 4), 3)
