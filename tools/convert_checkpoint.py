@@ -8,7 +8,7 @@ and shape is checked against the model first; nothing is written unless all of t
 import argparse
 import json
 import os
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import torch
@@ -20,7 +20,7 @@ from mmlocalattn.converters import ssvit
 from mmlocalattn.heads.ssvit_neck import SSViTNeck
 
 
-def main() -> None:
+def main(args: Sequence[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description=__doc__.partition('\n')[0])
     parser.add_argument('family', choices=list(FAMILIES), help='which official release')
     parser.add_argument('src', type=Path, help='official checkpoint')
@@ -29,12 +29,12 @@ def main() -> None:
         '--arch',
         help='name of an architecture or its dict as JSON; default: the one whose shapes match',
     )
-    args = parser.parse_args()
+    args = parser.parse_args(args)
     try:
         state_dict, meta = FAMILIES[args.family](load_state_dict(args.src), args.arch)
+        write({'state_dict': state_dict, 'meta': {'source': args.src.name, **meta}}, args.dst)
     except (OSError, ValueError) as error:
         raise SystemExit(f'{args.src}: {error}\nNothing was written.') from error
-    write({'state_dict': state_dict, 'meta': {'source': args.src.name, **meta}}, args.dst)
     parts = ', '.join(sorted({name.partition('.')[0] for name in state_dict}))
     print(f'{args.dst}: {args.family} {meta["arch"]}, {len(state_dict)} tensors in {parts}')
 
@@ -90,9 +90,12 @@ def convert_ssvit(
 
 
 def ssvit_arch(state_dict: Mapping[str, Tensor], arch: str | None) -> str | dict:
-    """The architecture that the user names, or the one whose widths and depths the checkpoint has."""
+    """The architecture that the user names, or the one with the checkpoint's widths and depths."""
     if arch is not None:
-        return json.loads(arch) if arch.lstrip().startswith('{') else arch
+        try:
+            return json.loads(arch) if arch.lstrip().startswith('{') else arch
+        except json.JSONDecodeError as error:
+            raise ValueError(f'--arch is not valid JSON: {error}') from error
     found = ssvit.infer_arch(state_dict)
     for name, settings in SSViT.arch_settings.items():
         if all(settings[key] == value for key, value in found.items()):
