@@ -1,0 +1,277 @@
+"""Every config parses, builds, and trains one step as a shrunken copy with all parameters used."""
+
+import functools
+from collections.abc import Iterator
+from pathlib import Path
+
+import cv2
+import mmengine.config.utils
+import numpy as np
+import pytest
+import torch
+from mmengine.config import Config, ConfigDict
+from mmengine.dataset import Compose, pseudo_collate
+from mmengine.model import revert_sync_batchnorm
+from mmengine.optim import build_optim_wrapper
+from mmengine.registry import MODELS, DefaultScope, init_default_scope
+
+from mmlocalattn.backbones import SSViT
+from mmlocalattn.engine import adapt_to_device, load_config
+
+CONFIGS = Path(__file__).parents[1] / 'configs'
+FILES = sorted(CONFIGS.glob('*.py'))
+PUBLISHED = [file for file in FILES if not file.name.startswith('quickstart_')]
+RECIPES = {  # the config of a family that the others inherit from
+    'maskrcnn_ssvit_t_1x_coco',
+    'maskrcnn_ssvit_s_3x_coco',
+    'cascade_maskrcnn_ssvit_s_3x_coco',
+    'retinanet_ssvit_t_1x_coco',
+    'semfpn_ssvit_t_80k_ade20k',
+    'upernet_ssvit_s_160k_ade20k',
+    'ssvit_t_300e_imagenet',
+}
+SMALL = dict(embed_dims=(8, 16, 24, 32), depths=(1, 1, 2, 1), num_heads=(1, 2, 3, 4))
+NUM_CLASSES = {'coco': 80, 'ade20k': 150, 'imagenet': 1000, 'ssvit': 4}
+
+# A base in mmdet or mmpretrain makes MMEngine parse all of that package's YAML files, every time.
+mmengine.config.utils.load = functools.lru_cache(mmengine.config.utils.load)
+
+
+@functools.cache
+def load(file: Path) -> Config:
+    return load_config(str(file))
+
+
+def parameters(name: str, files: list[Path]) -> pytest.MarkDecorator:
+    return pytest.mark.parametrize(name, files, ids=[file.stem for file in files])
+
+
+def shrink(model: ConfigDict) -> None:
+    """Give the model a tiny backbone, 16 channels wherever it has more, few boxes, small images."""
+    arch = model.backbone.arch
+    dims = (SSViT.arch_settings[arch] if isinstance(arch, str) else arch)['embed_dims']
+    narrow = dict(zip(dims, SMALL['embed_dims'], strict=True))
+    takers = ('neck',) if model.get('neck') else ('decode_head', 'auxiliary_head')
+    inputs = {name: model[name].in_channels for name in takers}
+    for name, part in model.items():
+        if name != 'backbone':
+            narrow_heads(part)
+    for name, old in inputs.items():
+        model[name].in_channels = [narrow[c] for c in old] if isinstance(old, list) else narrow[old]
+    model.backbone.arch = dict(SMALL, mlp_ratios=(2, 2, 2, 2))
+
+
+def narrow_heads(node: object) -> None:
+    """The part of :func:`shrink` for nested dicts and lists."""
+    if isinstance(node, list):
+        for child in node:
+            narrow_heads(child)
+    if not isinstance(node, dict):
+        return
+    for key, value in node.items():
+        if key.endswith('channels'):
+            node[key] = [16] * len(value) if isinstance(value, list) else 16
+        elif key in ('num', 'nms_pre', 'max_per_img'):
+            node[key] = 16
+        elif key == 'size':
+            node[key] = (64, 64)
+        else:
+            narrow_heads(value)
+
+
+def build(cfg: Config) -> torch.nn.Module:
+    """The model as MMEngine's Runner builds it in one process."""
+    init_default_scope(cfg.default_scope)
+    cfg.model.setdefault('data_preprocessor', cfg.get('data_preprocessor'))
+    return revert_sync_batchnorm(MODELS.build(cfg.model))
+
+
+def random_batch(task: str) -> dict:
+    """Two packed 64x64 images of the task, a scope."""
+    if task == 'mmdet':
+        from mmdet.testing import demo_mm_inputs
+
+        return demo_mm_inputs(2, (3, 64, 64), [3, 3], num_classes=4, with_mask=True)
+    images = [torch.randint(256, (3, 64, 64), dtype=torch.uint8) for _ in range(2)]
+    if task == 'mmseg':
+        from mmengine.structures import PixelData
+        from mmseg.structures import SegDataSample
+
+        labels = torch.randint(5, (1, 64, 64))
+        sample = SegDataSample(gt_sem_seg=PixelData(data=labels), metainfo=dict(img_shape=(64, 64)))
+    else:
+        from mmpretrain.structures import DataSample
+
+        sample = DataSample().set_gt_label(1)
+    return dict(inputs=images, data_samples=[sample, sample.clone()])
+
+
+@parameters('file', FILES)
+def test_trains_one_step(file: Path) -> None:
+    cfg = load(file).copy()
+    shrink(cfg.model)
+    model = build(cfg).train()
+    data = model.data_preprocessor(random_batch(cfg.default_scope), training=True)
+    loss, _ = model.parse_losses(model(**data, mode='loss'))
+    loss.backward()
+    assert torch.isfinite(loss)
+    # DistributedDataParallel rejects a parameter without a gradient.
+    assert [n for n, p in model.named_parameters() if p.requires_grad and p.grad is None] == []
+
+
+@parameters('file', FILES)
+def test_builds_at_full_size(file: Path) -> None:
+    cfg = load(file).copy()
+    with torch.device('meta'):
+        model = build(cfg)
+    head = next(
+        module
+        for name, module in model.named_modules()
+        if hasattr(module, 'num_classes') and 'preprocessor' not in name and 'rpn' not in name
+    )
+    expected = NUM_CLASSES[file.stem.split('_')[-1]]
+    assert head.num_classes == expected + (file.stem == 'quickstart_upernet_ssvit')
+
+
+@parameters('file', FILES)
+def test_has_auto_scale_lr(file: Path) -> None:
+    scale = load(file).auto_scale_lr
+    assert scale.enable is False
+    assert scale.base_batch_size % load(file).train_dataloader.batch_size == 0
+
+
+@parameters('file', PUBLISHED)
+def test_names_its_source(file: Path) -> None:
+    text = file.read_text()
+    assert 'Paper' in text
+    assert 'table' in text
+    if file.stem in RECIPES:
+        assert 'ur choice' in text
+    else:
+        assert len(text.splitlines()) <= 10
+
+
+def test_file_names() -> None:
+    def names(method: str, sizes: str, rest: str) -> set[str]:
+        return {f'{method}ssvit_{size}_{rest}' for size in sizes}
+
+    assert {file.stem for file in PUBLISHED} == {
+        *names('maskrcnn_', 'tsbl', '1x_coco'),
+        *names('maskrcnn_', 'sb', '3x_coco'),
+        *names('retinanet_', 'tsbl', '1x_coco'),
+        *names('cascade_maskrcnn_', 'sb', '3x_coco'),
+        *names('semfpn_', 'tsbl', '80k_ade20k'),
+        *names('upernet_', 'sbl', '160k_ade20k'),
+        *names('', 'tsbl', '300e_imagenet'),
+    }
+
+
+def test_no_base_that_only_one_distribution_has() -> None:
+    for file in CONFIGS.rglob('*.py'):
+        assert 'mmseg::' not in file.read_text(), file
+        assert 'mmdet.configs' not in file.read_text(), file
+
+
+@pytest.mark.parametrize(
+    ('name', 'lr', 'decay', 'norm_decay'),
+    [
+        ('maskrcnn_ssvit_t_1x_coco', 4e-4, 0.05, 0.0),
+        ('maskrcnn_ssvit_l_1x_coco', 2e-4, 0.05, 0.0),
+        ('maskrcnn_ssvit_b_3x_coco', 2e-4, 0.05, 0.0),
+        ('cascade_maskrcnn_ssvit_s_3x_coco', 4e-4, 0.05, 0.0),
+        ('retinanet_ssvit_t_1x_coco', 4e-4, 1e-4, 1e-4),
+        ('semfpn_ssvit_t_80k_ade20k', 1e-4, 1e-4, 1e-4),
+        ('upernet_ssvit_s_160k_ade20k', 6e-5, 0.01, 0.0),
+        ('ssvit_t_300e_imagenet', 2e-3, 0.05, 0.0),
+    ],
+)
+def test_optimizer(name: str, lr: float, decay: float, norm_decay: float) -> None:
+    cfg = load(CONFIGS / f'{name}.py').copy()
+    assert cfg.optim_wrapper.type == 'AmpOptimWrapper'
+    shrink(cfg.model)
+    adapt_to_device(cfg)
+    model = build(cfg)
+    groups = build_optim_wrapper(model, cfg.optim_wrapper).optimizer.param_groups
+    decay_of = {id(p): group['weight_decay'] for group in groups for p in group['params']}
+    block = model.backbone.stages[2].blocks[0]
+    assert {group['lr'] for group in groups} == {lr}
+    assert decay_of[id(block.ffn.fc1.weight)] == decay
+    assert decay_of[id(block.norm1.weight)] == norm_decay
+
+
+@pytest.fixture
+def picture(tmp_path: Path) -> Path:
+    """A 120x90 photograph stand-in with an index map beside it."""
+    noise = np.random.default_rng(0).integers(0, 255, (90, 120, 3), dtype=np.uint8)
+    cv2.imwrite(str(tmp_path / 'image.jpg'), noise)
+    cv2.imwrite(str(tmp_path / 'map.png'), noise[..., 0] % 5)
+    return tmp_path
+
+
+@pytest.mark.parametrize(
+    'name',
+    [
+        'maskrcnn_ssvit_t_1x_coco',
+        'maskrcnn_ssvit_s_3x_coco',
+        'upernet_ssvit_s_160k_ade20k',
+        'ssvit_t_300e_imagenet',
+    ],
+)
+@pytest.mark.parametrize('split', ['train', 'test'])
+def test_pipeline(picture: Path, name: str, split: str) -> None:
+    cfg = load(CONFIGS / f'{name}.py')
+    init_default_scope(cfg.default_scope)
+    box = dict(bbox=[20, 20, 90, 80], bbox_label=1, ignore_flag=0, mask=[[20, 20, 90, 20, 90, 80]])
+    sample = dict(
+        img_path=str(picture / 'image.jpg'),
+        img_id=0,
+        height=90,
+        width=120,
+        instances=[box],
+        seg_map_path=str(picture / 'map.png'),
+        seg_fields=[],
+        label_map=None,
+        reduce_zero_label=True,
+        gt_label=1,
+    )
+    pipeline = Compose(cfg[f'{split}_dataloader'].dataset.pipeline)
+    batch = pseudo_collate([pipeline(dict(sample)) for _ in range(2)])
+    heights, widths = zip(*(image.shape[1:] for image in batch['inputs']), strict=True)
+    if name.startswith('ssvit'):
+        assert {*heights, *widths} == {224}
+    elif name.startswith('upernet') and split == 'train':
+        assert max(*heights, *widths) <= 512
+    elif name == 'maskrcnn_ssvit_s_3x_coco' and split == 'train':
+        sides = range(480, 801, 32)
+        assert all(min(size) in sides for size in zip(heights, widths, strict=True))
+    else:
+        assert set(heights) == {512 if name.startswith('upernet') else 800}
+
+
+def test_backbone_weights_from_the_command_line(tmp_path: Path) -> None:
+    """The command given in _base_/models/maskrcnn_ssvit.py."""
+    cfg = load(CONFIGS / 'upernet_ssvit_s_160k_ade20k.py').copy()
+    shrink(cfg.model)
+    source = build(cfg).backbone
+    file = tmp_path / 'weights.pth'
+    torch.save({f'backbone.{name}': value for name, value in source.state_dict().items()}, file)
+    cfg.merge_from_dict(
+        {
+            'model.backbone.init_cfg.type': 'Pretrained',
+            'model.backbone.init_cfg.prefix': 'backbone.',
+            'model.backbone.init_cfg.checkpoint': str(file),
+        }
+    )
+    model = build(cfg)
+    model.init_weights()
+    torch.testing.assert_close(model.backbone.state_dict(), source.state_dict())
+
+
+@pytest.fixture(autouse=True)
+def one_thread_and_no_default_scope() -> Iterator[None]:
+    """Tiny models are slower with more threads; the default scope is global in MMEngine."""
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(threads)
+    DefaultScope._instance_dict.clear()
