@@ -2,11 +2,11 @@
 
 The switches are mmcv's:
 
-- ``FORCE_CUDA=1`` compiles the CUDA kernels on a machine without a GPU; with GPU and nvcc they always are.
-- ``TORCH_CUDA_ARCH_LIST='8.0;9.0'`` names GPU architectures, ``MMCV_CUDA_ARGS`` adds flags for nvcc.
+- ``FORCE_CUDA=1`` compiles the CUDA kernels without a GPU too; with a GPU and nvcc they always are.
+- ``TORCH_CUDA_ARCH_LIST='8.0;9.0'`` names GPU architectures, ``MMCV_CUDA_ARGS`` adds nvcc's flags.
 - ``MAX_JOBS=2`` limits how many files are compiled at once.
 - ``MMLOCALATTN_WITH_OPS=0`` builds no extension; the PyTorch references then serve every device.
-- ``MMCV_CSRC_DIR=.../mmcv/ops/csrc`` names mmcv's helper headers, default those of the installed mmcv.
+- ``MMCV_CSRC_DIR=.../mmcv/ops/csrc`` replaces the helper headers of the installed mmcv.
 """
 
 import os
@@ -24,9 +24,10 @@ CSRC = Path('mmlocalattn', 'csrc')
 
 
 class BuildPy(build_py):
-    """Puts configs and tools into mmlocalattn/.mim, where mim looks: links if editable, else copies."""
+    """Puts configs and tools into mmlocalattn/.mim, where mim looks for them."""
 
     def run(self) -> None:
+        """Links them in an editable install, else copies them."""
         super().run()
         root = Path() if self.editable_mode else Path(self.build_lib)
         mim = root / 'mmlocalattn' / '.mim'
@@ -53,13 +54,14 @@ def mmcv_headers() -> Path:
         return Path(csrc, 'common').resolve()
     found = f'{csrc} has no common/pytorch_cpp_helper.hpp' if csrc else 'mmcv is not installed'
     stop(
-        f"the build needs mmcv's helper headers, but {found}: install mmcv (mmcv-lite has none) with "
-        '`pip install --no-build-isolation mmcv==2.1.0`, or set MMCV_CSRC_DIR to an mmcv/ops/csrc folder.'
+        f"the build needs mmcv's helper headers, but {found}: install mmcv (mmcv-lite has none) "
+        'with `pip install --no-build-isolation mmcv==2.1.0`, '
+        'or set MMCV_CSRC_DIR to an mmcv/ops/csrc folder.'
     )
 
 
 def cuda_toolkit() -> tuple[Path, int] | None:
-    """Root and major version of the CUDA toolkit as nvcc tells them; the nvcc on PATH may be a wrapper."""
+    """Root and major version of the CUDA toolkit, asked of nvcc: the one on PATH may be a wrapper."""
     home = os.getenv('CUDA_HOME') or os.getenv('CUDA_PATH')
     path = f'{home}/bin' if home else f'{os.environ["PATH"]}:/usr/local/cuda/bin'
     nvcc = shutil.which('nvcc', path=path)
@@ -81,16 +83,16 @@ def wants_cuda() -> bool:
     forced = os.getenv('FORCE_CUDA') == '1'
     if forced and torch.version.cuda is None:
         stop(
-            f'FORCE_CUDA=1, but torch {torch.__version__} is built without CUDA: install a CUDA build of '
-            'torch, or unset FORCE_CUDA to build the CPU kernels only.'
+            f'FORCE_CUDA=1, but torch {torch.__version__} is built without CUDA: install a CUDA '
+            'build of torch, or unset FORCE_CUDA to build the CPU kernels only.'
         )
     if not forced and (torch.version.cuda is None or not torch.cuda.is_available()):
         return False
     toolkit = cuda_toolkit()
     if toolkit is None and forced:
         stop(
-            f'FORCE_CUDA=1, but there is no nvcc: install the CUDA {torch.version.cuda} toolkit and set '
-            'CUDA_HOME to it, or unset FORCE_CUDA to build the CPU kernels only.'
+            f'FORCE_CUDA=1, but there is no nvcc: install the CUDA {torch.version.cuda} toolkit '
+            'and set CUDA_HOME to it, or unset FORCE_CUDA to build the CPU kernels only.'
         )
     if toolkit is None:
         print('mmlocalattn: there is a GPU but no nvcc, so only the CPU kernels are built.')
@@ -99,15 +101,15 @@ def wants_cuda() -> bool:
     if major != int(torch.version.cuda.split('.')[0]):
         stop(
             f'nvcc in {home} is CUDA {major}, but torch {torch.__version__} is built with CUDA '
-            f'{torch.version.cuda}: set CUDA_HOME to a CUDA {torch.version.cuda} toolkit, or build the CPU '
-            'kernels only (without FORCE_CUDA, with CUDA_VISIBLE_DEVICES= if there is a GPU).'
+            f'{torch.version.cuda}: set CUDA_HOME to a CUDA {torch.version.cuda} toolkit, or build the '
+            'CPU kernels only (no FORCE_CUDA, and CUDA_VISIBLE_DEVICES= if there is a GPU).'
         )
     os.environ['CUDA_HOME'] = str(home)
     return True
 
 
 def wheel_cuda_headers() -> list[str]:
-    """Headers in the nvidia-* wheels, for a toolkit without the libraries' own, such as cublas_v2.h."""
+    """Headers of the nvidia-* wheels, for a toolkit without those of its libraries, as cublas_v2.h."""
     if Path(os.environ['CUDA_HOME'], 'include', 'cublas_v2.h').is_file():
         return []
     spec = find_spec('nvidia')
@@ -119,9 +121,9 @@ def extension() -> Extension:
     """``mmlocalattn._ext``: all CPU kernels, and all CUDA kernels if `wants_cuda`."""
     if find_spec('torch') is None:
         stop(
-            'the kernels are compiled against the installed torch, and there is none: install torch, then '
-            'run `pip install --no-build-isolation .` (an isolated build sees no torch), or set '
-            'MMLOCALATTN_WITH_OPS=0 to build without kernels.'
+            'the kernels are compiled against the installed torch, and there is none: install torch, '
+            'then run `pip install --no-build-isolation .` (an isolated build sees no torch), '
+            'or set MMLOCALATTN_WITH_OPS=0 to build without kernels.'
         )
     headers, with_cuda = mmcv_headers(), wants_cuda()
     # Imported after wants_cuda has set CUDA_HOME, which it reads once.
@@ -129,8 +131,8 @@ def extension() -> Extension:
 
     memory_gib = os.sysconf('SC_PAGE_SIZE') * os.sysconf('SC_PHYS_PAGES') >> 30
     os.environ.setdefault('MAX_JOBS', str(max(1, min(os.cpu_count() or 1, memory_gib // 4))))
-    # Without -fopenmp at::parallel_for runs on one thread. The linker does not get it: the extension then
-    # shares the OpenMP library that torch has loaded instead of bringing a second one.
+    # Without -fopenmp at::parallel_for runs on one thread. The linker does not get it, so that the
+    # extension shares the OpenMP library that torch has loaded instead of bringing a second one.
     flags = {
         'cxx': ['-O3', '-fopenmp'],
         'nvcc': ['-O3', *os.getenv('MMCV_CUDA_ARGS', '').split()],

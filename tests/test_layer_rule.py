@@ -1,0 +1,98 @@
+"""The layer rule: what each part of the package may import."""
+
+import ast
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[1]
+PACKAGE = ROOT / 'mmlocalattn'
+
+# Besides the standard library, torch and the part itself (backbones: pyramid, never sideways).
+ALLOWED = {
+    'ops': (),
+    'layers': ('mmlocalattn.ops', 'mmlocalattn.registry'),
+    'backbones': ('mmlocalattn.layers', 'mmlocalattn.registry', 'mmengine.model'),
+    'registry': ('mmengine.registry',),
+    'converters': (),
+    'heads': (
+        'mmlocalattn.layers',
+        'mmlocalattn.registry',
+        'mmdet.registry',
+        'mmpretrain.registry',
+    ),
+    'engine': ('mmengine', 'numpy'),
+    'adapt': ('mmengine',),
+    'collect_env': ('mmengine.utils.dl_utils', 'mmlocalattn.__version__', 'mmlocalattn.ops'),
+}
+
+
+def imported_names(path: Path) -> set[str]:
+    """Dotted names that a file imports anywhere in it, ``from a import b`` as ``a.b``."""
+    names = set()
+    for node in ast.walk(ast.parse(path.read_text())):
+        if isinstance(node, ast.Import):
+            names.update(alias.name for alias in node.names)
+        elif isinstance(node, ast.ImportFrom):
+            assert node.level == 0, f'{path}: relative import'
+            names.update(f'{node.module}.{alias.name}' for alias in node.names)
+    return names
+
+
+def forbidden_imports(path: Path) -> set[str]:
+    """Imports of a package file that the layer rule does not allow."""
+    part = path.relative_to(PACKAGE).with_suffix('').parts[0]
+    itself = 'mmlocalattn.backbones.pyramid' if part == 'backbones' else f'mmlocalattn.{part}'
+    if path.name == '__init__.py':
+        itself = f'mmlocalattn.{part}'
+    allowed = (*sys.stdlib_module_names, 'torch', itself, *ALLOWED[part])
+    return {
+        name
+        for name in imported_names(path)
+        if not any(f'{name}.'.startswith(f'{prefix}.') for prefix in allowed)
+    }
+
+
+@pytest.mark.parametrize(
+    'path',
+    [path for path in sorted(PACKAGE.rglob('*.py')) if '.mim' not in path.parts],
+    ids=lambda path: str(path.relative_to(PACKAGE)),
+)
+def test_layer_rule(path: Path) -> None:
+    if path == PACKAGE / '__init__.py':
+        assert not imported_names(path)
+    else:
+        assert not forbidden_imports(path)
+
+
+def test_layer_rule_sees_violations(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(globals(), 'PACKAGE', tmp_path)
+    source = 'import torch, natten\ndef f():\n    from mmlocalattn.backbones.nat import NAT\n'
+    (tmp_path / 'backbones').mkdir()
+    path = tmp_path / 'backbones' / 'ssvit.py'
+    path.write_text(source)
+    assert forbidden_imports(path) == {'natten', 'mmlocalattn.backbones.nat.NAT'}
+
+
+def test_operators_need_torch_only() -> None:
+    blocked = """
+import sys
+
+class Block:
+    def find_spec(self, name, path=None, target=None):
+        if name.split('.')[0] in ('mmengine', 'mmcv', 'mmdet', 'mmseg', 'mmpretrain', 'numpy'):
+            raise ModuleNotFoundError(name)
+
+sys.meta_path.insert(0, Block())
+import torch
+from mmlocalattn.ops.neighborhood import neighborhood_attention
+x = torch.randn(1, 5, 6, 2, 4)
+print(neighborhood_attention(x, x, x, 3).shape)
+"""
+    run = subprocess.run(
+        [sys.executable, '-c', blocked], cwd=ROOT, capture_output=True, text=True, check=False
+    )
+    assert run.returncode == 0, run.stderr
+    assert 'torch.Size([1, 5, 6, 2, 4])' in run.stdout

@@ -1,0 +1,238 @@
+"""What setup.py builds and installs, and the errors of setup.py and tools/setup_env.sh."""
+
+import importlib.util
+import os
+import re
+import shutil
+import subprocess
+import sys
+import tarfile
+from pathlib import Path
+from types import ModuleType, SimpleNamespace
+
+import pytest
+import torch
+from torch.utils import cpp_extension
+
+import mmlocalattn
+
+ROOT = Path(__file__).parents[1]
+SWITCHES = ('FORCE_CUDA', 'MMCV_CSRC_DIR', 'MMCV_CUDA_ARGS', 'MMLOCALATTN_WITH_OPS', 'MAX_JOBS')
+
+
+@pytest.fixture
+def setup_py(monkeypatch: pytest.MonkeyPatch) -> ModuleType:
+    """setup.py as a module, run in the repository on a machine without a GPU or switches."""
+    spec = importlib.util.spec_from_file_location('mmlocalattn_setup', ROOT / 'setup.py')
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    monkeypatch.chdir(ROOT)
+    monkeypatch.setattr(os, 'environ', os.environ.copy())
+    for switch in (*SWITCHES, 'CUDA_HOME', 'CUDA_PATH'):
+        monkeypatch.delenv(switch, raising=False)
+    monkeypatch.setattr(torch.cuda, 'is_available', lambda: False)
+    return module
+
+
+def fake_toolkit(folder: Path, release: str) -> Path:
+    """A CUDA toolkit whose nvcc answers only what setup.py asks."""
+    nvcc = folder / 'bin' / 'nvcc'
+    nvcc.parent.mkdir(parents=True)
+    nvcc.write_text(
+        f'#!/bin/sh\necho "Cuda compilation tools, release {release}, V{release}.1"\n'
+        f'echo "#$ TOP={folder}/bin/.." >&2\n'
+    )
+    nvcc.chmod(0o755)
+    return folder
+
+
+def stops_with(pattern: str) -> pytest.RaisesExc:
+    return pytest.raises(SystemExit, match=rf'\Ammlocalattn: [^\n]*{pattern}[^\n]*\Z')
+
+
+def test_missing_mmcv_is_named(setup_py: ModuleType, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(setup_py, 'find_spec', lambda name: None)
+    with stops_with('mmcv is not installed: .*pip install --no-build-isolation mmcv'):
+        setup_py.mmcv_headers()
+
+
+def test_mmcv_csrc_dir_names_the_headers(
+    setup_py: ModuleType, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.setenv('MMCV_CSRC_DIR', str(tmp_path))
+    with stops_with(f'{tmp_path} has no common/pytorch_cpp_helper.hpp'):
+        setup_py.mmcv_headers()
+    (tmp_path / 'common').mkdir()
+    (tmp_path / 'common' / 'pytorch_cpp_helper.hpp').touch()
+    assert setup_py.mmcv_headers() == tmp_path / 'common'
+
+
+def test_missing_torch_is_named(setup_py: ModuleType, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(setup_py, 'find_spec', lambda name: None)
+    with stops_with('install torch, then run `pip install --no-build-isolation .`'):
+        setup_py.extension()
+
+
+def test_cpu_torch_refuses_force_cuda(
+    setup_py: ModuleType, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(torch.version, 'cuda', None)
+    assert not setup_py.wants_cuda()
+    monkeypatch.setenv('FORCE_CUDA', '1')
+    with stops_with('FORCE_CUDA=1, but torch .* is built without CUDA: install a CUDA build'):
+        setup_py.wants_cuda()
+
+
+def test_nvcc_of_another_major_version_is_refused(
+    setup_py: ModuleType, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.setattr(torch.version, 'cuda', '13.0')
+    monkeypatch.setenv('CUDA_HOME', str(fake_toolkit(tmp_path / 'cuda', '12.8')))
+    monkeypatch.setenv('FORCE_CUDA', '1')
+    with stops_with('is CUDA 12, but torch .* is built with CUDA 13.0: set CUDA_HOME'):
+        setup_py.wants_cuda()
+
+
+def test_force_cuda_without_nvcc_is_refused(
+    setup_py: ModuleType, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.setattr(torch.version, 'cuda', '13.0')
+    monkeypatch.setenv('CUDA_HOME', str(tmp_path))
+    monkeypatch.setenv('FORCE_CUDA', '1')
+    with stops_with('FORCE_CUDA=1, but there is no nvcc: install the CUDA 13.0 toolkit'):
+        setup_py.wants_cuda()
+
+
+def test_gpu_without_nvcc_builds_for_the_cpu(
+    setup_py: ModuleType, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.setattr(torch.version, 'cuda', '13.0')
+    monkeypatch.setattr(torch.cuda, 'is_available', lambda: True)
+    monkeypatch.setenv('CUDA_HOME', str(tmp_path))
+    assert not setup_py.wants_cuda()
+
+
+def test_cuda_home_is_the_toolkit_behind_a_wrapper(
+    setup_py: ModuleType, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    toolkit = fake_toolkit(tmp_path / 'cuda-13', '13.0')
+    wrapper = tmp_path / 'wrapper' / 'nvcc'
+    wrapper.parent.mkdir()
+    wrapper.write_text(f'#!/bin/sh\nexec {toolkit}/bin/nvcc "$@"\n')
+    wrapper.chmod(0o755)
+    monkeypatch.setenv('PATH', f'{wrapper.parent}:{os.environ["PATH"]}')
+    assert setup_py.cuda_toolkit() == (toolkit, 13)
+
+
+def test_extension_without_cuda(setup_py: ModuleType) -> None:
+    extension = setup_py.extension()
+    assert extension.name == 'mmlocalattn._ext'
+    sources = {str(path.relative_to(ROOT)) for path in ROOT.glob('mmlocalattn/csrc/**/*.cpp')}
+    assert set(extension.sources) == sources
+    assert str(setup_py.mmcv_headers()) in extension.include_dirs
+    assert 'std' not in str(extension.extra_compile_args)
+
+
+def test_extension_with_cuda(
+    setup_py: ModuleType, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    toolkit = fake_toolkit(tmp_path / 'cuda', '13.0')
+    monkeypatch.setattr(torch.version, 'cuda', '13.0')
+    monkeypatch.setattr(cpp_extension, 'CUDA_HOME', str(toolkit))
+    monkeypatch.setenv('CUDA_HOME', str(toolkit))
+    monkeypatch.setenv('FORCE_CUDA', '1')
+    monkeypatch.setenv('MMCV_CUDA_ARGS', '--threads 2')
+    wheels = tmp_path / 'nvidia' / 'cu13' / 'include'
+    wheels.mkdir(parents=True)
+    spec = SimpleNamespace(submodule_search_locations=[str(tmp_path / 'nvidia')])
+    find_spec = importlib.util.find_spec
+    monkeypatch.setattr(
+        setup_py, 'find_spec', lambda name: spec if name == 'nvidia' else find_spec(name)
+    )
+    extension = setup_py.extension()
+    compiled = {str(path.relative_to(ROOT)) for path in ROOT.glob('mmlocalattn/csrc/cuda/*.cu')}
+    assert compiled <= set(extension.sources)
+    assert extension.extra_compile_args['nvcc'] == ['-O3', '--threads', '2']
+    assert extension.include_dirs[-1] == str(wheels)  # after the toolkit's own
+
+
+def test_configs_and_tools_are_found_beside_the_package() -> None:
+    mim = Path(mmlocalattn.__file__).parent / '.mim'
+    assert (mim / 'configs' / 'maskrcnn_ssvit_s_1x_coco.py').is_file()
+    assert (mim / 'tools' / 'train.py').is_file()
+
+
+@pytest.fixture(scope='module')
+def source_tree(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A copy of the repository's own files, to build in."""
+    tree = tmp_path_factory.mktemp('source') / 'mmlocalattn'
+    skipped = ('.venv', '.git', '.mim', '.*_cache', '__pycache__', '*.so', '*.egg-info')
+    skipped += ('build', 'dist', 'data', 'work_dirs')
+    return shutil.copytree(ROOT, tree, ignore=shutil.ignore_patterns(*skipped))
+
+
+def run_setup(tree: Path, *arguments: str) -> None:
+    subprocess.run(
+        [sys.executable, 'setup.py', '--quiet', *arguments],
+        cwd=tree,
+        env={**os.environ, 'MMLOCALATTN_WITH_OPS': '0'},
+        capture_output=True,
+        check=True,
+    )
+
+
+def test_wheel_content(source_tree: Path, tmp_path: Path) -> None:
+    run_setup(source_tree, 'build_py', '--build-lib', str(tmp_path))
+    assert [path.name for path in tmp_path.iterdir()] == ['mmlocalattn']
+    for name in ('configs', 'tools'):
+        ours = {path.relative_to(ROOT) for path in (ROOT / name).rglob('*.py')}
+        shipped = tmp_path / 'mmlocalattn' / '.mim'
+        assert {path.relative_to(shipped) for path in (shipped / name).rglob('*.py')} == ours
+    assert (tmp_path / 'mmlocalattn' / 'ops' / 'neighborhood.py').is_file()
+
+
+def test_sdist_content(source_tree: Path, tmp_path: Path) -> None:
+    run_setup(source_tree, 'sdist', '--dist-dir', str(tmp_path))
+    (archive,) = tmp_path.iterdir()
+    assert archive.name == f'mmlocalattn-{mmlocalattn.__version__}.tar.gz'
+    with tarfile.open(archive) as file:
+        names = {name.partition('/')[2] for name in file.getnames()}
+        top_level = file.extractfile(
+            f'mmlocalattn-{mmlocalattn.__version__}/mmlocalattn.egg-info/top_level.txt'
+        ).read()
+    assert top_level == b'mmlocalattn\n'  # mmengine takes its first line for the package
+    assert not any(name.endswith('entry_points.txt') for name in names)
+    wanted = ['LICENSE', 'pyproject.toml', 'setup.py', 'requirements/reference.txt']
+    for pattern in ('mmlocalattn/csrc/**/*.*', 'configs/**/*.py', 'tools/*.*'):
+        wanted += (str(path.relative_to(ROOT)) for path in ROOT.glob(pattern))
+    assert not set(wanted) - names
+
+
+def test_version_has_one_source() -> None:
+    version = re.escape(mmlocalattn.__version__)
+    assert re.fullmatch(r'\d+\.\d+\.\d+\S*', mmlocalattn.__version__)
+    for name in ('setup.py', 'pyproject.toml'):
+        assert not re.search(rf'\b{version}\b', (ROOT / name).read_text())
+
+
+@pytest.mark.parametrize(
+    ('variables', 'message'),
+    [
+        ({'PYTHON': 'false'}, 'needs Python 3.11 or 3.12 and false is not'),
+        ({'PYTHON': sys.executable, 'CXX': 'no-such-g++'}, 'no C++ compiler no-such-g++'),
+    ],
+)
+def test_setup_env_says_what_is_missing(
+    variables: dict[str, str], message: str, tmp_path: Path
+) -> None:
+    run = subprocess.run(
+        ['bash', ROOT / 'tools' / 'setup_env.sh'],
+        env={**os.environ, 'MMLOCALATTN_VENV': str(tmp_path / 'venv'), **variables},
+        cwd=tmp_path,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert run.returncode == 1
+    assert message in run.stderr
+    assert not (tmp_path / 'venv').exists()
