@@ -61,7 +61,7 @@ def mmcv_headers() -> Path:
 
 
 def cuda_toolkit() -> tuple[Path, int] | None:
-    """Root and major version of the CUDA toolkit, asked of nvcc: the one on PATH may be a wrapper."""
+    """Root and major version of the CUDA toolkit, asked of nvcc, which may be a wrapper."""
     home = os.getenv('CUDA_HOME') or os.getenv('CUDA_PATH')
     path = f'{home}/bin' if home else f'{os.environ["PATH"]}:/usr/local/cuda/bin'
     nvcc = shutil.which('nvcc', path=path)
@@ -101,15 +101,15 @@ def wants_cuda() -> bool:
     if major != int(torch.version.cuda.split('.')[0]):
         stop(
             f'nvcc in {home} is CUDA {major}, but torch {torch.__version__} is built with CUDA '
-            f'{torch.version.cuda}: set CUDA_HOME to a CUDA {torch.version.cuda} toolkit, or build the '
-            'CPU kernels only (no FORCE_CUDA, and CUDA_VISIBLE_DEVICES= if there is a GPU).'
+            f'{torch.version.cuda}: set CUDA_HOME to a CUDA {torch.version.cuda} toolkit, or build '
+            'the CPU kernels only (no FORCE_CUDA, and CUDA_VISIBLE_DEVICES= if there is a GPU).'
         )
     os.environ['CUDA_HOME'] = str(home)
     return True
 
 
 def wheel_cuda_headers() -> list[str]:
-    """Headers of the nvidia-* wheels, for a toolkit without those of its libraries, as cublas_v2.h."""
+    """Headers of the nvidia-* wheels, for a toolkit without its libraries' own (cublas_v2.h)."""
     if Path(os.environ['CUDA_HOME'], 'include', 'cublas_v2.h').is_file():
         return []
     spec = find_spec('nvidia')
@@ -121,8 +121,8 @@ def extension() -> Extension:
     """``mmlocalattn._ext``: all CPU kernels, and all CUDA kernels if `wants_cuda`."""
     if find_spec('torch') is None:
         stop(
-            'the kernels are compiled against the installed torch, and there is none: install torch, '
-            'then run `pip install --no-build-isolation .` (an isolated build sees no torch), '
+            'the kernels are compiled against the installed torch, and there is none: install '
+            'torch, then run `pip install --no-build-isolation .` (an isolated build sees no torch), '
             'or set MMLOCALATTN_WITH_OPS=0 to build without kernels.'
         )
     headers, with_cuda = mmcv_headers(), wants_cuda()
