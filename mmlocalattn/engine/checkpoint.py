@@ -1,7 +1,9 @@
 """Finding and reading the checkpoints MMEngine writes."""
 
 import zipfile
+from collections.abc import Callable
 from pathlib import Path
+from pickle import UnpicklingError
 
 import numpy as np
 import torch
@@ -11,14 +13,15 @@ from mmengine.logging import HistoryBuffer
 def allow_mmengine_checkpoints() -> None:
     """Let ``torch.load(weights_only=True)``, the default since torch 2.6, read MMEngine's files.
 
-    Besides tensors a checkpoint holds the log history, a :class:`HistoryBuffer` of NumPy arrays.
-    Only the classes needed for that are allowed; a file with anything else is still refused.
+    Besides tensors a checkpoint holds the log history, a :class:`HistoryBuffer` of NumPy arrays
+    and of its own methods. Only what that needs is allowed; a file with anything else is refused.
     """
     multiarray = np._core.multiarray
     dtypes = ('float32', 'float64', 'int32', 'int64', 'uint8', 'uint32', 'bool')
     torch.serialization.add_safe_globals(
         [
             HistoryBuffer,
+            (_history_method, 'builtins.getattr'),
             np.ndarray,
             np.dtype,
             *(type(np.dtype(name)) for name in dtypes),
@@ -29,6 +32,13 @@ def allow_mmengine_checkpoints() -> None:
             (multiarray.scalar, 'numpy.core.multiarray.scalar'),
         ]
     )
+
+
+def _history_method(owner: type, name: str) -> Callable:
+    """The ``getattr`` that checkpoints may call: for the methods of :class:`HistoryBuffer` only."""
+    if owner is not HistoryBuffer or name.startswith('_'):
+        raise UnpicklingError(f'checkpoint asks for {owner}.{name}, which is not allowed')
+    return getattr(owner, name)
 
 
 def last_whole_checkpoint(work_dir: str) -> str | None:

@@ -1,0 +1,142 @@
+"""Data sets and configs small enough to train in seconds, for the tests of the tools."""
+
+import json
+from pathlib import Path
+
+import cv2
+import numpy as np
+
+CONFIGS = Path(__file__).parents[2] / 'configs'
+SIDE = 64
+NUM_IMAGES = 6
+
+
+def make_data(root: Path) -> None:
+    """Write six pictures of one bright square as COCO, index-map and class-folder data sets.
+
+    Args:
+        root: Folder to fill: ``images/``, ``maps/``, ``classes/{dark,light}/``, ``coco.json``.
+    """
+    rng = np.random.default_rng(0)
+    for folder in ('images', 'maps', 'classes/dark', 'classes/light'):
+        (root / folder).mkdir(parents=True)
+    images, annotations = [], []
+    for i in range(NUM_IMAGES):
+        x, y, side = (int(value) for value in (*rng.integers(4, 28, 2), rng.integers(20, 32)))
+        label = i % 2
+        picture = rng.integers(0, 90, (SIDE, SIDE, 3), dtype=np.uint8)
+        picture[y : y + side, x : x + side] += np.uint8(80 + 80 * label)
+        index_map = np.zeros((SIDE, SIDE), np.uint8)
+        index_map[y : y + side, x : x + side] = 1 + label
+        name = f'{i}.png'
+        cv2.imwrite(str(root / 'images' / name), picture)
+        cv2.imwrite(str(root / 'classes' / ('dark', 'light')[label] / name), picture)
+        cv2.imwrite(str(root / 'maps' / name), index_map)
+        images.append(dict(id=i, file_name=name, width=SIDE, height=SIDE))
+        corners = [x, y, x + side, y, x + side, y + side, x, y + side]
+        annotations.append(
+            dict(
+                id=i,
+                image_id=i,
+                category_id=label,
+                bbox=[x, y, side, side],
+                area=side * side,
+                segmentation=[corners],
+                iscrowd=0,
+            )
+        )
+    categories = [dict(id=0, name='dark'), dict(id=1, name='light')]
+    content = dict(images=images, annotations=annotations, categories=categories)
+    (root / 'coco.json').write_text(json.dumps(content))
+
+
+BACKBONE = """dict(
+        arch=dict(_delete_=True, embed_dims=[8, 16, 24, 32], depths=[1, 1, 2, 1],
+                  num_heads=[1, 2, 3, 4], mlp_ratios=[2, 2, 2, 2]),
+        drop_path_rate=0.2)"""
+
+DETECTION = """
+_base_ = '{configs}/maskrcnn_ssvit_t_1x_coco.py'
+model = dict(
+    backbone={backbone},
+    neck=dict(in_channels=[8, 16, 24, 32], out_channels=16),
+    rpn_head=dict(in_channels=16, feat_channels=16),
+    roi_head=dict(
+        bbox_roi_extractor=dict(out_channels=16),
+        bbox_head=dict(in_channels=16, fc_out_channels=16, num_classes=2),
+        mask_roi_extractor=dict(out_channels=16),
+        mask_head=dict(in_channels=16, conv_out_channels=16, num_classes=2)),
+    train_cfg=dict(rpn=dict(sampler=dict(num=16)), rpn_proposal=dict(nms_pre=20, max_per_img=20),
+                   rcnn=dict(sampler=dict(num=16))),
+    test_cfg=dict(rpn=dict(nms_pre=20, max_per_img=20), rcnn=dict(max_per_img=5, score_thr=0.0)))
+pipeline = [
+    dict(type='LoadImageFromFile'),
+    dict(type='LoadAnnotations', with_bbox=True, with_mask=True),
+    dict(type='Resize', scale=(64, 64)),
+    dict(type='PackDetInputs',
+         meta_keys=('img_id', 'img_path', 'ori_shape', 'img_shape', 'scale_factor'))]
+data = dict(
+    data_root='{data}', ann_file='coco.json', data_prefix=dict(img='images/'),
+    metainfo=dict(classes=('dark', 'light')), pipeline=pipeline)
+loader = dict(batch_size=2, num_workers=0, persistent_workers=False, dataset=data)
+train_dataloader = loader
+val_dataloader = loader
+test_dataloader = loader
+val_evaluator = dict(ann_file='{data}/coco.json')
+test_evaluator = val_evaluator
+train_cfg = dict(max_epochs=3, val_interval=3)
+param_scheduler = [dict(type='MultiStepLR', by_epoch=True, begin=0, end=3, milestones=[1, 2])]
+default_hooks = dict(logger=dict(interval=1))
+"""
+
+SEGMENTATION = """
+_base_ = '{configs}/semfpn_ssvit_t_80k_ade20k.py'
+norm_cfg = dict(_delete_=True, type='GN', num_groups=4)
+model = dict(
+    data_preprocessor=dict(size=(64, 64)),
+    backbone={backbone},
+    neck=dict(in_channels=[8, 16, 24, 32], out_channels=16),
+    decode_head=dict(in_channels=[16] * 4, channels=16, num_classes=3, norm_cfg=norm_cfg))
+pipeline = [
+    dict(type='LoadImageFromFile'), dict(type='LoadAnnotations'), dict(type='PackSegInputs')]
+data = dict(
+    _delete_=True, type='BaseSegDataset', data_root='{data}', pipeline=pipeline,
+    img_suffix='.png', data_prefix=dict(img_path='images', seg_map_path='maps'),
+    metainfo=dict(classes=('background', 'dark', 'light'),
+                  palette=[[0, 0, 0], [90, 90, 90], [250, 250, 250]]))
+train_dataloader = dict(batch_size=2, num_workers=1, dataset=data)
+val_dataloader = dict(num_workers=0, persistent_workers=False, dataset=data)
+test_dataloader = val_dataloader
+train_cfg = dict(max_iters=8, val_interval=4)
+param_scheduler = [dict(type='PolyLR', by_epoch=False, begin=0, end=8)]
+default_hooks = dict(logger=dict(interval=1), checkpoint=dict(interval=3))
+"""
+
+CLASSIFICATION = """
+_base_ = '{configs}/ssvit_t_300e_imagenet.py'
+model = dict(
+    backbone={backbone},
+    neck=dict(in_channels=32, out_channels=16),
+    head=dict(in_channels=16, num_classes=2, topk=(1,)))
+data_preprocessor = dict(num_classes=2)
+pipeline = [dict(type='LoadImageFromFile'), dict(type='PackInputs')]
+data = dict(
+    _delete_=True, type='CustomDataset', data_root='{data}/classes', with_label=True,
+    pipeline=pipeline)
+loader = dict(batch_size=2, num_workers=0, persistent_workers=False, dataset=data)
+train_dataloader = loader
+val_dataloader = loader
+test_dataloader = loader
+val_evaluator = dict(topk=(1,))
+test_evaluator = val_evaluator
+train_cfg = dict(max_epochs=1)
+param_scheduler = [dict(_delete_=True, type='ConstantLR', factor=1.0)]
+default_hooks = dict(logger=dict(interval=1))
+"""
+
+
+def write_config(path: Path, text: str, data: Path, extra: str = '') -> str:
+    """Write one of the configs above, with ``extra`` at its end, and return its path."""
+    filled = text.format(configs=CONFIGS, backbone=BACKBONE, data=data)
+    path.write_text(filled + extra)
+    return str(path)
