@@ -82,9 +82,8 @@ class PyramidBackbone(BaseModule):
     ) -> None:
         super().__init__(init_cfg)
         out_indices = tuple(out_indices)
-        if not out_indices or list(out_indices) != sorted(
-            set(out_indices) & set(range(len(stages)))
-        ):
+        valid = sorted({*out_indices} & {*range(len(stages))})
+        if not out_indices or list(out_indices) != valid:
             raise ValueError(
                 f'out_indices must be increasing stage numbers in 0..{len(stages) - 1}, '
                 f'got {out_indices=}'

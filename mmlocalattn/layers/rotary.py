@@ -15,9 +15,8 @@ def rotary_table(
     index. Pair ``i`` of a half turns by ``index / BASE ** (i / (head_dim / 4 - 1))``: indices are
     absolute, not divided by the map's size. Source: ``RoPE`` in SSViT's ``SSViT.py``.
 
-    The table is recomputed where it is needed: one per stage and forward costs less than a
-    thousandth of the stage's blocks, and there is no cache to keep right under torch.compile, DDP
-    and changing image sizes.
+    Recompute the table where it is needed: one per stage and forward costs little beside the
+    stage's blocks, and no cache must be kept right under torch.compile, DDP and changing sizes.
 
     Args:
         height: Of the map.
@@ -39,8 +38,7 @@ def rotary_table(
     angle = (1.0 / BASE**exponent).repeat_interleave(2)  # (head_dim / 2,)
     rows = torch.arange(height, device=device, dtype=torch.float32)[:, None] * angle
     columns = torch.arange(width, device=device, dtype=torch.float32)[:, None] * angle
-    sin, cos = (_table(rows.sin(), columns.sin()), _table(rows.cos(), columns.cos()))
-    return sin, cos
+    return _table(rows.sin(), columns.sin()), _table(rows.cos(), columns.cos())
 
 
 def _table(rows: Tensor, columns: Tensor) -> Tensor:
