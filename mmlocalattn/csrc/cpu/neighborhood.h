@@ -13,11 +13,17 @@
 namespace mmlocalattn {
 namespace cpu {
 
+// What WindowAxis says about one index.
+struct WindowAt {
+  int64_t start, first_offset, inverse_start, inverse_count;
+};
+
 // One attention problem on packed tensors: a map is (batch * heads, height, width, dim) with dim
 // padded by zeros to a multiple of kLaneBytes, a log-sum-exp is (batch * heads, height, width).
 template <typename T>
 struct Neighborhood {
   WindowAxis rows, cols;
+  const WindowAt* col_windows;  // of every column: the index maths divides, too slow for each query
   int64_t heads, dim;
   const T* query;  // already multiplied by the scale
   const T* key;

@@ -32,14 +32,16 @@ struct Vector<float> {
   typedef float type __attribute__((vector_size(MMLOCALATTN_VECTOR_BYTES)));
   typedef float unaligned
       __attribute__((vector_size(MMLOCALATTN_VECTOR_BYTES), aligned(4), may_alias));
-  typedef int32_t index __attribute__((vector_size(MMLOCALATTN_VECTOR_BYTES)));
+  typedef int32_t integer;
+  typedef integer index __attribute__((vector_size(MMLOCALATTN_VECTOR_BYTES)));
 };
 template <>
 struct Vector<double> {
   typedef double type __attribute__((vector_size(MMLOCALATTN_VECTOR_BYTES)));
   typedef double unaligned
       __attribute__((vector_size(MMLOCALATTN_VECTOR_BYTES), aligned(8), may_alias));
-  typedef int64_t index __attribute__((vector_size(MMLOCALATTN_VECTOR_BYTES)));
+  typedef int64_t integer;
+  typedef integer index __attribute__((vector_size(MMLOCALATTN_VECTOR_BYTES)));
 };
 
 template <typename T>
@@ -99,18 +101,31 @@ MMLOCALATTN_INLINE void sum_lanes(Vec<T> a, Vec<T> b, Vec<T> c, Vec<T> d, T* out
   }
 }
 
-template <typename T>
-MMLOCALATTN_INLINE T sum_lanes(Vec<T> x) {
-  T sum = x[0];
-  for (int i = 1; i < lanes<T>; ++i) sum += x[i];
-  return sum;
+// Lane i becomes lane i ^ kStep.
+template <int kStep, typename T, int... kLane>
+MMLOCALATTN_INLINE Vec<T> swap_lanes(Vec<T> x, std::integer_sequence<int, kLane...>) {
+  return shuffle<T>(x, x, std::integer_sequence<int, (kLane ^ kStep)...>());
 }
 
-template <typename T>
+template <typename T, int kStep = lanes<T> / 2>
+MMLOCALATTN_INLINE T sum_lanes(Vec<T> x) {
+  x += swap_lanes<kStep, T>(x, std::make_integer_sequence<int, lanes<T>>());
+  if constexpr (kStep == 1) {
+    return x[0];
+  } else {
+    return sum_lanes<T, kStep / 2>(x);
+  }
+}
+
+template <typename T, int kStep = lanes<T> / 2>
 MMLOCALATTN_INLINE T max_lanes(Vec<T> x) {
-  T most = x[0];
-  for (int i = 1; i < lanes<T>; ++i) most = most < x[i] ? x[i] : most;
-  return most;
+  const Vec<T> other = swap_lanes<kStep, T>(x, std::make_integer_sequence<int, lanes<T>>());
+  x = x < other ? other : x;
+  if constexpr (kStep == 1) {
+    return x[0];
+  } else {
+    return max_lanes<T, kStep / 2>(x);
+  }
 }
 
 MMLOCALATTN_INLINE Vec<double> exp(Vec<double> x) {
@@ -232,66 +247,123 @@ MMLOCALATTN_INLINE void dot_window(const Window<T>& window, const T* x, const T*
   }
 }
 
-// One row of one map of one head.
+// One row of one map of one head. `dim` is the packed head_dim, here so that callers can make it a
+// constant.
 template <typename T>
 struct Row {
-  int64_t y, map_offset, lse_offset;
+  const Neighborhood<T>& problem;
+  int64_t dim, y, map_offset, lse_offset;
   const T* bias;
 
-  MMLOCALATTN_INLINE Row(const Neighborhood<T>& problem, int64_t row) {
+  MMLOCALATTN_INLINE Row(const Neighborhood<T>& problem, int64_t row, int64_t dim)
+      : problem(problem), dim(dim) {
     const int64_t height = problem.rows.length, width = problem.cols.length;
     y = row % height;
-    map_offset = row / height * height * width * problem.dim;
+    map_offset = row / height * height * width * dim;
     lse_offset = row * width;
     const int64_t table = (2 * problem.rows.kernel - 1) * (2 * problem.cols.kernel - 1);
     bias = problem.bias ? problem.bias + row / height % problem.heads * table : nullptr;
   }
+
+  // Offset of the channels of position x.
+  MMLOCALATTN_INLINE int64_t at(int64_t x) const {
+    return map_offset + (y * problem.cols.length + x) * dim;
+  }
+
+  MMLOCALATTN_INLINE Window<T> window(int64_t first_y, int64_t first_x, int64_t row_count,
+                                      int64_t col_count) const {
+    const int64_t width = problem.cols.length;
+    return {(first_y * width + first_x) * dim, problem.rows.dilation * width * dim,
+            problem.cols.dilation * dim, row_count, col_count};
+  }
 };
 
+// The keys that the queries of one row see.
 template <typename T>
-MMLOCALATTN_INLINE Window<T> query_window(const Neighborhood<T>& problem, int64_t y, int64_t x) {
-  const int64_t width = problem.cols.length, dim = problem.dim;
-  return {(problem.rows.start(y) * width + problem.cols.start(x)) * dim,
-          problem.rows.dilation * width * dim, problem.cols.dilation * dim, problem.rows.kernel,
-          problem.cols.kernel};
-}
+struct QueryRow : Row<T> {
+  int64_t first_y, table_width;
+  const T* bias_row;  // entry of the first row of taps and column offset 0, or null
 
-template <typename T>
-MMLOCALATTN_INLINE Window<T> key_window(const Neighborhood<T>& problem, int64_t y, int64_t x) {
-  const int64_t width = problem.cols.length, dim = problem.dim;
-  return {(problem.rows.inverse_start(y) * width + problem.cols.inverse_start(x)) * dim,
-          problem.rows.dilation * width * dim, problem.cols.dilation * dim,
-          problem.rows.inverse_count(y), problem.cols.inverse_count(x)};
-}
-
-// logits of query (y, x) over its window, bias included.
-template <typename T>
-MMLOCALATTN_INLINE void query_logits(const Neighborhood<T>& problem, const Row<T>& row,
-                                     const Window<T>& window, int64_t x, T* logits) {
-  const int64_t width = problem.cols.length, dim = problem.dim;
-  dot_window(window, problem.query + row.map_offset + (row.y * width + x) * dim,
-             problem.key + row.map_offset, dim, logits);
-  if (!row.bias) return;
-  const int64_t table_width = 2 * problem.cols.kernel - 1;
-  const T* bias =
-      row.bias + problem.rows.first_offset(row.y) * table_width + problem.cols.first_offset(x);
-  for (int64_t a = 0; a < window.row_count; ++a) {
-    for (int64_t b = 0; b < window.col_count; ++b)
-      logits[a * window.col_count + b] += bias[a * table_width + b];
+  MMLOCALATTN_INLINE QueryRow(const Neighborhood<T>& problem, int64_t row, int64_t dim)
+      : Row<T>(problem, row, dim) {
+    first_y = problem.rows.start(this->y);
+    table_width = 2 * problem.cols.kernel - 1;
+    bias_row = this->bias ? this->bias + problem.rows.first_offset(this->y) * table_width : nullptr;
   }
-}
+
+  MMLOCALATTN_INLINE Window<T> window(int64_t x) const {
+    return Row<T>::window(first_y, this->problem.col_windows[x].start, this->problem.rows.kernel,
+                          this->problem.cols.kernel);
+  }
+
+  // Logits of query x over its window, bias included.
+  MMLOCALATTN_INLINE void logits(const Window<T>& window, int64_t x, T* out) const {
+    dot_window(window, this->problem.query + this->at(x), this->problem.key + this->map_offset,
+               this->dim, out);
+    if (!bias_row) return;
+    const T* entry = bias_row + this->problem.col_windows[x].first_offset;
+    for (int64_t a = 0; a < window.row_count; ++a) {
+      for (int64_t b = 0; b < window.col_count; ++b) {
+        out[a * window.col_count + b] += entry[a * table_width + b];
+      }
+    }
+  }
+};
+
+// The queries that see the keys of one row.
+template <typename T>
+struct KeyRow : Row<T> {
+  int64_t first_y, row_count, first_lse;
+
+  MMLOCALATTN_INLINE KeyRow(const Neighborhood<T>& problem, int64_t row, int64_t dim)
+      : Row<T>(problem, row, dim) {
+    first_y = problem.rows.inverse_start(this->y);
+    row_count = problem.rows.inverse_count(this->y);
+    first_lse = this->lse_offset + (first_y - this->y) * problem.cols.length;
+  }
+
+  MMLOCALATTN_INLINE Window<T> window(int64_t x) const {
+    const WindowAt& cols = this->problem.col_windows[x];
+    return Row<T>::window(first_y, cols.inverse_start, row_count, cols.inverse_count);
+  }
+
+  // Index of the first query of row a of the window of key x in logsumexp and delta.
+  MMLOCALATTN_INLINE int64_t query_at(int64_t a, int64_t x) const {
+    return first_lse + a * this->problem.rows.dilation * this->problem.cols.length +
+           this->problem.col_windows[x].inverse_start;
+  }
+
+  // Adds to the logits of the queries that see key x the bias minus the log-sum-exp of each query.
+  MMLOCALATTN_INLINE void shift_logits(const Window<T>& window, int64_t x, T* logits) const {
+    const WindowAxis &rows = this->problem.rows, &cols = this->problem.cols;
+    const int64_t table_width = 2 * cols.kernel - 1;
+    // The offset from query to key, in taps, falls by one from query to query.
+    const int64_t row_offset = (this->y - first_y) / rows.dilation + rows.kernel - 1;
+    const int64_t first_x = this->problem.col_windows[x].inverse_start;
+    for (int64_t a = 0; a < window.row_count; ++a) {
+      const T* lse = this->problem.logsumexp + query_at(a, x);
+      T* line = logits + a * window.col_count;
+      for (int64_t b = 0; b < window.col_count; ++b) line[b] -= lse[b * cols.dilation];
+      if (!this->bias) continue;
+      const T* entry = this->bias + (row_offset - a) * table_width + (x - first_x) / cols.dilation +
+                       cols.kernel - 1;
+      for (int64_t b = 0; b < window.col_count; ++b) line[b] += entry[-b];
+    }
+  }
+};
 
 // x[0..count) = exp(x - shift), the rest of the last vector 0; returns the sum.
-template <typename T>
-MMLOCALATTN_INLINE T exp_all(T* x, int64_t count, T shift) {
-  constexpr int kLanes = lanes<T>;
+template <typename T, int... kLane>
+MMLOCALATTN_INLINE T exp_all(T* x, int64_t count, T shift, std::integer_sequence<int, kLane...>) {
+  using Index = typename Vector<T>::index;
+  constexpr int kLanes = sizeof...(kLane);
+  const Index lane{kLane...};
   Vec<T> sum{};
   for (int64_t i = 0; i < count; i += kLanes) {
     Vec<T> weight = exp(load(x + i) - shift);
-    if (i + kLanes > count) {
-      for (int lane = 0; lane < kLanes; ++lane)
-        weight[lane] = i + lane < count ? weight[lane] : T(0);
-    }
+    if (i + kLanes > count)
+      weight =
+          lane < Index{} + static_cast<typename Vector<T>::integer>(count - i) ? weight : Vec<T>{};
     sum += weight;
     store(x + i, weight);
   }
@@ -299,111 +371,119 @@ MMLOCALATTN_INLINE T exp_all(T* x, int64_t count, T shift) {
 }
 
 template <typename T>
-void forward(const Neighborhood<T>& problem, int64_t index, T* logits, T* out) {
-  constexpr int kLanes = lanes<T>;
-  const Row<T> row(problem, index);
-  const int64_t taps = problem.rows.kernel * problem.cols.kernel;
-  for (int64_t x = 0; x < problem.cols.length; ++x) {
-    const Window<T> window = query_window(problem, row.y, x);
-    query_logits(problem, row, window, x, logits);
-    for (int64_t i = taps; i % kLanes; ++i) logits[i] = logits[0];
-    Vec<T> most = load(logits);
-    for (int64_t i = kLanes; i < taps; i += kLanes) {
-      const Vec<T> next = load(logits + i);
-      most = most < next ? next : most;
-    }
-    const T shift = max_lanes<T>(most);
-    const T sum = exp_all(logits, taps, shift);
-    problem.logsumexp[row.lse_offset + x] =
-        shift + (sizeof(T) == 4 ? T(__builtin_logf(float(sum))) : T(__builtin_log(double(sum))));
-    weighted_sum(window, problem.value + row.map_offset, logits, problem.dim, T(1) / sum,
-                 out + x * problem.dim);
-  }
+MMLOCALATTN_INLINE T exp_all(T* x, int64_t count, T shift) {
+  return exp_all(x, count, shift, std::make_integer_sequence<int, lanes<T>>());
 }
+
+template <typename T>
+MMLOCALATTN_INLINE T max_all(T* x, int64_t count) {
+  constexpr int kLanes = lanes<T>;
+  for (int64_t i = count; i % kLanes; ++i) x[i] = x[0];
+  Vec<T> most = load(x);
+  for (int64_t i = kLanes; i < count; i += kLanes) {
+    const Vec<T> next = load(x + i);
+    most = most < next ? next : most;
+  }
+  return max_lanes<T>(most);
+}
+
+MMLOCALATTN_INLINE float log(float x) { return __builtin_logf(x); }
+MMLOCALATTN_INLINE double log(double x) { return __builtin_log(x); }
+
+struct Forward {
+  template <typename T>
+  static MMLOCALATTN_INLINE void run(int64_t dim, const Neighborhood<T>& problem, int64_t index,
+                                     T* logits, T* out) {
+    const QueryRow<T> row(problem, index, dim);
+    const int64_t taps = problem.rows.kernel * problem.cols.kernel;
+    for (int64_t x = 0; x < problem.cols.length; ++x) {
+      const Window<T> window = row.window(x);
+      row.logits(window, x, logits);
+      const T shift = max_all(logits, taps);
+      const T sum = exp_all(logits, taps, shift);
+      problem.logsumexp[row.lse_offset + x] = shift + log(sum);
+      weighted_sum(window, problem.value + row.map_offset, logits, dim, T(1) / sum, out + x * dim);
+    }
+  }
+};
 
 // Per query: weights = P, then grads = dS.
-template <typename T>
-void backward_query(const Neighborhood<T>& problem, int64_t index, T* scratch, T* grad_query,
-                    T* grad_bias) {
-  const Row<T> row(problem, index);
-  const int64_t dim = problem.dim, width = problem.cols.length,
-                taps = problem.rows.kernel * problem.cols.kernel;
-  const int64_t table_width = 2 * problem.cols.kernel - 1;
-  T *weights = scratch, *grads = scratch + scratch_size(problem) / 2;
-  for (int64_t x = 0; x < width; ++x) {
-    const Window<T> window = query_window(problem, row.y, x);
-    query_logits(problem, row, window, x, weights);
-    exp_all(weights, taps, problem.logsumexp[row.lse_offset + x]);
-    dot_window(window, problem.grad_output + row.map_offset + (row.y * width + x) * dim,
-               problem.value + row.map_offset, dim, grads);
-    const T delta = problem.delta[row.lse_offset + x];
-    for (int64_t i = 0; i < taps; ++i) grads[i] = weights[i] * (grads[i] - delta);
-    weighted_sum(window, problem.key + row.map_offset, grads, dim, T(1), grad_query + x * dim);
-    if (!grad_bias) continue;
-    T* table =
-        grad_bias + problem.rows.first_offset(row.y) * table_width + problem.cols.first_offset(x);
-    for (int64_t a = 0; a < window.row_count; ++a) {
-      for (int64_t b = 0; b < window.col_count; ++b)
-        table[a * table_width + b] += grads[a * window.col_count + b];
-    }
-  }
-}
-
-// Adds to the logits of the queries that see key (y, x) the bias minus the log-sum-exp of each
-// query.
-template <typename T>
-MMLOCALATTN_INLINE void shift_logits(const Neighborhood<T>& problem, const Row<T>& row,
-                                     const Window<T>& window, int64_t x, T* logits) {
-  const int64_t width = problem.cols.length, table_width = 2 * problem.cols.kernel - 1;
-  const int64_t map = row.lse_offset - row.y * width;
-  const int64_t y0 = problem.rows.inverse_start(row.y), x0 = problem.cols.inverse_start(x);
-  for (int64_t a = 0; a < window.row_count; ++a) {
-    const int64_t query_y = y0 + a * problem.rows.dilation;
-    const T* lse = problem.logsumexp + map + query_y * width + x0;
-    T* line = logits + a * window.col_count;
-    for (int64_t b = 0; b < window.col_count; ++b) line[b] -= lse[b * problem.cols.dilation];
-    if (!row.bias) continue;
-    // (key - query) / dilation + kernel - 1 falls by one from query to query.
-    const T* bias =
-        row.bias +
-        ((row.y - query_y) / problem.rows.dilation + problem.rows.kernel - 1) * table_width +
-        (x - x0) / problem.cols.dilation + problem.cols.kernel - 1;
-    for (int64_t b = 0; b < window.col_count; ++b) line[b] += bias[-b];
-  }
-}
-
-template <typename T>
-void backward_key_value(const Neighborhood<T>& problem, int64_t index, T* scratch, T* grad_key,
-                        T* grad_value) {
-  const Row<T> row(problem, index);
-  const int64_t dim = problem.dim, width = problem.cols.length;
-  const int64_t map = row.lse_offset - row.y * width;
-  T *weights = scratch, *grads = scratch + scratch_size(problem) / 2;
-  for (int64_t x = 0; x < width; ++x) {
-    const Window<T> window = key_window(problem, row.y, x);
-    const int64_t here = row.map_offset + (row.y * width + x) * dim,
-                  taps = window.row_count * window.col_count;
-    const int64_t y0 = problem.rows.inverse_start(row.y), x0 = problem.cols.inverse_start(x);
-    dot_window(window, problem.key + here, problem.query + row.map_offset, dim, weights);
-    shift_logits(problem, row, window, x, weights);
-    exp_all(weights, taps, T(0));
-    weighted_sum(window, problem.grad_output + row.map_offset, weights, dim, T(1),
-                 grad_value + x * dim);
-    dot_window(window, problem.value + here, problem.grad_output + row.map_offset, dim, grads);
-    for (int64_t a = 0; a < window.row_count; ++a) {
-      const T* delta = problem.delta + map + (y0 + a * problem.rows.dilation) * width + x0;
-      for (int64_t b = 0; b < window.col_count; ++b) {
-        const int64_t i = a * window.col_count + b;
-        grads[i] = weights[i] * (grads[i] - delta[b * problem.cols.dilation]);
+struct BackwardQuery {
+  template <typename T>
+  static MMLOCALATTN_INLINE void run(int64_t dim, const Neighborhood<T>& problem, int64_t index,
+                                     T* scratch, T* grad_query, T* grad_bias) {
+    const QueryRow<T> row(problem, index, dim);
+    const int64_t taps = problem.rows.kernel * problem.cols.kernel;
+    const int64_t bias_row = problem.rows.first_offset(row.y) * row.table_width;
+    T *weights = scratch, *grads = scratch + scratch_size(problem) / 2;
+    for (int64_t x = 0; x < problem.cols.length; ++x) {
+      const Window<T> window = row.window(x);
+      row.logits(window, x, weights);
+      exp_all(weights, taps, problem.logsumexp[row.lse_offset + x]);
+      dot_window(window, problem.grad_output + row.at(x), problem.value + row.map_offset, dim,
+                 grads);
+      const T delta = problem.delta[row.lse_offset + x];
+      for (int64_t i = 0; i < taps; ++i) grads[i] = weights[i] * (grads[i] - delta);
+      weighted_sum(window, problem.key + row.map_offset, grads, dim, T(1), grad_query + x * dim);
+      if (!grad_bias) continue;
+      T* entry = grad_bias + bias_row + problem.col_windows[x].first_offset;
+      for (int64_t a = 0; a < window.row_count; ++a) {
+        for (int64_t b = 0; b < window.col_count; ++b) {
+          entry[a * row.table_width + b] += grads[a * window.col_count + b];
+        }
       }
     }
-    weighted_sum(window, problem.query + row.map_offset, grads, dim, T(1), grad_key + x * dim);
+  }
+};
+
+// Per key, over the queries that see it: weights = P, then grads = dS.
+struct BackwardKeyValue {
+  template <typename T>
+  static MMLOCALATTN_INLINE void run(int64_t dim, const Neighborhood<T>& problem, int64_t index,
+                                     T* scratch, T* grad_key, T* grad_value) {
+    const KeyRow<T> row(problem, index, dim);
+    const T *queries = problem.query + row.map_offset,
+            *outputs = problem.grad_output + row.map_offset;
+    T *weights = scratch, *grads = scratch + scratch_size(problem) / 2;
+    for (int64_t x = 0; x < problem.cols.length; ++x) {
+      const Window<T> window = row.window(x);
+      dot_window(window, problem.key + row.at(x), queries, dim, weights);
+      row.shift_logits(window, x, weights);
+      exp_all(weights, window.row_count * window.col_count, T(0));
+      weighted_sum(window, outputs, weights, dim, T(1), grad_value + x * dim);
+      dot_window(window, problem.value + row.at(x), outputs, dim, grads);
+      for (int64_t a = 0; a < window.row_count; ++a) {
+        const T* delta = problem.delta + row.query_at(a, x);
+        for (int64_t b = 0; b < window.col_count; ++b) {
+          const int64_t i = a * window.col_count + b;
+          grads[i] = weights[i] * (grads[i] - delta[b * problem.cols.dilation]);
+        }
+      }
+      weighted_sum(window, queries, grads, dim, T(1), grad_key + x * dim);
+    }
+  }
+};
+
+// Runs a kernel with the packed head_dim as a constant where it is a common one.
+template <typename Kernel, typename T, typename... Outputs>
+void run(const Neighborhood<T>& problem, int64_t row, Outputs*... outputs) {
+  constexpr int64_t kUnit = kLaneBytes / sizeof(T);
+  switch (problem.dim) {
+    case kUnit:
+      return Kernel::template run<T>(kUnit, problem, row, outputs...);
+    case 2 * kUnit:
+      return Kernel::template run<T>(2 * kUnit, problem, row, outputs...);
+    case 4 * kUnit:
+      return Kernel::template run<T>(4 * kUnit, problem, row, outputs...);
+    default:
+      return Kernel::template run<T>(problem.dim, problem, row, outputs...);
   }
 }
 
 template <typename T>
 constexpr RowKernels<T> row_kernels() {
-  return {&forward<T>, &backward_query<T>, &backward_key_value<T>};
+  return {&run<Forward, T, T, T>, &run<BackwardQuery, T, T, T, T>,
+          &run<BackwardKeyValue, T, T, T, T>};
 }
 
 }  // namespace

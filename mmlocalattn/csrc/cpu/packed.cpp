@@ -63,7 +63,8 @@ const T* data_or_null(const at::Tensor& tensor) {
 
 // out[0..dim) = factor * x, rotated by sin and cos unless they are null.
 template <typename In, typename Out, typename T>
-void convert_channels(const In* x, Out* out, int64_t dim, T factor, const T* sin, const T* cos) {
+void convert_channels(const In* __restrict__ x, Out* __restrict__ out, int64_t dim, T factor,
+                      const T* __restrict__ sin, const T* __restrict__ cos) {
   if (!sin) {
     for (int64_t i = 0; i < dim; ++i) out[i] = static_cast<Out>(factor * static_cast<T>(x[i]));
     return;
@@ -75,13 +76,23 @@ void convert_channels(const In* x, Out* out, int64_t dim, T factor, const T* sin
   }
 }
 
+std::vector<WindowAt> windows_of(WindowAxis axis) {
+  std::vector<WindowAt> windows;
+  for (int64_t i = 0; i < axis.length; ++i) {
+    windows.push_back(
+        {axis.start(i), axis.first_offset(i), axis.inverse_start(i), axis.inverse_count(i)});
+  }
+  return windows;
+}
+
 template <typename T>
 Neighborhood<T> make_problem(const at::Tensor& query, const at::Tensor& key,
                              const at::Tensor& value, const at::Tensor& bias, WindowAxis rows,
-                             WindowAxis cols) {
+                             WindowAxis cols, const std::vector<WindowAt>& col_windows) {
   Neighborhood<T> problem{};
   problem.rows = rows;
   problem.cols = cols;
+  problem.col_windows = col_windows.data();
   problem.heads = query.size(1);
   problem.dim = query.size(4);
   problem.query = query.const_data_ptr<T>();
@@ -114,7 +125,7 @@ void for_each_row(const at::Tensor& query, const Neighborhood<T>& problem, const
 }  // namespace
 
 at::Tensor pack(const at::Tensor& map, double factor, const std::optional<Rotary>& rotary) {
-  const auto src = map.contiguous();
+  const auto src = map.stride(4) == 1 || map.size(4) == 1 ? map : map.contiguous();
   const int64_t batch = src.size(0), height = src.size(1), width = src.size(2), heads = src.size(3),
                 dim = src.size(4);
   const auto dtype = compute_type(src);
@@ -124,6 +135,7 @@ at::Tensor pack(const at::Tensor& map, double factor, const std::optional<Rotary
   const Rotary tables = rotary_tables(rotary, dtype);
   AT_DISPATCH_FLOATING_TYPES_AND2(at::kHalf, at::kBFloat16, src.scalar_type(), "pack", [&] {
     using T = at::opmath_type<scalar_t>;
+    const auto strides = src.strides();
     const scalar_t* in = src.const_data_ptr<scalar_t>();
     T* out = packed.mutable_data_ptr<T>();
     const T *sin = data_or_null<T>(tables.sin), *cos = data_or_null<T>(tables.cos);
@@ -133,8 +145,9 @@ at::Tensor pack(const at::Tensor& map, double factor, const std::optional<Rotary
         for (int64_t x = 0; x < width; ++x) {
           T* to = out + (row * width + x) * padded;
           const int64_t table = (y * width + x) * dim;
-          convert_channels(in + (((b * height + y) * width + x) * heads + head) * dim, to, dim,
-                           T(factor), sin ? sin + table : nullptr, cos ? cos + table : nullptr);
+          const int64_t from = b * strides[0] + y * strides[1] + x * strides[2] + head * strides[3];
+          convert_channels(in + from, to, dim, T(factor), sin ? sin + table : nullptr,
+                           cos ? cos + table : nullptr);
           std::fill(to + dim, to + padded, T(0));
         }
       }
@@ -178,8 +191,9 @@ std::tuple<at::Tensor, at::Tensor> attend(const at::Tensor& query, const at::Ten
   const auto output = at::empty_like(query);
   const auto logsumexp = at::empty(query.sizes().slice(0, 4), query.options());
   const auto table = to_compute(bias, query);
+  const auto col_windows = windows_of(cols);
   AT_DISPATCH_FLOATING_TYPES(query.scalar_type(), "neighborhood_attention_cpu", [&] {
-    auto problem = make_problem<scalar_t>(query, key, value, table, rows, cols);
+    auto problem = make_problem<scalar_t>(query, key, value, table, rows, cols, col_windows);
     problem.logsumexp = logsumexp.mutable_data_ptr<scalar_t>();
     scalar_t* out = output.mutable_data_ptr<scalar_t>();
     const auto kernels = row_kernels<scalar_t>();
@@ -198,6 +212,7 @@ std::tuple<at::Tensor, at::Tensor, at::Tensor, at::Tensor> attend_backward(
              grad_value = at::empty_like(query);
   const auto delta = (grad_output * output).sum(-1);
   const auto table = to_compute(bias, query);
+  const auto col_windows = windows_of(cols);
   const int64_t tasks_per_map = (query.size(2) + kRowsPerTask - 1) / kRowsPerTask;
   at::Tensor grad_tables;  // one bias table per task
   if (bias.defined()) {
@@ -205,7 +220,7 @@ std::tuple<at::Tensor, at::Tensor, at::Tensor, at::Tensor> attend_backward(
         {query.size(0), query.size(1), tasks_per_map, bias.size(1), bias.size(2)}, query.options());
   }
   AT_DISPATCH_FLOATING_TYPES(query.scalar_type(), "neighborhood_attention_backward_cpu", [&] {
-    auto problem = make_problem<scalar_t>(query, key, value, table, rows, cols);
+    auto problem = make_problem<scalar_t>(query, key, value, table, rows, cols, col_windows);
     problem.logsumexp = logsumexp.mutable_data_ptr<scalar_t>();
     problem.grad_output = grad_output.const_data_ptr<scalar_t>();
     problem.delta = delta.const_data_ptr<scalar_t>();
