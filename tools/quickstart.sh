@@ -72,7 +72,7 @@ if [ -e "$work_dir/tested" ]; then
 else
     rm -rf "$work_dir/test" "$work_dir/pictures"
     "$python" tools/test.py "$config" "$(cat "$work_dir/last_checkpoint")" \
-        --work-dir "$work_dir/test" --show-dir "$PWD/$work_dir/pictures" "${options[@]}"
+        --work-dir "$work_dir/test" --show-dir "$work_dir/pictures" "${options[@]}"
     touch "$work_dir/tested"
 fi
 
