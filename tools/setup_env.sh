@@ -79,10 +79,10 @@ install_mmcv() {
 install_reference() {
     say 'torch and the build tools: a download of about 3 GB'
     pip_install -r <(pins 'setuptools|ninja|psutil|numpy|torch|torchvision')
+    say 'mmdet, mmsegmentation, mmpretrain and the test tools'
+    pip_install -r <(grep -v '^mmcv==' requirements/reference.txt) -r requirements/tests.txt
     say 'mmcv: compiled from source once, about ten minutes on two cores'
     (install_mmcv)
-    say 'mmdet, mmsegmentation, mmpretrain and the test tools'
-    pip_install -r requirements/reference.txt -r requirements/tests.txt
     "$python" -c 'import torch, mmcv._ext, mmdet, mmseg, mmpretrain' ||
         die "the packages in $venv do not import, see above; remove the folder and run this again"
     requirements_hash >"$stamp"
