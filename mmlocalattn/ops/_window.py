@@ -35,6 +35,12 @@ def window_indices(length: int, kernel: int, dilation: int, device: torch.device
     return (start[:, None] + taps) * dilation + group[:, None]
 
 
+def is_autocasting(tensor: Tensor) -> bool:
+    """Whether autocast is on for the tensor's device, so that operators cast what they get."""
+    device_type = tensor.device.type
+    return torch.amp.is_autocast_available(device_type) and torch.is_autocast_enabled(device_type)
+
+
 def check_tensors(**tensors: Tensor) -> None:
     """Check that 5-d attention tensors agree in shape, dtype and device.
 
@@ -57,8 +63,9 @@ def check_tensors(**tensors: Tensor) -> None:
     dtypes = {name: tensor.dtype for name, tensor in tensors.items()}
     if not all(tensor.is_floating_point() for tensor in tensors.values()):
         raise ValueError(f'{names} must be floating point, got {dtypes}')
-    is_autocast = torch.is_autocast_enabled(first.device.type)
-    if not is_autocast and any(tensor.dtype != first.dtype for tensor in tensors.values()):
+    if not is_autocasting(first) and any(
+        tensor.dtype != first.dtype for tensor in tensors.values()
+    ):
         raise ValueError(f'{names} must have one dtype, got {dtypes}')
 
 

@@ -16,7 +16,14 @@ from mmlocalattn.ops._library import (
     register_autocast,
     warn_if_reference,
 )
-from mmlocalattn.ops._window import IntPair, as_pair, check_tensors, check_window, window_indices
+from mmlocalattn.ops._window import (
+    IntPair,
+    as_pair,
+    check_tensors,
+    check_window,
+    is_autocasting,
+    window_indices,
+)
 
 LIB.define(
     'neighborhood_attention(Tensor query, Tensor key, Tensor value, Tensor? bias, '
@@ -234,7 +241,7 @@ def _check_bias(bias: Tensor, query: Tensor, kernel_size: tuple[int, int]) -> No
         raise ValueError(
             f'bias must be on the device of query, got {bias.device=}, {query.device=}'
         )
-    if bias.dtype != query.dtype and not torch.is_autocast_enabled(query.device.type):
+    if bias.dtype != query.dtype and not is_autocasting(query):
         raise ValueError(f'bias must have the dtype of query, got {bias.dtype=}, {query.dtype=}')
 
 

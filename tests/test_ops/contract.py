@@ -217,6 +217,16 @@ class OpContract:
         torch.set_num_threads(threads)
         assert all(torch.equal(ours, theirs) for ours, theirs in zip(first, second))
 
+    def test_meta_device(self, case: str) -> None:
+        tensors = tuple(tensor.to('meta') for tensor in self.tensors(self.cases[case]))
+        meta_case = {
+            key: value.to('meta') if isinstance(value, Tensor) else value
+            for key, value in self.cases[case].items()
+        }
+        output = self.call(tensors, meta_case)
+        assert output.device.type == 'meta'
+        assert output.shape == tensors[0].shape
+
     def test_empty_batch(self) -> None:
         case = next(iter(self.cases.values()))
         tensors = tuple(
