@@ -121,8 +121,8 @@ def extension() -> Extension:
     """``mmlocalattn._ext``: all CPU kernels, and all CUDA kernels if `wants_cuda`."""
     if find_spec('torch') is None:
         stop(
-            'the kernels are compiled against the installed torch, and there is none: install '
-            'torch, then run `pip install --no-build-isolation .` (an isolated build sees no torch), '
+            'the kernels are compiled against the installed torch, and there is none: install it, '
+            'then run `pip install --no-build-isolation .` (an isolated build sees no torch), '
             'or set MMLOCALATTN_WITH_OPS=0 to build without kernels.'
         )
     headers, with_cuda = mmcv_headers(), wants_cuda()

@@ -69,7 +69,7 @@ def test_mmcv_csrc_dir_names_the_headers(
 
 def test_missing_torch_is_named(setup_py: ModuleType, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(setup_py, 'find_spec', lambda name: None)
-    with stops_with('install torch, then run `pip install --no-build-isolation .`'):
+    with stops_with('install it, then run `pip install --no-build-isolation .`'):
         setup_py.extension()
 
 

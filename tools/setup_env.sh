@@ -20,7 +20,6 @@ die() {
     exit 1
 }
 pip_install() { "$python" -m pip install --disable-pip-version-check --quiet "$@"; }
-pins() { grep -E "^($1)==" requirements/reference.txt; }
 requirements_hash() { cat requirements/reference.txt requirements/tests.txt | sha256sum; }
 
 # The pins exist for Python 3.11 and 3.12.
@@ -70,16 +69,16 @@ install_mmcv() {
     for include in "$venv"/lib/python3.*/site-packages/nvidia/*/include; do
         export CPATH=${CPATH:+$CPATH:}$include
     done
-    pip_install --no-build-isolation --no-deps "$(pins mmcv)"
+    local mmcv
+    mmcv=$(grep '^mmcv==' requirements/reference.txt)
+    pip_install --no-build-isolation --no-deps "$mmcv"
     # pip may have kept a wheel that was compiled against another torch.
     "$python" -c 'import torch, mmcv._ext' 2>/dev/null ||
-        pip_install --no-build-isolation --no-deps --no-cache-dir --force-reinstall "$(pins mmcv)"
+        pip_install --no-build-isolation --no-deps --no-cache-dir --force-reinstall "$mmcv"
 }
 
 install_reference() {
-    say 'torch and the build tools: a download of about 3 GB'
-    pip_install -r <(pins 'setuptools|ninja|psutil|numpy|torch|torchvision')
-    say 'mmdet, mmsegmentation, mmpretrain and the test tools'
+    say 'torch, mmdet, mmsegmentation, mmpretrain, test tools: a download of about 3 GB'
     pip_install -r <(grep -v '^mmcv==' requirements/reference.txt) -r requirements/tests.txt
     say 'mmcv: compiled from source once, about ten minutes on two cores'
     (install_mmcv)
