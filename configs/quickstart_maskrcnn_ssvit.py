@@ -93,9 +93,9 @@ test_dataloader = val_dataloader
 val_evaluator = dict(ann_file=data_root + 'annotations/instances_val.json')
 test_evaluator = val_evaluator
 
-# Recipe: 8 epochs of 100 iterations, full precision, cosine.
-max_epochs = 8
-train_cfg = dict(max_epochs=max_epochs, val_interval=2)
+# Recipe: 5 epochs of 100 iterations, full precision, cosine.
+max_epochs = 5
+train_cfg = dict(max_epochs=max_epochs, val_interval=1)
 param_scheduler = [
     dict(type='LinearLR', start_factor=0.01, by_epoch=False, begin=0, end=50),
     dict(
@@ -115,6 +115,7 @@ optim_wrapper = dict(
     clip_grad=dict(max_norm=5.0),
 )
 default_hooks = dict(logger=dict(interval=10))
+log_processor = dict(window_size=10)
 visualizer = dict(line_width=1, alpha=0.5)
 randomness = dict(seed=0)
 auto_scale_lr = dict(base_batch_size=8)
