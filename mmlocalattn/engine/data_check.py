@@ -46,6 +46,6 @@ def _paths(dataset: Mapping) -> Iterator[str]:
     prefix = dataset.get('data_prefix') or {}
     prefixes = prefix.values() if isinstance(prefix, Mapping) else [prefix]
     for part in ('', dataset.get('ann_file'), *prefixes):
-        path = osp.join(root, part or '')
+        path = osp.join(root, part) if part else root
         if path and '://' not in path:
             yield path

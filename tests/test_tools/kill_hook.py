@@ -3,8 +3,13 @@
 import os
 import signal
 
+import mmengine.config.config
 from mmengine.hooks import Hook
 from mmengine.registry import HOOKS
+from mmengine.runner import Runner
+
+# As the fixture `quick` in tiny_data.py, for the other process.
+mmengine.config.config.FormatCode = lambda text, **_: (text, True)
 
 
 @HOOKS.register_module()
@@ -12,12 +17,12 @@ class KillHook(Hook):
     """Sends SIGKILL after a training iteration.
 
     Args:
-        iteration: The 0-based iteration.
+        iteration: Counted from 0.
     """
 
     def __init__(self, iteration: int) -> None:
         self.iteration = iteration
 
-    def after_train_iter(self, runner, batch_idx, data_batch=None, outputs=None) -> None:
+    def after_train_iter(self, runner: Runner, *_: object, **__: object) -> None:
         if runner.iter == self.iteration:
             os.kill(os.getpid(), signal.SIGKILL)

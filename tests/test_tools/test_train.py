@@ -1,65 +1,38 @@
-"""tools/train.py and tools/test.py on tiny data: train, test, draw, dump, kill and resume."""
+"""tools/train.py: options, errors, and a killed run that resumes exactly."""
 
-import importlib.util
 import os
-import pickle
 import signal
 import subprocess
 import sys
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 import tiny_data
 import torch
-from mmengine.registry import DefaultScope
+from tiny_data import ROOT, data, quick  # noqa: F401
 
-TOOLS = Path(__file__).parents[2] / 'tools'
-EPOCH = 3  # iterations of one pass over the data
+from mmlocalattn.engine import allow_mmengine_checkpoints
 
-
-def tool(name: str):
-    """A tool as a module, so that a test need not start another Python."""
-    spec = importlib.util.spec_from_file_location(f'tool_{name}', TOOLS / f'{name}.py')
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
+TRAIN = tiny_data.load_tool('train')
+PASS = 3  # iterations over all images
+pytestmark = pytest.mark.usefixtures('quick')
 
 
-train, evaluate = tool('train').main, tool('test').main
-
-
-@pytest.fixture(autouse=True)
-def one_thread_and_no_default_scope() -> Iterator[None]:
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(threads)
-    DefaultScope._instance_dict.clear()
-
-
-@pytest.fixture(scope='module')
-def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    root = tmp_path_factory.mktemp('data')
-    tiny_data.make_data(root)
-    return root
-
-
-def weights(work_dir: Path) -> dict[str, torch.Tensor]:
-    last = (work_dir / 'last_checkpoint').read_text()
-    return torch.load(last, weights_only=True)['state_dict']
+def build_config(*argv: object):
+    return TRAIN.build_config(TRAIN.parse_args([str(arg) for arg in argv]))
 
 
 def run_and_kill(config: str, work_dir: Path, iteration: int) -> None:
-    """Train in another process, which gets SIGKILL in its ``iteration``-th iteration."""
-    kill = f"custom_hooks=[dict(type='KillHook', iteration={iteration})]\n"
-    killed = Path(config).with_name(f'killed_{Path(config).name}')
+    """Train in another process, which gets SIGKILL after its 0-based ``iteration``."""
+    killed = Path(config).with_name('killed.py')
     killed.write_text(
-        Path(config).read_text() + "\ncustom_imports = dict(imports=['kill_hook'])\n" + kill
+        f'{Path(config).read_text()}\n'
+        "custom_imports = dict(imports=['kill_hook'])\n"
+        f"custom_hooks = [dict(type='KillHook', iteration={iteration})]\n"
     )
-    path = os.pathsep.join([str(Path(__file__).parent), str(TOOLS.parent)])
+    path = os.pathsep.join([str(Path(__file__).parent), str(ROOT)])
     done = subprocess.run(
-        [sys.executable, TOOLS / 'train.py', killed, '--work-dir', work_dir],
+        [sys.executable, ROOT / 'tools' / 'train.py', killed, '--work-dir', work_dir],
         env=os.environ | dict(PYTHONPATH=path, OMP_NUM_THREADS='1'),
         capture_output=True,
         text=True,
@@ -68,32 +41,127 @@ def run_and_kill(config: str, work_dir: Path, iteration: int) -> None:
     assert done.returncode == -signal.SIGKILL, done.stderr
 
 
+def weights(work_dir: Path) -> dict[str, torch.Tensor]:
+    last = (work_dir / 'last_checkpoint').read_text()
+    return torch.load(last, weights_only=True)['state_dict']
+
+
 @pytest.mark.parametrize(
     ('text', 'killed_after', 'saved'),
     [
-        (tiny_data.DETECTION, 2 * EPOCH - 2, 'epoch_1.pth'),  # in the second epoch
-        (tiny_data.SEGMENTATION, 4, 'iter_3.pth'),  # halfway through the second pass
+        (tiny_data.DETECTION, PASS + 1, 'epoch_1.pth'),  # in the second epoch
+        (tiny_data.SEGMENTATION, PASS + 1, 'iter_3.pth'),  # in the second pass
     ],
     ids=['detection', 'segmentation'],
 )
 def test_resumed_run_equals_uninterrupted_run(
-    tmp_path: Path, data: Path, text: str, killed_after: int, saved: str
+    tmp_path: Path,
+    data: Path,  # noqa: F811
+    text: str,
+    killed_after: int,
+    saved: str,
 ) -> None:
-    config = tiny_data.write_config(tmp_path / 'config.py', text, data, 'randomness = dict(seed=3)')
-    train([config, '--work-dir', str(tmp_path / 'whole')])
-    run_and_kill(config, tmp_path / 'killed', killed_after)
-    assert [file.name for file in (tmp_path / 'killed').glob('*.pth')] == [saved]
-    # The resumed run must take the seed, and with it the order of the images, from the checkpoint.
-    train(
-        [
-            config,
-            '--work-dir',
-            str(tmp_path / 'killed'),
-            '--resume',
-            '--cfg-options',
-            'randomness.seed=4',
-        ]
-    )
-    expected, resumed = weights(tmp_path / 'whole'), weights(tmp_path / 'killed')
+    config = tiny_data.write_config(tmp_path / 'c.py', text, data, 'randomness = dict(seed=3)')
+    whole, killed = tmp_path / 'whole', tmp_path / 'killed'
+    tiny_data.run(TRAIN, config, '--work-dir', whole)
+    run_and_kill(config, killed, killed_after)
+    assert [file.name for file in killed.glob('*.pth')] == [saved]
+
+    # The seed, and with it the order of the images, comes from the checkpoint.
+    other_seed = ['--cfg-options', 'randomness.seed=4']
+    tiny_data.run(TRAIN, config, '--work-dir', killed, '--resume', *other_seed)
+    expected, resumed = weights(whole), weights(killed)
     assert expected.keys() == resumed.keys()
     assert [name for name in expected if not torch.equal(expected[name], resumed[name])] == []
+
+
+def test_trains_a_classifier_with_ema(
+    tmp_path: Path,
+    data: Path,  # noqa: F811
+    capsys: pytest.CaptureFixture,
+) -> None:
+    config = tiny_data.write_config(tmp_path / 'c.py', tiny_data.CLASSIFICATION, data)
+    tiny_data.run(TRAIN, config, '--work-dir', tmp_path, '--resume', '--amp', '--auto-scale-lr')
+    printed = capsys.readouterr().out
+    assert f'No checkpoint in {tmp_path}: training from the start.' in printed
+    assert 'No GPU found: training in float32' in printed
+    assert f'Scaling the original LR by {2 / 2048}' in printed
+    checkpoint = torch.load(tmp_path / 'epoch_1.pth', weights_only=True)
+    assert {'state_dict', 'ema_state_dict', 'optimizer', 'param_schedulers'} <= checkpoint.keys()
+
+
+@pytest.fixture
+def config(tmp_path: Path, data: Path) -> str:  # noqa: F811
+    return tiny_data.write_config(tmp_path / 'c.py', tiny_data.DETECTION, data)
+
+
+def test_options(tmp_path: Path, config: str) -> None:
+    cfg = build_config(config, '--cfg-options', 'train_dataloader.batch_size=5', 'a.b=c')
+    assert cfg.work_dir == 'work_dirs/c'
+    assert cfg.train_dataloader.batch_size == 5
+    assert cfg.a.b == 'c'
+    assert cfg.launcher == 'none'
+    assert not cfg.get('resume')
+    cfg = build_config(config, '--cfg-options', 'optim_wrapper.type=OptimWrapper', '--amp')
+    assert cfg.optim_wrapper.type == 'AmpOptimWrapper'
+    cfg = build_config(config, '--auto-scale-lr', '--launcher', 'slurm', '--local-rank', '1')
+    assert cfg.auto_scale_lr.enable is True
+    assert cfg.launcher == 'slurm'
+
+
+def test_resumes_from_a_named_checkpoint(tmp_path: Path, config: str) -> None:
+    torch.save(dict(meta=dict(seed=17)), tmp_path / 'epoch_1.pth')
+    cfg = build_config(config, '--resume', tmp_path / 'epoch_1.pth')
+    assert cfg.resume is True
+    assert cfg.load_from == str(tmp_path / 'epoch_1.pth')
+    assert cfg.randomness.seed == 17
+
+
+@pytest.mark.parametrize(
+    ('argv', 'message'),
+    [
+        (['no.py'], "error: config 'no.py' does not exist"),
+        (['CONFIG', '--resume', 'no.pth'], "error: checkpoint 'no.pth' does not exist"),
+        (
+            ['CONFIG', '--auto-scale-lr', '--cfg-options', 'auto_scale_lr='],
+            'error: --auto-scale-lr needs auto_scale_lr.base_batch_size in ',
+        ),
+        (
+            ['CONFIG', '--cfg-options', 'default_scope=mmnothing'],
+            'needs mmnothing, which is not installed: pip install -r requirements/mminstall.txt',
+        ),
+        (
+            ['CONFIG', '--cfg-options', 'val_dataloader.dataset.data_root=data/nowhere'],
+            "error: 'data/nowhere', which val_dataloader (CocoDataset) reads, does not exist. "
+            'Put the data set there (see README.md), or make the sample data set with '
+            '`python tools/make_sample_data.py` and use configs/quickstart_*.py.',
+        ),
+    ],
+)
+def test_one_line_errors(config: str, argv: list[str], message: str) -> None:
+    with pytest.raises(SystemExit) as raised:
+        TRAIN.main([config if arg == 'CONFIG' else arg for arg in argv])
+    assert message in raised.value.code
+    assert '\n' not in raised.value.code
+
+
+def test_missing_base_is_a_one_line_error(tmp_path: Path) -> None:
+    (tmp_path / 'c.py').write_text("_base_ = 'mmdet::mask_rcnn/nothing.py'")
+    with pytest.raises(SystemExit, match=r'error: .*nothing\.py'):
+        TRAIN.main([str(tmp_path / 'c.py')])
+
+
+def test_no_gpus_option(capsys: pytest.CaptureFixture) -> None:
+    """``mim train`` adds --gpus to the command if the help text has it."""
+    with pytest.raises(SystemExit):
+        TRAIN.parse_args(['--help'])
+    printed = capsys.readouterr().out
+    assert '--gpus' not in printed
+    assert '--local_rank' in printed
+
+
+def test_checkpoint_with_code_is_refused(tmp_path: Path, config: str) -> None:
+    allow_mmengine_checkpoints()
+    torch.save(dict(meta=dict(seed=0), run=os.system), tmp_path / 'bad.pth')
+    with pytest.raises(Exception, match='Weights only load failed'):
+        build_config(config, '--resume', tmp_path / 'bad.pth')

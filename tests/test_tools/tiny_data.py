@@ -1,12 +1,22 @@
 """Data sets and configs small enough to train in seconds, for the tests of the tools."""
 
+import functools
+import importlib.util
 import json
+from collections.abc import Iterator
 from pathlib import Path
+from types import ModuleType
 
 import cv2
+import mmengine.config.config
+import mmengine.config.utils
 import numpy as np
+import pytest
+import torch
+from mmengine.registry import DefaultScope
+from mmengine.utils import ManagerMixin
 
-CONFIGS = Path(__file__).parents[2] / 'configs'
+ROOT = Path(__file__).parents[2]
 SIDE = 64
 NUM_IMAGES = 6
 
@@ -104,7 +114,8 @@ data = dict(
     img_suffix='.png', data_prefix=dict(img_path='images', seg_map_path='maps'),
     metainfo=dict(classes=('background', 'dark', 'light'),
                   palette=[[0, 0, 0], [90, 90, 90], [250, 250, 250]]))
-train_dataloader = dict(batch_size=2, num_workers=1, dataset=data)
+train_dataloader = dict(
+    batch_size=2, num_workers=0, persistent_workers=False, dataset=data)
 val_dataloader = dict(num_workers=0, persistent_workers=False, dataset=data)
 test_dataloader = val_dataloader
 train_cfg = dict(max_iters=8, val_interval=4)
@@ -130,13 +141,54 @@ test_dataloader = loader
 val_evaluator = dict(topk=(1,))
 test_evaluator = val_evaluator
 train_cfg = dict(max_epochs=1)
-param_scheduler = [dict(_delete_=True, type='ConstantLR', factor=1.0)]
+param_scheduler = [dict(type='ConstantLR', factor=1.0)]
 default_hooks = dict(logger=dict(interval=1))
 """
 
 
 def write_config(path: Path, text: str, data: Path, extra: str = '') -> str:
     """Write one of the configs above, with ``extra`` at its end, and return its path."""
-    filled = text.format(configs=CONFIGS, backbone=BACKBONE, data=data)
+    filled = text.format(configs=ROOT / 'configs', backbone=BACKBONE, data=data)
     path.write_text(filled + extra)
     return str(path)
+
+
+def load_tool(name: str) -> ModuleType:
+    """tools/<name>.py as a module, so that a test need not start another Python."""
+    spec = importlib.util.spec_from_file_location(f'tools_{name}', ROOT / 'tools' / f'{name}.py')
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+def run(tool: ModuleType, *argv: object) -> None:
+    """Run a tool as a new process would: without the globals MMEngine keeps of an earlier run."""
+    classes = [ManagerMixin]
+    for cls in classes:
+        cls._instance_dict.clear()
+        classes.extend(cls.__subclasses__())
+    tool.main([str(arg) for arg in argv])
+
+
+@pytest.fixture(scope='module')
+def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    root = tmp_path_factory.mktemp('data')
+    make_data(root)
+    return root
+
+
+@pytest.fixture
+def quick(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """Leave out what costs MMEngine seconds in a run of seconds, and clean up after it.
+
+    That is: formatting the config at every checkpoint, parsing every YAML file of a package at
+    every ``package::`` base, and threads that do not pay on tiny models.
+    """
+    load = functools.lru_cache(mmengine.config.utils.load)
+    monkeypatch.setattr(mmengine.config.utils, 'load', load)
+    monkeypatch.setattr(mmengine.config.config, 'FormatCode', lambda text, **_: (text, True))
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(threads)
+    DefaultScope._instance_dict.clear()

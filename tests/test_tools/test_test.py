@@ -1,0 +1,83 @@
+"""tools/test.py: metrics, saved predictions and pictures of the three tasks."""
+
+import json
+import pickle
+from pathlib import Path
+
+import cv2
+import pytest
+import tiny_data
+from tiny_data import NUM_IMAGES, data, quick  # noqa: F401
+
+TRAIN = tiny_data.load_tool('train')
+TEST = tiny_data.load_tool('test')
+pytestmark = pytest.mark.usefixtures('quick')
+
+
+def train_and_test(tmp_path: Path, data: Path, text: str, out: str) -> dict:  # noqa: F811
+    """Train one pass, test with every option, and return the metrics."""
+    shorter = (
+        'train_cfg.max_iters=3 train_cfg.val_interval=9'
+        if text is tiny_data.SEGMENTATION
+        else 'train_cfg.max_epochs=1 train_cfg.val_interval=9'
+    )
+    config = tiny_data.write_config(tmp_path / 'c.py', text, data)
+    options = ['--cfg-options', *shorter.split()]
+    tiny_data.run(TRAIN, config, '--work-dir', tmp_path / 'a', *options)
+    checkpoint = (tmp_path / 'a' / 'last_checkpoint').read_text()
+    work_dir, pictures = tmp_path / 'b', tmp_path / 'pictures'
+    options = ['--work-dir', work_dir, '--out', out, '--show-dir', pictures]
+    tiny_data.run(TEST, config, checkpoint, *options)
+    drawn = sorted(pictures.iterdir())
+    assert len(drawn) == NUM_IMAGES
+    assert all(cv2.imread(str(file)) is not None for file in drawn)
+    (metrics,) = work_dir.glob('*/*.json')
+    return json.loads(metrics.read_text())
+
+
+def test_detection(tmp_path: Path, data: Path) -> None:  # noqa: F811
+    out = tmp_path / 'out.pkl'
+    metrics = train_and_test(tmp_path, data, tiny_data.DETECTION, str(out))
+    assert 0 <= metrics['coco/bbox_mAP'] <= 1
+    assert 0 <= metrics['coco/segm_mAP'] <= 1
+    predictions = pickle.loads(out.read_bytes())
+    assert len(predictions) == NUM_IMAGES
+    assert 'counts' in predictions[0]['pred_instances']['masks'][0]
+
+
+def test_segmentation(tmp_path: Path, data: Path) -> None:  # noqa: F811
+    out = tmp_path / 'maps'
+    metrics = train_and_test(tmp_path, data, tiny_data.SEGMENTATION, str(out))
+    assert 0 <= metrics['mIoU'] <= 100
+    maps = sorted(out.iterdir())
+    assert [file.name for file in maps] == [f'{i}.png' for i in range(NUM_IMAGES)]
+    assert cv2.imread(str(maps[0]), cv2.IMREAD_UNCHANGED).max() < 3
+
+
+def test_classification(tmp_path: Path, data: Path) -> None:  # noqa: F811
+    out = tmp_path / 'out.pkl'
+    metrics = train_and_test(tmp_path, data, tiny_data.CLASSIFICATION, str(out))
+    assert 0 <= metrics['accuracy/top1'] <= 100
+    predictions = pickle.loads(out.read_bytes())
+    assert len(predictions) == NUM_IMAGES
+    assert predictions[0]['pred_score'].shape == (2,)
+
+
+@pytest.mark.parametrize(
+    ('argv', 'message'),
+    [
+        (['no.py', 'no.pth'], "error: config 'no.py' does not exist"),
+        (['CONFIG', 'no.pth'], "error: checkpoint 'no.pth' does not exist"),
+        (['CONFIG', 'CONFIG', '--out', 'a.json'], "must end with .pkl or .pickle, got 'a.json'"),
+        (
+            ['CONFIG', 'CONFIG', '--cfg-options', 'test_dataloader.dataset.data_root=no/data'],
+            "error: 'no/data', which test_dataloader (CocoDataset) reads, does not exist.",
+        ),
+    ],
+)
+def test_one_line_errors(tmp_path: Path, data: Path, argv: list[str], message: str) -> None:  # noqa: F811
+    config = tiny_data.write_config(tmp_path / 'c.py', tiny_data.DETECTION, data)
+    with pytest.raises(SystemExit) as raised:
+        TEST.main([config if arg == 'CONFIG' else arg for arg in argv])
+    assert message in raised.value.code
+    assert '\n' not in raised.value.code
