@@ -9,6 +9,8 @@ import torch
 from contract import Case, OpContract, relative_error
 from torch import Tensor
 
+from mmlocalattn.ops import has_kernel
+from mmlocalattn.ops._window import window_indices
 from mmlocalattn.ops.neighborhood import (
     neighborhood_attention,
     neighborhood_attention_backward_reference,
@@ -185,8 +187,6 @@ def test_golden(golden_file: Path) -> None:
 @pytest.mark.parametrize('dilation', [1, 2, 3])
 def test_window_is_oracle(length: int, kernel: int, dilation: int) -> None:
     """The index maths of the reference; that of the kernels is tested through their results."""
-    from mmlocalattn.ops._window import window_indices
-
     if kernel * dilation > length:
         with pytest.raises(ValueError, match='must not exceed the map'):
             neighborhood_attention(*[torch.zeros(1, length, length, 1, 1)] * 3, kernel, dilation)
@@ -204,10 +204,27 @@ def test_int_means_both_axes() -> None:
 
 
 def test_wrong_cpu_isa_is_an_error(monkeypatch: pytest.MonkeyPatch) -> None:
-    from mmlocalattn.ops import has_kernel
-
     if not has_kernel('neighborhood_attention', 'cpu'):
         pytest.skip('no compiled kernel on this platform')
     monkeypatch.setenv('MMLOCALATTN_CPU_ISA', 'avx1024')
     with pytest.raises(RuntimeError, match='MMLOCALATTN_CPU_ISA=avx1024 cannot be used here'):
         neighborhood_attention(*torch.randn(3, 1, 3, 3, 1, 4), 3)
+
+
+@pytest.mark.parametrize(
+    ('change', 'message'),
+    [
+        (dict(key=torch.zeros(1, 3, 4, 2, 4)), 'one shape and dtype'),
+        (dict(kernel_size=(4, 3)), 'a window of 4 taps with dilation 1 does not fit 5 positions'),
+        (dict(dilation=(2, 1)), 'a window of 3 taps with dilation 2 does not fit 5 positions'),
+        (dict(bias=torch.zeros(2, 3, 3)), r'bias must have shape \[2, 5, 5\]'),
+        (dict(query=torch.zeros(5, 6, 2, 4)), r'expected \(B, H, W, num_heads, head_dim\)'),
+    ],
+)
+def test_kernel_refuses_what_would_corrupt_memory(change: dict, message: str) -> None:
+    if not has_kernel('neighborhood_attention', 'cpu'):
+        pytest.skip('no compiled kernel on this platform')
+    args = dict(zip(('query', 'key', 'value'), torch.zeros(3, 1, 5, 6, 2, 4)))
+    args |= dict(bias=None, kernel_size=(3, 3), dilation=(1, 1), scale=1.0) | change
+    with pytest.raises(RuntimeError, match=message):
+        torch.ops.mmlocalattn.neighborhood_attention(**args)

@@ -8,10 +8,10 @@
 #include <torch/library.h>
 
 #include "packed.h"
-#include "pytorch_cpp_helper.hpp"
 
 namespace mmlocalattn {
 namespace cpu {
+
 namespace {
 
 WindowAxis window_axis(const at::Tensor& query, at::IntArrayRef kernel_size,

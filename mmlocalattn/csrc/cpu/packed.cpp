@@ -10,6 +10,7 @@
 #include <vector>
 
 #include "neighborhood.h"
+#include "pytorch_cpp_helper.hpp"
 
 namespace mmlocalattn {
 namespace cpu {
@@ -85,10 +86,30 @@ std::vector<WindowAt> windows_of(WindowAxis axis) {
   return windows;
 }
 
+// The public functions check their arguments and say what is wrong; this only keeps direct calls of
+// the operators from touching memory that is not theirs.
+void check_problem(const at::Tensor& query, const at::Tensor& key, const at::Tensor& value,
+                   const at::Tensor& bias, WindowAxis rows, WindowAxis cols) {
+  TORCH_CHECK(key.sizes() == query.sizes() && value.sizes() == query.sizes() &&
+                  key.scalar_type() == query.scalar_type() &&
+                  value.scalar_type() == query.scalar_type(),
+              "query, key and value must have one shape and dtype");
+  for (const auto& axis : {rows, cols}) {
+    TORCH_CHECK(axis.kernel > 0 && axis.kernel % 2 == 1 && axis.dilation > 0 &&
+                    axis.kernel * axis.dilation <= axis.length,
+                "a window of ", axis.kernel, " taps with dilation ", axis.dilation,
+                " does not fit ", axis.length, " positions");
+  }
+  const std::vector<int64_t> table{query.size(1), 2 * rows.kernel - 1, 2 * cols.kernel - 1};
+  TORCH_CHECK(!bias.defined() || bias.sizes() == table, "bias must have shape ",
+              at::IntArrayRef(table));
+}
+
 template <typename T>
 Neighborhood<T> make_problem(const at::Tensor& query, const at::Tensor& key,
                              const at::Tensor& value, const at::Tensor& bias, WindowAxis rows,
                              WindowAxis cols, const std::vector<WindowAt>& col_windows) {
+  check_problem(query, key, value, bias, rows, cols);
   Neighborhood<T> problem{};
   problem.rows = rows;
   problem.cols = cols;
@@ -125,6 +146,8 @@ void for_each_row(const at::Tensor& query, const Neighborhood<T>& problem, const
 }  // namespace
 
 at::Tensor pack(const at::Tensor& map, double factor, const std::optional<Rotary>& rotary) {
+  CHECK_CPU(map);
+  TORCH_CHECK(map.dim() == 5, "expected (B, H, W, num_heads, head_dim), got ", map.sizes());
   const auto src = map.stride(4) == 1 || map.size(4) == 1 ? map : map.contiguous();
   const int64_t batch = src.size(0), height = src.size(1), width = src.size(2), heads = src.size(3),
                 dim = src.size(4);
@@ -133,6 +156,11 @@ at::Tensor pack(const at::Tensor& map, double factor, const std::optional<Rotary
   const int64_t padded = (dim + lanes - 1) / lanes * lanes;
   const auto packed = at::empty({batch, heads, height, width, padded}, src.options().dtype(dtype));
   const Rotary tables = rotary_tables(rotary, dtype);
+  const std::vector<int64_t> table_size{height, width, dim};
+  TORCH_CHECK(
+      !rotary ||
+          (tables.sin.sizes() == table_size && tables.cos.sizes() == table_size && dim % 2 == 0),
+      "rotary tables must have shape ", at::IntArrayRef(table_size), " with an even head_dim");
   AT_DISPATCH_FLOATING_TYPES_AND2(at::kHalf, at::kBFloat16, src.scalar_type(), "pack", [&] {
     using T = at::opmath_type<scalar_t>;
     const auto strides = src.strides();
@@ -211,6 +239,8 @@ std::tuple<at::Tensor, at::Tensor, at::Tensor, at::Tensor> attend_backward(
   const auto grad_query = at::empty_like(query), grad_key = at::empty_like(query),
              grad_value = at::empty_like(query);
   const auto delta = (grad_output * output).sum(-1);
+  TORCH_CHECK(delta.sizes() == query.sizes().slice(0, 4) && logsumexp.sizes() == delta.sizes(),
+              "grad_output, output and logsumexp must belong to query");
   const auto table = to_compute(bias, query);
   const auto col_windows = windows_of(cols);
   const int64_t tasks_per_map = (query.size(2) + kRowsPerTask - 1) / kRowsPerTask;
