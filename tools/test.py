@@ -50,7 +50,10 @@ def build_config(args: argparse.Namespace) -> Config:
     if args.show_dir:
         draw_into(cfg, os.path.abspath(args.show_dir))
     if args.out and cfg.default_scope == 'mmseg':
-        cfg.test_evaluator.update(output_dir=args.out, keep_results=True)
+        metrics = cfg.test_evaluator
+        for metric in metrics if isinstance(metrics, list) else [metrics]:
+            if metric.type.endswith('IoUMetric'):
+                metric.output_dir = args.out
     elif args.out and not args.out.endswith(('.pkl', '.pickle')):
         raise ValueError(f'--out must end with .pkl or .pickle, got {args.out!r}')
     return cfg

@@ -2,6 +2,7 @@
 
 import argparse
 import os
+import zipfile
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -10,6 +11,7 @@ from mmengine.registry import RUNNERS
 from mmengine.runner import Runner
 
 from mmlocalattn.engine import (
+    ExactResumeHook,
     adapt_to_device,
     add_common_arguments,
     allow_mmengine_checkpoints,
@@ -57,7 +59,6 @@ def build_config(args: argparse.Namespace) -> Config:
             )
         cfg.auto_scale_lr.enable = True
     check_data(cfg, ('train', 'val'))
-    cfg.custom_hooks = [*(cfg.get('custom_hooks') or []), dict(type='mmengine.ExactResumeHook')]
     if args.resume:
         apply_resume(cfg, args.resume)
     return cfg
@@ -72,6 +73,7 @@ def apply_resume(cfg: Config, checkpoint: str) -> None:
 
     Raises:
         FileNotFoundError: If the file does not exist.
+        ValueError: If the file was not written to its end.
     """
     if checkpoint == 'auto':
         found = last_whole_checkpoint(cfg.work_dir)
@@ -81,6 +83,10 @@ def apply_resume(cfg: Config, checkpoint: str) -> None:
         checkpoint = found
     elif not os.path.isfile(checkpoint):
         raise FileNotFoundError(f'checkpoint {checkpoint!r} does not exist')
+    elif not zipfile.is_zipfile(checkpoint):
+        raise ValueError(
+            f'checkpoint {checkpoint!r} is not whole; --resume alone finds one that is'
+        )
     print(f'Resuming from {checkpoint}.')
     cfg.resume = True
     cfg.load_from = checkpoint
@@ -97,6 +103,7 @@ def main(argv: Sequence[str] | None = None) -> None:
         raise SystemExit(f'error: {error}') from None
     adapt_to_device(cfg)
     runner = RUNNERS.build(cfg) if 'runner_type' in cfg else Runner.from_cfg(cfg)
+    runner.register_hook(ExactResumeHook())
     runner.train()
 
 

@@ -122,6 +122,7 @@ def test_resumes_from_a_named_checkpoint(tmp_path: Path, config: str) -> None:
     [
         (['no.py'], "error: config 'no.py' does not exist"),
         (['CONFIG', '--resume', 'no.pth'], "error: checkpoint 'no.pth' does not exist"),
+        (['CONFIG', '--resume', 'CONFIG'], "c.py' is not whole; --resume alone finds one that is"),
         (
             ['CONFIG', '--auto-scale-lr', '--cfg-options', 'auto_scale_lr='],
             'error: --auto-scale-lr needs auto_scale_lr.base_batch_size in ',

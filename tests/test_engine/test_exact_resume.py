@@ -1,0 +1,102 @@
+"""The sampler's position after a resume, without loading the images before it."""
+
+from types import SimpleNamespace
+
+import pytest
+import torch
+from mmengine.dataset import DefaultSampler, InfiniteSampler
+from mmengine.runner import EpochBasedTrainLoop, IterBasedTrainLoop
+from torch.utils.data import DataLoader, Dataset
+
+from mmlocalattn.engine import ExactResumeHook
+
+BATCH = 3
+
+
+class Numbers(Dataset):
+    """0 to 9; remembers what was asked for."""
+
+    def __init__(self) -> None:
+        self.loaded = []
+
+    def __len__(self) -> int:
+        return 10
+
+    def __getitem__(self, index: int) -> int:
+        self.loaded.append(index)
+        return index
+
+
+def make_loop(num_workers: int, iteration: int) -> IterBasedTrainLoop:
+    """A training loop of MMEngine as a resume leaves it."""
+    data = Numbers()
+    loader = DataLoader(
+        data,
+        batch_size=BATCH,
+        sampler=InfiniteSampler(data, seed=7),
+        num_workers=num_workers,
+        persistent_workers=num_workers > 0,
+    )
+    runner = SimpleNamespace(visualizer=SimpleNamespace())
+    loop = IterBasedTrainLoop(runner, loader, max_iters=100)
+    loop._iter = iteration
+    return loop
+
+
+@pytest.mark.parametrize('num_workers', [0, 1])
+@pytest.mark.parametrize('iteration', [1, 5, 40])
+def test_position(num_workers: int, iteration: int) -> None:
+    expected = make_loop(0, 0).dataloader_iterator
+    for _ in range(iteration):
+        next(expected)
+
+    loop = make_loop(num_workers, iteration)
+    ExactResumeHook().before_train_epoch(SimpleNamespace(train_loop=loop))
+    for _ in range(iteration):  # as IterBasedTrainLoop.run does
+        next(loop.dataloader_iterator)
+    assert loop.dataloader.dataset.loaded == []
+    for _ in range(4):
+        torch.testing.assert_close(next(loop.dataloader_iterator), next(expected))
+
+
+def test_fresh_run_is_left_alone() -> None:
+    loop = make_loop(0, 0)
+    before = loop.dataloader_iterator
+    ExactResumeHook().before_train_epoch(SimpleNamespace(train_loop=loop))
+    assert loop.dataloader_iterator is before
+
+
+def test_other_samplers_are_left_to_mmengine() -> None:
+    loop = make_loop(0, 5)
+    data = loop.dataloader.dataset
+    loop.dataloader = DataLoader(data, batch_size=BATCH, sampler=DefaultSampler(data, seed=7))
+    before = loop.dataloader_iterator
+    ExactResumeHook().before_train_epoch(SimpleNamespace(train_loop=loop))
+    assert loop.dataloader_iterator is before
+
+
+def test_mmengine_that_skips_by_itself_is_left_alone() -> None:
+    loop = make_loop(0, 5)
+    loop.dataloader_iterator.skip_iter = lambda count: None
+    before = loop.dataloader_iterator
+    ExactResumeHook().before_train_epoch(SimpleNamespace(train_loop=loop))
+    assert loop.dataloader_iterator is before
+
+
+def test_epoch_based_run_is_left_alone() -> None:
+    loop = object.__new__(EpochBasedTrainLoop)
+    loop._iter = 5
+    ExactResumeHook().before_train_epoch(SimpleNamespace(train_loop=loop))
+
+
+def draw(seed: int, rank: int, iteration: int) -> float:
+    runner = SimpleNamespace(seed=seed, rank=rank, iter=iteration)
+    ExactResumeHook().before_train_iter(runner, 0)
+    return torch.rand(()).item()
+
+
+def test_every_step_has_its_own_random_numbers() -> None:
+    steps = [(0, 0, 0), (1, 0, 0), (0, 1, 0), (0, 0, 1), (1, 1, 0)]
+    draws = [draw(*step) for step in steps]
+    assert len(set(draws)) == len(steps)
+    assert [draw(*step) for step in reversed(steps)] == draws[::-1]
