@@ -161,7 +161,7 @@ def sparse_scan_attention_backward_reference(
     anchor_dilation: tuple[int, int],
     scale: float,
 ) -> tuple[Tensor, Tensor, Tensor]:
-    """The gradients in closed form: step 2 backward, then step 1, then the inverse rotation.
+    """The gradients in closed form: step 2 backward, then step 1, then the rotation.
 
     Returns:
         Gradients of query, key and value.
@@ -199,7 +199,7 @@ def sparse_scan_attention_backward_reference(
             scale,
         )
         grad_query, grad_key, grad_value = grad_query + grads[0], grad_key + grads[1], grads[2]
-    grad_query, grad_key = _rotated(grad_query, grad_key, None if sin is None else -sin, cos)
+    grad_query, grad_key = _rotated(grad_query, grad_key, _transposed(sin), cos)
     return _own(grad_query, dtype), _own(grad_key, dtype), _own(grad_value, dtype)
 
 
@@ -214,6 +214,11 @@ def _rotated(
     if sin is None or cos is None:
         return query, key
     return rotate_pairs(query, sin, cos), rotate_pairs(key, sin, cos)
+
+
+def _transposed(sin: Tensor | None) -> Tensor | None:
+    """The table that, with the same cosine, transposes the rotation: negative, pairs swapped."""
+    return None if sin is None else -sin.unflatten(-1, (-1, 2)).flip(-1).flatten(-2)
 
 
 def _own(tensor: Tensor, dtype: torch.dtype) -> Tensor:

@@ -19,13 +19,15 @@ from mmlocalattn.ops.sparse_scan import (
 
 
 def rotary_oracle(tensor: Tensor, sin: Tensor, cos: Tensor) -> Tensor:
-    """Each adjacent pair of channels as a complex number times cos + i sin of its angle."""
+    """Each adjacent pair of channels turned by hand."""
     output = torch.empty_like(tensor)
-    for b, y, x, n, pair in np.ndindex(*tensor.shape[:4], tensor.shape[4] // 2):
-        even, odd = 2 * pair, 2 * pair + 1
-        number = complex(tensor[b, y, x, n, even], tensor[b, y, x, n, odd])
-        number *= complex(cos[y, x, even], sin[y, x, even])
-        output[b, y, x, n, even], output[b, y, x, n, odd] = number.real, number.imag
+    for b, y, x, n, even in np.ndindex(tensor.shape):
+        if even % 2 == 0:
+            odd, vector = even + 1, tensor[b, y, x, n]
+            output[b, y, x, n, even] = (
+                vector[even] * cos[y, x, even] - vector[odd] * sin[y, x, even]
+            )
+            output[b, y, x, n, odd] = vector[odd] * cos[y, x, odd] + vector[even] * sin[y, x, odd]
     return output
 
 
@@ -94,10 +96,9 @@ class TestSparseScanAttention(OpContract):
         if not case['rotary']:
             return None, None
         _, height, width, _, head_dim = case['shape']
-        angles = torch.linspace(
-            0, 7, height * width * head_dim // 2, dtype=torch.float64, device=device
-        )
-        angles = angles.view(height, width, -1).repeat_interleave(2, dim=-1)
+        size = height * width * head_dim
+        angles = torch.linspace(0, 7, size, dtype=torch.float64, device=device)
+        angles = angles.view(height, width, head_dim)  # the two of a pair differ, the hardest case
         return angles.sin(), angles.cos()
 
     def call(self, tensors: tuple[Tensor, ...], case: Case) -> Tensor:

@@ -19,7 +19,10 @@ namespace cpu {
 struct Rotary {
   at::Tensor sin, cos;
 
-  Rotary inverse() const { return {-sin, cos}; }
+  // For gradients.
+  Rotary transposed() const {
+    return {sin.unflatten(-1, {-1, 2}).flip({-1}).flatten(-2).neg(), cos};
+  }
 };
 
 // factor * map, rotated: (B, H, W, num_heads, head_dim) of any floating dtype and strides ->

@@ -90,8 +90,8 @@ std::tuple<at::Tensor, at::Tensor, at::Tensor> sparse_scan_attention_backward_cp
     grad_key = anchor.runs ? grad_key.add_(local_grad_key) : local_grad_key;
     grad_value = local_grad_value;
   }
-  const auto inverse = rotary ? std::optional<Rotary>(rotary->inverse()) : std::nullopt;
-  return {unpack(grad_query, query, scale, inverse), unpack(grad_key, key, 1, inverse),
+  const auto transposed = rotary ? std::optional<Rotary>(rotary->transposed()) : std::nullopt;
+  return {unpack(grad_query, query, scale, transposed), unpack(grad_key, key, 1, transposed),
           unpack(grad_value, value)};
 }
 
