@@ -50,6 +50,8 @@ step() { printf '\n== %s\n' "$*"; }
 step 'set up'
 bash tools/setup_env.sh
 python=${MMLOCALATTN_VENV:-.venv}/bin/python
+# Threads that wait sleep instead of spinning: far faster when the cores have other work too.
+export OMP_WAIT_POLICY=${OMP_WAIT_POLICY:-PASSIVE}
 
 step 'sample data'
 if [ -d data/digit_cards ]; then
