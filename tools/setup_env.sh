@@ -61,7 +61,7 @@ make_venv() {
 
 install_mmcv() {
     # With a GPU but without nvcc only mmcv's CPU operators can be compiled.
-    if [ -z "${CUDA_HOME:-}" ] && ! command -v nvcc >/dev/null; then
+    if [ -z "${CUDA_HOME:-}" ] && [ ! -d /usr/local/cuda ] && ! command -v nvcc >/dev/null; then
         export CUDA_VISIBLE_DEVICES=
     fi
     # The nvidia-* wheels have the CUDA headers that a small toolkit lacks beside nvcc.
