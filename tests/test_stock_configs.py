@@ -26,48 +26,56 @@ STOCK = {
     ),
 }
 SCRIPT = """
+import multiprocessing
 import sys
+
 import torch
+from mmdet.testing import demo_mm_inputs
 from mmengine.config import Config
 from mmengine.model import revert_sync_batchnorm
 from mmengine.registry import MODELS, init_default_scope
 from mmengine.structures import PixelData
+from mmseg.structures import SegDataSample
 
-torch.set_num_threads(1)
-cfg = Config.fromfile(sys.argv[1])
-assert 'custom_imports' not in cfg
-init_default_scope(cfg.default_scope)
-assert not any(name.startswith('mmlocalattn') for name in sys.modules)
-model = revert_sync_batchnorm(MODELS.build(cfg.model)).train()
-if cfg.default_scope == 'mmdet':
-    from mmdet.testing import demo_mm_inputs
-    batch = demo_mm_inputs(2, (3, 64, 64), [3, 3], num_classes=4, with_mask=True)
-else:
-    from mmseg.structures import SegDataSample
+
+def inputs(scope):
+    if scope == 'mmdet':
+        return demo_mm_inputs(2, (3, 64, 64), [3, 3], num_classes=4, with_mask=True)
     labels = PixelData(data=torch.randint(5, (1, 64, 64)))
     sample = SegDataSample(gt_sem_seg=labels, metainfo=dict(img_shape=(64, 64)))
     images = [torch.randint(256, (3, 64, 64), dtype=torch.uint8) for _ in range(2)]
-    batch = dict(inputs=images, data_samples=[sample, sample])
-loss, _ = model.parse_losses(model(**model.data_preprocessor(batch, True), mode='loss'))
-assert torch.isfinite(loss)
-print(type(model.backbone).__module__)
+    return dict(inputs=images, data_samples=[sample, sample])
+
+
+def check(path):
+    cfg = Config.fromfile(path)
+    assert 'custom_imports' not in cfg
+    init_default_scope(cfg.default_scope)
+    assert not any(name.startswith('mmlocalattn') for name in sys.modules)
+    model = revert_sync_batchnorm(MODELS.build(cfg.model)).train()
+    data = model.data_preprocessor(inputs(cfg.default_scope), True)
+    loss, _ = model.parse_losses(model(**data, mode='loss'))
+    assert torch.isfinite(loss)
+    return type(model.backbone).__module__
+
+
+# A process for each config: what one of them imports must not help the next.
+with multiprocessing.get_context('fork').Pool(1, maxtasksperchild=1) as pool:
+    print(*pool.map(check, sys.argv[1:], chunksize=1))
 """
 
 
 def test_builds_and_gives_a_loss(tmp_path: Path) -> None:
-    env = os.environ | dict(PYTHONPATH=str(ROOT), OMP_NUM_THREADS='1')
-    processes = {}
+    configs = []
     for name, (base, rest) in STOCK.items():
-        config = tmp_path / f'{name}.py'
-        config.write_text(f'_base_ = {base!r}\nmodel = dict(backbone={BACKBONE}, {rest})\n')
-        processes[name] = subprocess.Popen(
-            [sys.executable, '-W', 'ignore', '-c', SCRIPT, config],
-            env=env,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.PIPE,
-            text=True,
-        )
-    for name, process in processes.items():
-        printed, errors = process.communicate()
-        assert process.returncode == 0, f'{name}: {errors[-2000:]}'
-        assert printed.splitlines()[-1] == 'mmlocalattn.backbones.ssvit'
+        configs.append(tmp_path / f'{name}.py')
+        configs[-1].write_text(f'_base_ = {base!r}\nmodel = dict(backbone={BACKBONE}, {rest})\n')
+    done = subprocess.run(
+        [sys.executable, '-W', 'ignore', '-c', SCRIPT, *configs],
+        env=os.environ | dict(PYTHONPATH=str(ROOT), OMP_NUM_THREADS='1'),
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr[-3000:]
+    assert done.stdout.splitlines()[-1].split() == 3 * ['mmlocalattn.backbones.ssvit']

@@ -28,7 +28,11 @@ def parse_args(argv: Sequence[str] | None = None) -> argparse.Namespace:
         metavar='F',
         help='save the predictions: a .pkl file, or for segmentation a folder of index maps',
     )
-    parser.add_argument('--show-dir', metavar='D', help='draw every prediction into this folder')
+    parser.add_argument(
+        '--show-dir',
+        metavar='D',
+        help='draw the predictions (of the first process) into this folder',
+    )
     return parser.parse_args(argv)
 
 
