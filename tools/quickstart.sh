@@ -50,6 +50,10 @@ step() { printf '\n== %s\n' "$*"; }
 step 'set up'
 bash tools/setup_env.sh
 python=${MMLOCALATTN_VENV:-.venv}/bin/python
+# Without nvcc the set-up compiles for the CPU only, and a GPU would miss mmcv's operators.
+if ! command -v nvcc >/dev/null; then
+    export CUDA_VISIBLE_DEVICES=
+fi
 # Threads that wait sleep instead of spinning: far faster when the cores have other work too.
 export OMP_WAIT_POLICY=${OMP_WAIT_POLICY:-PASSIVE}
 
