@@ -47,10 +47,10 @@ def weights(work_dir: Path) -> dict[str, torch.Tensor]:
 
 
 @pytest.mark.parametrize(
-    ('text', 'killed_after', 'saved'),
+    ('text', 'saved', 'unfinished'),
     [
-        (tiny_data.DETECTION, PASS + 1, 'epoch_1.pth'),  # in the second epoch
-        (tiny_data.SEGMENTATION, PASS + 1, 'iter_3.pth'),  # in the second pass
+        (tiny_data.DETECTION, 'epoch_1.pth', 'epoch_2.pth'),
+        (tiny_data.SEGMENTATION, 'iter_3.pth', 'iter_6.pth'),
     ],
     ids=['detection', 'segmentation'],
 )
@@ -58,14 +58,16 @@ def test_resumed_run_equals_uninterrupted_run(
     tmp_path: Path,
     data: Path,  # noqa: F811
     text: str,
-    killed_after: int,
     saved: str,
+    unfinished: str,
 ) -> None:
     config = tiny_data.write_config(tmp_path / 'c.py', text, data, 'randomness = dict(seed=3)')
     whole, killed = tmp_path / 'whole', tmp_path / 'killed'
     tiny_data.run(TRAIN, config, '--work-dir', whole)
-    run_and_kill(config, killed, killed_after)
+    run_and_kill(config, killed, PASS + 1)  # in the middle of the second pass
     assert [file.name for file in killed.glob('*.pth')] == [saved]
+    # What a kill while the next checkpoint is written leaves as well.
+    (killed / unfinished).write_bytes((killed / saved).read_bytes()[:5000])
 
     # The seed, and with it the order of the images, comes from the checkpoint.
     other_seed = ['--cfg-options', 'randomness.seed=4']
