@@ -42,7 +42,10 @@ model = dict(
         rpn_proposal=dict(nms_pre=200, max_per_img=100),
         rcnn=dict(sampler=dict(num=32, pos_fraction=0.5)),
     ),
-    test_cfg=dict(rpn=dict(nms_pre=200, max_per_img=100), rcnn=dict(max_per_img=20)),
+    test_cfg=dict(
+        rpn=dict(nms_pre=200, max_per_img=100),
+        rcnn=dict(nms=dict(class_agnostic=True), max_per_img=20),  # one digit per card
+    ),
 )
 
 # Data. No flip: a mirrored digit is not a digit.
@@ -93,8 +96,8 @@ test_dataloader = val_dataloader
 val_evaluator = dict(ann_file=data_root + 'annotations/instances_val.json')
 test_evaluator = val_evaluator
 
-# Recipe: 5 epochs of 100 iterations, full precision, cosine.
-max_epochs = 5
+# Recipe: 7 epochs of 100 iterations, full precision, cosine.
+max_epochs = 7
 train_cfg = dict(max_epochs=max_epochs, val_interval=1)
 param_scheduler = [
     dict(type='LinearLR', start_factor=0.01, by_epoch=False, begin=0, end=50),
