@@ -1,4 +1,4 @@
-// Row kernels for AVX2 and FMA.
+// Kernels for AVX2 and FMA.
 #include <cstdint>
 #include <utility>
 
@@ -14,19 +14,24 @@
 
 #define MMLOCALATTN_ISA avx2
 #define MMLOCALATTN_VECTOR_BYTES 32
-#include "neighborhood_rows.h"
+#include "layout_isa.h"
+#include "neighborhood_isa.h"
 
 namespace mmlocalattn {
 namespace cpu {
 
 template <>
-RowKernels<float> row_kernels_avx2() {
-  return avx2::row_kernels<float>();
+Kernels<float> kernels_avx2() {
+  return {avx2::lanes<float>,           &avx2::forward<float>,
+          &avx2::backward_query<float>, &avx2::backward_key_value<float>,
+          &avx2::pack<float>,           &avx2::unpack<float>};
 }
 
 template <>
-RowKernels<double> row_kernels_avx2() {
-  return avx2::row_kernels<double>();
+Kernels<double> kernels_avx2() {
+  return {avx2::lanes<double>,           &avx2::forward<double>,
+          &avx2::backward_query<double>, &avx2::backward_key_value<double>,
+          &avx2::pack<double>,           &avx2::unpack<double>};
 }
 
 }  // namespace cpu

@@ -1,4 +1,4 @@
-// Row kernels for AVX-512 (F, BW, DQ, VL).
+// Kernels for AVX-512 (F, BW, DQ, VL).
 #include <cstdint>
 #include <utility>
 
@@ -15,19 +15,24 @@
 
 #define MMLOCALATTN_ISA avx512
 #define MMLOCALATTN_VECTOR_BYTES 64
-#include "neighborhood_rows.h"
+#include "layout_isa.h"
+#include "neighborhood_isa.h"
 
 namespace mmlocalattn {
 namespace cpu {
 
 template <>
-RowKernels<float> row_kernels_avx512() {
-  return avx512::row_kernels<float>();
+Kernels<float> kernels_avx512() {
+  return {avx512::lanes<float>,           &avx512::forward<float>,
+          &avx512::backward_query<float>, &avx512::backward_key_value<float>,
+          &avx512::pack<float>,           &avx512::unpack<float>};
 }
 
 template <>
-RowKernels<double> row_kernels_avx512() {
-  return avx512::row_kernels<double>();
+Kernels<double> kernels_avx512() {
+  return {avx512::lanes<double>,           &avx512::forward<double>,
+          &avx512::backward_query<double>, &avx512::backward_key_value<double>,
+          &avx512::pack<double>,           &avx512::unpack<double>};
 }
 
 }  // namespace cpu

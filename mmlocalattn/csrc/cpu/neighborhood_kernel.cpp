@@ -7,7 +7,7 @@
 // compute dtype.
 #include <torch/library.h>
 
-#include "packed.h"
+#include "planar.h"
 
 namespace mmlocalattn {
 namespace cpu {
@@ -30,7 +30,7 @@ std::tuple<at::Tensor, at::Tensor> neighborhood_attention_cpu(
   const auto [output, logsumexp] = attend(
       pack(query, scale), pack(key), pack(value), bias_or_undefined(bias),
       window_axis(query, kernel_size, dilation, 0), window_axis(query, kernel_size, dilation, 1));
-  return {unpack(output, query), heads_last(logsumexp)};
+  return {unpack(output, query), unpack_heads(logsumexp, query.size(2))};
 }
 
 std::tuple<at::Tensor, at::Tensor, at::Tensor, at::Tensor> neighborhood_attention_backward_cpu(
@@ -38,10 +38,11 @@ std::tuple<at::Tensor, at::Tensor, at::Tensor, at::Tensor> neighborhood_attentio
     const at::Tensor& value, const std::optional<at::Tensor>& bias, const at::Tensor& output,
     const at::Tensor& logsumexp, at::IntArrayRef kernel_size, at::IntArrayRef dilation,
     double scale) {
+  const auto packed_query = pack(query, scale);
   const auto [grad_query, grad_key, grad_value, grad_bias] = attend_backward(
-      pack(grad_output), pack(query, scale), pack(key), pack(value), bias_or_undefined(bias),
-      pack(output), heads_first(logsumexp), window_axis(query, kernel_size, dilation, 0),
-      window_axis(query, kernel_size, dilation, 1));
+      pack(grad_output), packed_query, pack(key), pack(value), bias_or_undefined(bias),
+      pack(output), pack_heads(logsumexp, packed_query.size(4)),
+      window_axis(query, kernel_size, dilation, 0), window_axis(query, kernel_size, dilation, 1));
   return {
       unpack(grad_query, query, scale), unpack(grad_key, key), unpack(grad_value, value),
       grad_bias.defined() ? grad_bias.to(bias->scalar_type()) : at::empty({0}, query.options())};

@@ -1,4 +1,4 @@
-// Row kernels for 16-byte vectors, which every x86-64 and aarch64 has.
+// Kernels for 16-byte vectors, which every x86-64 and aarch64 has.
 #include <cstdint>
 #include <utility>
 
@@ -6,19 +6,24 @@
 
 #define MMLOCALATTN_ISA portable
 #define MMLOCALATTN_VECTOR_BYTES 16
-#include "neighborhood_rows.h"
+#include "layout_isa.h"
+#include "neighborhood_isa.h"
 
 namespace mmlocalattn {
 namespace cpu {
 
 template <>
-RowKernels<float> row_kernels_portable() {
-  return portable::row_kernels<float>();
+Kernels<float> kernels_portable() {
+  return {portable::lanes<float>,           &portable::forward<float>,
+          &portable::backward_query<float>, &portable::backward_key_value<float>,
+          &portable::pack<float>,           &portable::unpack<float>};
 }
 
 template <>
-RowKernels<double> row_kernels_portable() {
-  return portable::row_kernels<double>();
+Kernels<double> kernels_portable() {
+  return {portable::lanes<double>,           &portable::forward<double>,
+          &portable::backward_query<double>, &portable::backward_key_value<double>,
+          &portable::pack<double>,           &portable::unpack<double>};
 }
 
 }  // namespace cpu

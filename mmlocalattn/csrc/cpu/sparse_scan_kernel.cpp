@@ -7,7 +7,7 @@
 // A kernel of 1 skips its step. query and key are rotated, scaled and packed once for both steps.
 #include <torch/library.h>
 
-#include "packed.h"
+#include "planar.h"
 
 namespace mmlocalattn {
 namespace cpu {
@@ -47,14 +47,14 @@ std::tuple<at::Tensor, at::Tensor, at::Tensor, at::Tensor> sparse_scan_attention
     at::Tensor logsumexp;
     std::tie(output, logsumexp) =
         attend(packed_query, packed_key, output, {}, local.rows, local.cols);
-    local_logsumexp = heads_last(logsumexp);
+    local_logsumexp = unpack_heads(logsumexp, query.size(2));
   }
   if (anchor.runs) {
     if (local.runs) inner = unpack(output, query);
     at::Tensor logsumexp;
     std::tie(output, logsumexp) =
         attend(packed_query, packed_key, output, {}, anchor.rows, anchor.cols);
-    anchor_logsumexp = heads_last(logsumexp);
+    anchor_logsumexp = unpack_heads(logsumexp, query.size(2));
   }
   return {unpack(output, query), inner, local_logsumexp, anchor_logsumexp};
 }
@@ -77,15 +77,15 @@ std::tuple<at::Tensor, at::Tensor, at::Tensor> sparse_scan_attention_backward_cp
   at::Tensor grad_query, grad_key, grad_value = pack(grad_output), step_output = pack(output);
   if (anchor.runs) {
     const auto step_value = pack(local.runs ? inner : value);
-    std::tie(grad_query, grad_key, grad_value, std::ignore) =
-        attend_backward(grad_value, packed_query, packed_key, step_value, {}, step_output,
-                        heads_first(anchor_logsumexp), anchor.rows, anchor.cols);
+    std::tie(grad_query, grad_key, grad_value, std::ignore) = attend_backward(
+        grad_value, packed_query, packed_key, step_value, {}, step_output,
+        pack_heads(anchor_logsumexp, packed_query.size(4)), anchor.rows, anchor.cols);
     step_output = step_value;
   }
   if (local.runs) {
     const auto [local_grad_query, local_grad_key, local_grad_value, unused] =
         attend_backward(grad_value, packed_query, packed_key, pack(value), {}, step_output,
-                        heads_first(local_logsumexp), local.rows, local.cols);
+                        pack_heads(local_logsumexp, packed_query.size(4)), local.rows, local.cols);
     grad_query = anchor.runs ? grad_query.add_(local_grad_query) : local_grad_query;
     grad_key = anchor.runs ? grad_key.add_(local_grad_key) : local_grad_key;
     grad_value = local_grad_value;
