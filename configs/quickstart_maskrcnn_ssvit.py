@@ -96,8 +96,8 @@ test_dataloader = val_dataloader
 val_evaluator = dict(ann_file=data_root + 'annotations/instances_val.json')
 test_evaluator = val_evaluator
 
-# Recipe: 7 epochs of 100 iterations, full precision, cosine.
-max_epochs = 7
+# Recipe: 5 epochs of 100 iterations, full precision, cosine.
+max_epochs = 5
 train_cfg = dict(max_epochs=max_epochs, val_interval=1)
 param_scheduler = [
     dict(type='LinearLR', start_factor=0.01, by_epoch=False, begin=0, end=50),
