@@ -6,6 +6,7 @@
 #include <ATen/Parallel.h>
 
 #include <cstdlib>
+#include <mutex>
 #include <string>
 #include <vector>
 
@@ -52,6 +53,65 @@ at::ScalarType compute_type(const at::Tensor& tensor) {
 int64_t plane_size(int64_t width, at::ScalarType dtype) {
   const int64_t line = kVectorBytes / static_cast<int64_t>(at::elementSize(dtype));
   return (((width + line - 1) / line + 1) | 1) * line;
+}
+
+// Memory of planar maps, kept for the next call up to a limit: the pages of fresh memory cost as
+// much time as the attention of a small window.
+class Pool {
+ public:
+  at::Tensor take(at::IntArrayRef sizes, const at::TensorOptions& options) {
+    const size_t bytes = c10::multiply_integers(sizes) * options.dtype().itemsize();
+    Block block = find(bytes);
+    if (block.bytes == 0) block = {std::max<size_t>(bytes, kVectorBytes), nullptr};
+    if (block.data == nullptr) {
+      const size_t rounded = (block.bytes + kVectorBytes - 1) / kVectorBytes * kVectorBytes;
+      block.data = std::aligned_alloc(kVectorBytes, rounded);
+      TORCH_CHECK(block.data != nullptr, "out of memory: ", rounded, " bytes for a planar map");
+    }
+    return at::from_blob(block.data, sizes, [this, block](void*) { give_back(block); }, options);
+  }
+
+ private:
+  struct Block {
+    size_t bytes;
+    void* data;
+  };
+
+  static constexpr size_t kMostBytes = size_t(128) << 20;
+
+  // A block that is not much larger than `bytes`, or none.
+  Block find(size_t bytes) {
+    const std::lock_guard<std::mutex> lock(mutex_);
+    for (auto block = blocks_.begin(); block != blocks_.end(); ++block) {
+      if (block->bytes >= bytes && block->bytes / 2 <= bytes) {
+        const Block found = *block;
+        blocks_.erase(block);
+        bytes_ -= found.bytes;
+        return found;
+      }
+    }
+    return {0, nullptr};
+  }
+
+  void give_back(const Block& block) {
+    const std::lock_guard<std::mutex> lock(mutex_);
+    blocks_.push_back(block);
+    bytes_ += block.bytes;
+    while (bytes_ > kMostBytes) {  // the oldest go first
+      bytes_ -= blocks_.front().bytes;
+      std::free(blocks_.front().data);
+      blocks_.erase(blocks_.begin());
+    }
+  }
+
+  std::mutex mutex_;
+  std::vector<Block> blocks_;
+  size_t bytes_ = 0;
+};
+
+Pool& pool() {
+  static Pool* pool = new Pool;  // never destroyed: tensors may outlive the library
+  return *pool;
 }
 
 template <typename T>
@@ -200,7 +260,7 @@ struct Maps {
 
 // A planar map to write, with the 0 past the width that kernels count on where it becomes an input.
 at::Tensor empty_planar(const at::Tensor& like, int64_t width) {
-  const auto planar = at::empty_like(like);
+  const auto planar = pool().take(like.sizes(), like.options());
   planar.slice(4, width).zero_();
   return planar;
 }
@@ -232,7 +292,7 @@ at::Tensor pack(const at::Tensor& map, double factor, const std::optional<Rotary
   const auto source = map.stride(4) == 1 ? map.to(dtype) : map.to(dtype).contiguous();
   const int64_t width = source.size(2), dim = source.size(4), plane = plane_size(width, dtype);
   const auto planar =
-      at::empty({source.size(0), source.size(3), source.size(1), dim, plane}, source.options());
+      pool().take({source.size(0), source.size(3), source.size(1), dim, plane}, source.options());
   const Rotary tables = rotary_tables(rotary, source.sizes(), dtype);
   AT_DISPATCH_FLOATING_TYPES(dtype, "pack", [&] {
     scalar_t* out = planar.mutable_data_ptr<scalar_t>();
