@@ -108,7 +108,7 @@ def shape_entries(shape: dict[str, int], args: argparse.Namespace, options: dict
 
     size = args.batch * heads * height * width * args.head_dim
     gflop = 4 * size * kernel_size**2 / 1e9
-    label = f'{height}x{width} heads {heads} k {kernel_size} d {dilation}'
+    label = f'{height}x{width}x{heads} k{kernel_size} d{dilation}'
     entries = [
         {'name': f'{label} forward', 'gflop': gflop, 'run': forward},
         {'name': f'{label} forward+backward', 'gflop': 3.5 * gflop, 'run': forward_backward},
