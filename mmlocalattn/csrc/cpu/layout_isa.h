@@ -1,4 +1,6 @@
-// Rows of planar maps from and to channels-last, for one instruction set.
+// Vectors of a map to and from registers and planar tiles, for one instruction set.
+//
+// In a planar tile the lanes of a SIMD vector are neighboring positions of one channel.
 #pragma once
 
 #include "simd.h"
@@ -8,75 +10,168 @@ namespace cpu {
 namespace MMLOCALATTN_ISA {
 namespace {
 
+MMLOCALATTN_INLINE int64_t smaller(int64_t a, int64_t b) { return a < b ? a : b; }
+MMLOCALATTN_INLINE int64_t larger(int64_t a, int64_t b) { return a > b ? a : b; }
+MMLOCALATTN_INLINE int64_t clamp(int64_t x, int64_t low, int64_t high) {
+  return larger(low, smaller(x, high));
+}
+MMLOCALATTN_INLINE int64_t round_up(int64_t x, int64_t step) { return (x + step - 1) / step * step; }
+
+template <int N>
+struct Bits {
+  typedef uint16_t narrow __attribute__((vector_size(N * sizeof(uint16_t))));
+  typedef uint32_t wide __attribute__((vector_size(N * sizeof(uint32_t))));
+};
+
+// N values in the compute type.
+template <int N>
+MMLOCALATTN_INLINE Vec<float, N> load_values(const float* p) {
+  return load<N>(p);
+}
+template <int N>
+MMLOCALATTN_INLINE Vec<double, N> load_values(const double* p) {
+  return load<N>(p);
+}
+template <int N>
+MMLOCALATTN_INLINE Vec<float, N> load_values(const BFloat16* p) {
+  typename Bits<N>::narrow bits;
+  __builtin_memcpy(&bits, p, sizeof(bits));
+  return (Vec<float, N>)(__builtin_convertvector(bits, typename Bits<N>::wide) << 16);
+}
+
+template <int N>
+MMLOCALATTN_INLINE void store_values(float* p, Vec<float, N> x) {
+  store(p, x);
+}
+template <int N>
+MMLOCALATTN_INLINE void store_values(double* p, Vec<double, N> x) {
+  store(p, x);
+}
+// Rounds to nearest, ties to even.
+template <int N>
+MMLOCALATTN_INLINE void store_values(BFloat16* p, Vec<float, N> x) {
+  using Wide = typename Bits<N>::wide;
+  Wide wide = (Wide)x;
+  wide = x == x ? (wide + 0x7fff + (wide >> 16 & 1)) >> 16 : Wide{} + 0x7fc0;
+  const auto bits = __builtin_convertvector(wide, typename Bits<N>::narrow);
+  __builtin_memcpy(p, &bits, sizeof(bits));
+}
+
+// Up to N values, the rest 0.
+template <int N, typename In>
+MMLOCALATTN_INLINE Vec<Compute<In>, N> load_some(const In* p, int64_t count) {
+  if (__builtin_expect(count >= N, 1)) return load_values<N>(p);
+  In values[N] = {};
+  for (int64_t i = 0; i < count; ++i) values[i] = p[i];
+  return load_values<N>(values);
+}
+
+template <int N, typename In>
+MMLOCALATTN_INLINE void store_some(In* p, Vec<Compute<In>, N> x, int64_t count) {
+  if (__builtin_expect(count >= N, 1)) return store_values<N>(p, x);
+  In values[N];
+  store_values<N>(values, x);
+  for (int64_t i = 0; i < count; ++i) p[i] = values[i];
+}
+
 // x cos + (-x[1], x[0], ...) sin for adjacent pairs of lanes.
-template <typename T, int... kLane>
-MMLOCALATTN_INLINE Vec<T> rotate(Vec<T> x, Vec<T> sin, Vec<T> cos,
-                                 std::integer_sequence<int, kLane...>) {
-  const Vec<T> sign{(kLane % 2 ? T(1) : T(-1))...};
-  return x * cos + shuffle<T>(x, x, std::integer_sequence<int, (kLane ^ 1)...>()) * sign * sin;
+template <typename T, int N, int... kLane>
+MMLOCALATTN_INLINE Vec<T, N> rotate(Vec<T, N> x, Vec<T, N> sin, Vec<T, N> cos,
+                                    std::integer_sequence<int, kLane...>) {
+  const Vec<T, N> sign{(kLane % 2 ? T(1) : T(-1))...};
+  return x * cos + shuffle<T, N>(x, x, std::integer_sequence<int, (kLane ^ 1)...>()) * sign * sin;
 }
 
-// A vector of up to `count` values, the rest 0.
-template <typename T>
-MMLOCALATTN_INLINE Vec<T> load_some(const T* p, int64_t count) {
-  if (count >= lanes<T>) return load(p);
-  Vec<T> x{};
-  for (int64_t i = 0; i < count; ++i) x[i] = p[i];
-  return x;
+template <int N, typename M, typename T = Compute<M>>
+MMLOCALATTN_INLINE Vec<T, N> convert(const Map<M>& map, Vec<T, N> x, int64_t y, int64_t column,
+                                     int64_t d, int64_t dim) {
+  x *= map.factor;
+  if (!map.sin.data) return x;
+  return rotate<T, N>(x, load_some<N>(map.sin.at(y, column) + d, dim - d),
+                      load_some<N>(map.cos.at(y, column) + d, dim - d),
+                      std::make_integer_sequence<int, N>());
 }
 
-template <typename T>
-MMLOCALATTN_INLINE void store_some(T* p, Vec<T> x, int64_t count) {
-  if (count >= lanes<T>) return store(p, x);
-  for (int64_t i = 0; i < count; ++i) p[i] = x[i];
+// Channels d, d + 1, ... of a vector of a map.
+template <int N, typename In>
+MMLOCALATTN_INLINE Vec<Compute<In>, N> read(const Map<const In>& map, int64_t y, int64_t x,
+                                            int64_t d, int64_t dim) {
+  return convert<N>(map, load_some<N>(map.grid.at(y, x) + d, dim - d), y, x, d, dim);
 }
 
-template <typename T, typename U>
-MMLOCALATTN_INLINE Vec<T> convert(const ChannelsRow<U>& channels, Vec<T> x, int64_t place,
-                                  int64_t count) {
-  x *= channels.factor;
-  if (!channels.sin) return x;
-  return rotate<T>(x, load_some(channels.sin + place, count),
-                   load_some(channels.cos + place, count),
-                   std::make_integer_sequence<int, lanes<T>>());
+template <int N, typename Out>
+MMLOCALATTN_INLINE void write(const Map<Out>& map, int64_t y, int64_t x, int64_t d, int64_t dim,
+                              Vec<Compute<Out>, N> values) {
+  Out* to = map.grid.at(y, x) + d;
+  values = convert<N>(map, values, y, x, d, dim);
+  if (map.add) values += load_some<N>(to, dim - d);
+  store_some<N>(to, values, dim - d);
 }
 
-template <typename T>
-void pack(const ChannelsRow<const T>& channels, int64_t width, int64_t dim, int64_t plane, T* row) {
-  constexpr int kLanes = lanes<T>;
-  for (int64_t x = 0; x < width; x += kLanes) {
-    for (int64_t d = 0; d < dim; d += kLanes) {
-      Vec<T> tile[kLanes];
-      for (int i = 0; i < kLanes; ++i) {
-        tile[i] = Vec<T>{};
-        if (x + i >= width) continue;
-        const T* from = channels.first + (x + i) * channels.step + d;
-        tile[i] = convert<T>(channels, load_some(from, dim - d), (x + i) * dim + d, dim - d);
-      }
-      transpose<T>(tile);
-      for (int i = 0; i < kLanes && d + i < dim; ++i) store(row + (d + i) * plane + x, tile[i]);
-    }
-  }
-  for (int64_t d = 0; d < dim; ++d) {
-    for (int64_t x = (width + kLanes - 1) / kLanes * kLanes; x < plane; ++x) row[d * plane + x] = 0;
-  }
-}
-
-template <typename T>
-void unpack(const ChannelsRow<T>& channels, int64_t width, int64_t dim, int64_t plane,
-            const T* row) {
-  constexpr int kLanes = lanes<T>;
-  for (int64_t x = 0; x < width; x += kLanes) {
-    for (int64_t d = 0; d < dim; d += kLanes) {
-      Vec<T> tile[kLanes];
-      for (int i = 0; i < kLanes; ++i)
-        tile[i] = d + i < dim ? load(row + (d + i) * plane + x) : Vec<T>{};
-      transpose<T>(tile);
-      for (int i = 0; i < kLanes && x + i < width; ++i) {
-        const Vec<T> out = convert<T>(channels, tile[i], (x + i) * dim + d, dim - d);
-        store_some(channels.first + (x + i) * channels.step + d, out, dim - d);
+// N columns from x on to planes of `step` values: `planes` of them, 0 beyond `count` and `dim`.
+template <int N, typename In>
+void pack(const Map<const In>& map, int64_t y, int64_t x, int64_t count, int64_t dim,
+          int64_t planes, Compute<In>* out, int64_t step) {
+  using T = Compute<In>;
+  for (int64_t d = 0; d < planes; d += N) {
+    Vec<T, N> tile[N];
+    if (count >= N) {
+      for (int i = 0; i < N; ++i) tile[i] = read<N>(map, y, x + i, d, dim);
+    } else {
+      for (int i = 0; i < N; ++i) {
+        tile[i] = Vec<T, N>{};
+        if (i < count) tile[i] = read<N>(map, y, x + i, d, dim);
       }
     }
+    transpose<T, N>(tile);
+    if (planes - d >= N) {
+      for (int i = 0; i < N; ++i) store(out + (d + i) * step, tile[i]);
+    } else {
+      for (int i = 0; i < N && d + i < planes; ++i) store(out + (d + i) * step, tile[i]);
+    }
+  }
+}
+
+// The way back: planes of N values, times `factor`, to `count` columns of a map.
+template <int N, typename Out>
+void unpack(const Map<Out>& map, int64_t y, int64_t x, int64_t count, int64_t dim, int64_t planes,
+            const Compute<Out>* in, Vec<Compute<Out>, N> factor) {
+  using T = Compute<Out>;
+  for (int64_t d = 0; d < dim; d += N) {
+    Vec<T, N> tile[N];
+    if (planes - d >= N) {
+      for (int i = 0; i < N; ++i) tile[i] = load<N>(in + (d + i) * N) * factor;
+    } else {
+      for (int i = 0; i < N; ++i) {
+        tile[i] = Vec<T, N>{};
+        if (d + i < planes) tile[i] = load<N>(in + (d + i) * N) * factor;
+      }
+    }
+    transpose<T, N>(tile);
+    if (count >= N) {
+      for (int i = 0; i < N; ++i) write<N>(map, y, x + i, d, dim, tile[i]);
+    } else {
+      for (int i = 0; i < N && i < count; ++i) write<N>(map, y, x + i, d, dim, tile[i]);
+    }
+  }
+}
+
+// Part of a row of a map as it is: vectors (count, step) with 0 behind the channels.
+template <typename In>
+void copy_vectors(const Map<const In>& map, int64_t y, int64_t x, int64_t count, int64_t dim,
+                  int64_t step, Compute<In>* out) {
+  constexpr int N = kLanes<Compute<In>>;
+  for (int64_t i = 0; i < count; ++i) {
+    for (int64_t d = 0; d < step; d += N) store(out + i * step + d, read<N>(map, y, x + i, d, dim));
+  }
+}
+
+template <typename Out>
+void write_vectors(const Map<Out>& map, int64_t y, int64_t num, int64_t dim, const Out* vectors,
+                   int64_t step) {
+  constexpr int N = kLanes<Out>;
+  for (int64_t x = 0; x < num; ++x, vectors += step) {
+    for (int64_t d = 0; d < dim; d += N) write<N>(map, y, x, d, dim, load<N>(vectors + d));
   }
 }
 

@@ -1,10 +1,8 @@
-// Interface between the CPU operators (any dtype and layout, threads) and the kernels for one
-// instruction set (planar fp32 or fp64 maps).
+// Interface between the CPU operators (tensors, threads) and the kernels for one instruction set.
 //
-// A planar map is (batch * heads, height, dim, plane): one plane of a row holds one channel of all
-// its columns, so that the lanes of a vector are neighboring queries (or keys) and a tap is the
-// same vector some columns further. `plane` is the width and at least one vector more: loads and
-// stores may pass the width. Inputs are 0 there.
+// The kernels work on one dilation group of one (batch, head) at a time: positions whose rows and
+// columns are equal modulo the dilation. Inside it rows and columns are counted by themselves and
+// the dilation is 1.
 #pragma once
 
 #include <cstdint>
@@ -19,84 +17,100 @@ namespace mmlocalattn {
 namespace cpu {
 
 constexpr int kVectorBytes = 64;  // the longest of any instruction set
-constexpr int kMaxLanes = kVectorBytes / sizeof(float);
 
-// Up to one vector of neighboring columns. In forward and in the gradient of the query they are
-// queries and their taps are keys, in the gradients of key and value they are keys and their taps
-// the queries that see them.
-struct ColumnBlock {
-  int64_t x;     // first column
-  int64_t base;  // smallest column that is the first tap of one of them
-  int64_t taps;  // most taps of one of them
-  int32_t lanes;
-  bool is_shift;              // lane i has its first tap at base + i, and `taps` taps
-  int32_t source[kMaxLanes];  // column of the first tap of each lane, minus base: below the lanes
-                              // of a vector
-  int32_t count[kMaxLanes];   // taps of each lane
-  int32_t offset[kMaxLanes];  // column of the first tap in a relative position table
+// The bits of a bfloat16, for files that may not use the standard library.
+struct BFloat16 {
+  uint16_t bits;
 };
 
-// One or two rows of one dilation group, with the rows that hold their taps: `first`, `first +
-// dilation`, ...
-struct RowPair {
-  int64_t y[2];
-  int rows;
-  int64_t first;
-  int64_t begin[2],
-      end[2];         // range of those rows that each sees, counted from `first`; nondecreasing
-  int64_t offset[2];  // row of the tap `begin` in a relative position table
-};
-
-// One attention problem.
+// The type that a kernel computes in.
 template <typename T>
-struct Neighborhood {
-  WindowAxis rows, cols;
-  int64_t dim, plane;
-  const ColumnBlock* blocks;
-  int64_t num_blocks;
-  // Planar maps. query is multiplied by the scale already.
-  const T *query, *key, *value, *grad_output;
-  T* output;  // or the gradient of query
-  T *grad_key, *grad_value;
-  const T* bias;  // (2 * rows.kernel - 1, 2 * cols.kernel - 1) or null
-  T* grad_bias;   // likewise, is added to
-  T* logsumexp;   // (height, plane), as is delta = <grad_output, output>
-  const T* delta;
+struct ComputeType {
+  using type = T;
+};
+template <>
+struct ComputeType<BFloat16> {
+  using type = float;
+};
+template <typename T>
+struct ComputeType<const T> : ComputeType<T> {};
+template <typename T>
+using Compute = typename ComputeType<T>::type;
+
+// Vectors of the positions of a dilation group: that of (y, x) begins at data + y * row + x *
+// column.
+template <typename T>
+struct Grid {
+  T* data = nullptr;
+  int64_t row = 0, column = 0;
+
+  MMLOCALATTN_HOST_DEVICE T* at(int64_t y, int64_t x) const { return data + y * row + x * column; }
 };
 
-// A row of channels-last vectors: x counts `step` values.
+// A map as the kernels read or write it: factor * vector, rotated by the tables if there are any
+// (adjacent pairs: x cos + (-x[1], x[0], ...) sin). `add`: added to what is there.
 template <typename T>
-struct ChannelsRow {
-  T* first;
-  int64_t step;
-  const T *sin, *cos;  // (width, dim) or null: rotates adjacent pairs
-  T factor;
+struct Map {
+  Grid<T> grid;
+  Compute<T> factor = 1;
+  Grid<const Compute<T>> sin, cos;
+  bool add = false;
+};
+
+// Channels of a vector of gradients with its padding to whole SIMD vectors.
+template <typename T>
+MMLOCALATTN_HOST_DEVICE int64_t padded_dim(int64_t dim) {
+  constexpr int64_t kMost = kVectorBytes / static_cast<int64_t>(sizeof(Compute<T>));
+  return (dim + kMost - 1) / kMost * kMost;
+}
+
+// One piece of an attention problem: queries [y_begin, y_end) x [x_begin, x_end) of a group.
+template <typename T>
+struct Piece {
+  WindowAxis rows, cols;  // of the group; their dilation is 1
+  int64_t dim;
+  int64_t y_begin, y_end, x_begin, x_end;
+  Map<const T> query, key, value;  // the logits are in base 2: query's factor has log2(e)
+  const Compute<T>* bias;  // (2 * rows.kernel - 1, 2 * cols.kernel - 1) times log2(e), or null
+  Map<T> output;           // backward reads it
+  Grid<Compute<T>> logsumexp;
+  // Backward only.
+  Map<const T> grad_output;
+  Map<Compute<T>> grad_query;
+  // The piece's contributions to the gradients of its keys and values, (key_rows, grad_cols, 2,
+  // padded_dim).
+  Compute<T>* grad_key_value;
+  Compute<T>* grad_bias;  // likewise to that of the bias, or null
+
+  // Keys that the piece sees: from the first row and column, so many.
+  MMLOCALATTN_HOST_DEVICE int64_t first_row() const { return rows.start(y_begin); }
+  MMLOCALATTN_HOST_DEVICE int64_t first_col() const { return cols.start(x_begin); }
+  MMLOCALATTN_HOST_DEVICE int64_t key_rows() const {
+    return rows.start(y_end - 1) + rows.kernel - first_row();
+  }
+  MMLOCALATTN_HOST_DEVICE int64_t key_cols() const {
+    return cols.start(x_end - 1) + cols.kernel - first_col();
+  }
+  // One more than the keys: the kernels work on two at a time.
+  MMLOCALATTN_HOST_DEVICE int64_t grad_cols() const { return key_cols() + 1; }
+  MMLOCALATTN_HOST_DEVICE int64_t grad_size() const {
+    return key_rows() * grad_cols() * 2 * padded_dim<T>(dim);
+  }
 };
 
 template <typename T>
 struct Kernels {
-  int lanes;
-  // One pair of rows of one map.
-  void (*forward)(const Neighborhood<T>&, const RowPair&, T* scratch);
-  void (*backward_query)(const Neighborhood<T>&, const RowPair&, T* scratch);
-  void (*backward_key_value)(const Neighborhood<T>&, const RowPair&, T* scratch);
-  // One row (dim, plane) from and to channels-last.
-  void (*pack)(const ChannelsRow<const T>&, int64_t width, int64_t dim, int64_t plane, T* row);
-  void (*unpack)(const ChannelsRow<T>&, int64_t width, int64_t dim, int64_t plane, const T* row);
+  // Values of scratch that the functions below need, aligned to kVectorBytes.
+  int64_t (*forward_scratch)(const Piece<T>&);
+  int64_t (*backward_scratch)(const Piece<T>&);
+  void (*forward)(const Piece<T>&, Compute<T>* scratch);
+  void (*backward)(const Piece<T>&, Compute<T>* scratch);
+  // Writes vectors that are `step` values apart, padded to padded_dim, to a row of a map.
+  void (*write)(const Map<Compute<T>>&, int64_t y, int64_t num, int64_t dim,
+                const Compute<T>* vectors, int64_t step);
 };
 
-// Taps whose logits are worked on at a time, so that they stay in L1; a row of taps is never split.
-constexpr int64_t kChunkTaps = 96;
-
-// Values of scratch, aligned to a vector, that the kernels use: two rows of logits, twice, and two
-// accumulators.
-template <typename T>
-MMLOCALATTN_HOST_DEVICE int64_t scratch_size(const Neighborhood<T>& problem) {
-  const int64_t taps = 2 * problem.cols.kernel + kChunkTaps;
-  return (4 * taps + 4 * problem.dim) * (kVectorBytes / static_cast<int64_t>(sizeof(T)));
-}
-
-// The kernels of each instruction set, for float and double.
+// The kernels of each instruction set, for float, double and BFloat16.
 template <typename T>
 Kernels<T> kernels_portable();
 #ifdef MMLOCALATTN_X86

@@ -14,7 +14,6 @@
 
 #define MMLOCALATTN_ISA avx2
 #define MMLOCALATTN_VECTOR_BYTES 32
-#include "layout_isa.h"
 #include "neighborhood_isa.h"
 
 namespace mmlocalattn {
@@ -22,16 +21,17 @@ namespace cpu {
 
 template <>
 Kernels<float> kernels_avx2() {
-  return {avx2::lanes<float>,           &avx2::forward<float>,
-          &avx2::backward_query<float>, &avx2::backward_key_value<float>,
-          &avx2::pack<float>,           &avx2::unpack<float>};
+  return avx2::make_kernels<float>();
 }
 
 template <>
 Kernels<double> kernels_avx2() {
-  return {avx2::lanes<double>,           &avx2::forward<double>,
-          &avx2::backward_query<double>, &avx2::backward_key_value<double>,
-          &avx2::pack<double>,           &avx2::unpack<double>};
+  return avx2::make_kernels<double>();
+}
+
+template <>
+Kernels<BFloat16> kernels_avx2() {
+  return avx2::make_kernels<BFloat16>();
 }
 
 }  // namespace cpu

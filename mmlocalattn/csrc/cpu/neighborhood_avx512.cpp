@@ -15,7 +15,6 @@
 
 #define MMLOCALATTN_ISA avx512
 #define MMLOCALATTN_VECTOR_BYTES 64
-#include "layout_isa.h"
 #include "neighborhood_isa.h"
 
 namespace mmlocalattn {
@@ -23,16 +22,17 @@ namespace cpu {
 
 template <>
 Kernels<float> kernels_avx512() {
-  return {avx512::lanes<float>,           &avx512::forward<float>,
-          &avx512::backward_query<float>, &avx512::backward_key_value<float>,
-          &avx512::pack<float>,           &avx512::unpack<float>};
+  return avx512::make_kernels<float>();
 }
 
 template <>
 Kernels<double> kernels_avx512() {
-  return {avx512::lanes<double>,           &avx512::forward<double>,
-          &avx512::backward_query<double>, &avx512::backward_key_value<double>,
-          &avx512::pack<double>,           &avx512::unpack<double>};
+  return avx512::make_kernels<double>();
+}
+
+template <>
+Kernels<BFloat16> kernels_avx512() {
+  return avx512::make_kernels<BFloat16>();
 }
 
 }  // namespace cpu

@@ -1,427 +1,633 @@
 // Kernels of neighborhood attention for one instruction set: included by neighborhood_<isa>.cpp,
 // which defines MMLOCALATTN_ISA and MMLOCALATTN_VECTOR_BYTES and sets the compiler's target.
 //
-//   s_ij = <q_i, k_j> + bias[j - i]     p_ij = exp(s_ij - lse_i)     o_i = sum_j p_ij v_j
+//   s_ij = <q_i, k_j> + bias[j - i]     p_ij = 2^(s_ij - lse_i)     o_i = sum_j p_ij v_j
 //   ds_ij = p_ij (<do_i, v_j> - delta_i)     dq_i = sum_j ds_ij k_j
 //   dk_j = sum_i ds_ij q_i     dv_j = sum_i p_ij do_i
 //
-// Lanes are neighboring columns: their windows are one window shifted, so a tap of all of them is
-// one load from a planar map (at borders and dilation groups' ends a load and a permutation). Two
-// rows of one dilation group share each load. Forward works through a window in chunks of rows that
-// stay in L1, with online softmax; nothing of the size of the attention matrix goes to memory.
-// Every sum has a fixed order: results do not depend on the number of threads.
+// Shift-planar: the keys of a piece are packed into planes, one per row and channel, and the lanes
+// of a vector are neighboring queries of a row. Their windows are one window shifted, so a tap of
+// all of them is one load from a plane (at borders a load and a permutation), which the kRows rows
+// of a tile share. Nothing of the size of the attention matrix leaves the caches, and no
+// multiplication is wasted on positions outside the windows.
 #pragma once
 
-#include "simd.h"
+#include "layout_isa.h"
 
 namespace mmlocalattn {
 namespace cpu {
 namespace MMLOCALATTN_ISA {
 namespace {
 
-// As many accumulators as registers hold: vectors per block of taps or channels, for each of two
-// rows.
-constexpr int kBlock = MMLOCALATTN_VECTOR_BYTES == 64 ? 8 : 4;
+// A tile is kRows rows of N queries. Accumulators of kRows x kTaps (or kChannels) vectors stay in
+// registers.
+constexpr int kRows = MMLOCALATTN_VECTOR_BYTES == 64 ? 4 : 2;
+constexpr int kTaps = 6;
+constexpr int kChannels = 4;
 
-// How the lanes of a column block find a tap.
+// Taps of a query that are worked on at a time, so that their logits stay in L1; a row of taps is
+// never split. Forward can hold a window of 7 x 7 whole.
+constexpr int64_t kForwardTaps = 72, kBackwardTaps = 36;
+
+// Calls body with value as a constant, 1 <= value <= kMost.
+template <int kMost, typename Body>
+MMLOCALATTN_INLINE void with_constant(int64_t value, const Body& body) {
+  if constexpr (kMost > 1) {
+    if (value < kMost) return with_constant<kMost - 1>(value, body);
+  }
+  body(std::integral_constant<int, kMost>());
+}
+
+// Hands out parts of the scratch memory; without memory it only counts.
 template <typename T>
-struct Lanes {
-  int64_t base, step, plane;
-  Index<T> source;
+struct Arena {
+  T* memory;
+  int64_t used = 0;
 
-  // Lanes of channel d of tap b in a row of a planar map.
-  template <bool kPermute>
-  MMLOCALATTN_INLINE Vec<T> load_tap(const T* row, int64_t d, int64_t b) const {
-    const Vec<T> x = load(row + d * plane + base + b * step);
-    if constexpr (kPermute) return permute<T>(x, source);
-    return x;
+  T* take(int64_t size) {
+    T* part = memory ? memory + used : nullptr;
+    used += round_up(size, kVectorBytes / static_cast<int64_t>(sizeof(T)));
+    return part;
   }
 };
 
-// out[t][j] = <x[t], tap b + j> for kTaps taps of one row of a map; x[t] are the lanes' own
-// channels.
-template <int kRows, int kTaps, bool kPermute, typename T>
-MMLOCALATTN_INLINE void dots(const T* const (&x)[2], const T* row, const Lanes<T>& lane, int64_t b,
-                             int64_t dim, T* const (&out)[2]) {
-  Vec<T> sum[kRows][kTaps];
-  for (int t = 0; t < kRows; ++t) {
-    for (int j = 0; j < kTaps; ++j) sum[t][j] = Vec<T>{};
+// Planes of the keys of a piece: channel d of column x in row u is data[u * row + d * plane + x].
+template <typename T>
+struct Planes {
+  T* data;
+  int64_t row, plane;
+
+  MMLOCALATTN_INLINE const T* at(int64_t u, int64_t d, int64_t x) const {
+    return data + u * row + d * plane + x;
   }
-  for (int64_t d = 0; d < dim; ++d) {
-    Vec<T> own[kRows];
-    for (int t = 0; t < kRows; ++t) own[t] = load(x[t] + d * lane.plane);
-    for (int j = 0; j < kTaps; ++j) {
-      Vec<T> tap = lane.template load_tap<kPermute>(row, d, b + j);
-      if (kRows > 1) pin<T>(tap);
-      for (int t = 0; t < kRows; ++t) sum[t][j] += own[t] * tap;
+};
+
+MMLOCALATTN_INLINE int64_t num_planes(int64_t dim) { return round_up(dim, kChannels); }
+
+// Loads of a tap may reach one vector past the last key. An odd number of cache lines spreads the
+// planes over the sets of a cache.
+template <typename In>
+Planes<Compute<In>> make_planes(const Piece<In>& piece, Arena<Compute<In>>& arena) {
+  using T = Compute<In>;
+  constexpr int64_t kLine = kVectorBytes / static_cast<int64_t>(sizeof(T));
+  const int64_t lines = (piece.key_cols() + kLine - 1) / kLine + 1;
+  const int64_t plane = (lines | 1) * kLine, row = plane * num_planes(piece.dim);
+  return {arena.take(row * piece.key_rows()), row, plane};
+}
+
+template <typename In>
+void fill_planes(const Piece<In>& piece, const Map<const In>& map,
+                 const Planes<Compute<In>>& planes) {
+  constexpr int N = kLanes<Compute<In>>;
+  const int64_t first = piece.first_col(), cols = piece.key_cols();
+  for (int64_t u = 0; u < piece.key_rows(); ++u) {
+    for (int64_t x = 0; x < planes.plane; x += N) {
+      pack<N>(map, piece.first_row() + u, first + x, cols - x, piece.dim, num_planes(piece.dim),
+              planes.data + u * planes.row + x, planes.plane);
     }
   }
-  for (int t = 0; t < kRows; ++t) {
-    for (int j = 0; j < kTaps; ++j) store(out[t] + (b + j) * lanes<T>, sum[t][j]);
+}
+
+// Neighboring columns of queries, one a lane, and where their taps are.
+template <typename T, int N>
+struct Columns {
+  int64_t x, count;
+  int64_t base;        // of the keys of a piece, the first tap of the first lane
+  int64_t taps, keys;  // of a row: seen by each lane, by all of them
+  bool is_shift;       // lane i has its first tap at base + i
+  Index<T, N> source;  // first tap of each lane, from base
+  int64_t table_base;  // smallest column of a relative position table for a first tap
+  Index<T, N> table_source;
+
+  template <typename In>
+  Columns(const Piece<In>& piece, int64_t x)
+      : x(x), count(smaller(N, piece.x_end - x)), source{}, table_source{} {
+    const WindowAxis& cols = piece.cols;
+    base = cols.start(x) - piece.first_col();
+    taps = cols.kernel;
+    keys = cols.start(x + count - 1) - cols.start(x) + taps;
+    table_base = cols.first_offset(x + count - 1);
+    is_shift = keys == taps + count - 1;
+    for (int i = 0; i < N; ++i) source[i] = i;
+    if (is_shift) return;
+    for (int64_t i = 0; i < N; ++i) source[i] = i < count ? cols.start(x + i) - cols.start(x) : 0;
+    for (int64_t i = 0; i < count; ++i) table_source[i] = cols.first_offset(x + i) - table_base;
   }
-}
-
-// Calls body with taps as a constant, 1 <= taps <= kBlock.
-template <int kTaps = kBlock, typename Body>
-MMLOCALATTN_INLINE void with_constant(int64_t taps, const Body& body) {
-  if (taps == kTaps) return body(std::integral_constant<int, kTaps>());
-  if constexpr (kTaps > 1) with_constant<kTaps - 1>(taps, body);
-}
-
-// out[t][b] = <x[t], tap b> for all taps of one row of a map, in blocks of about equal size.
-template <int kRows, bool kPermute, typename T>
-void dots_of_row(const T* const (&x)[2], const T* row, const Lanes<T>& lane, int64_t taps,
-                 int64_t dim, T* const (&out)[2]) {
-  for (int64_t b = 0, blocks = (taps + kBlock - 1) / kBlock; blocks > 0; --blocks) {
-    const int64_t size = (taps - b + blocks - 1) / blocks;
-    with_constant(size, [&](auto constant) __attribute__((always_inline)) {
-      dots<kRows, constant, kPermute>(x, row, lane, b, dim, out);
-    });
-    b += size;
-  }
-}
-
-// Logits (or other products) of a chunk of rows of taps: out[t] + (row - begin) * taps + b vectors.
-struct Chunk {
-  int64_t begin, end;  // rows of taps, counted as in RowPair
 };
 
-MMLOCALATTN_INLINE int64_t clamp(int64_t x, int64_t low, int64_t high) {
-  return x < low ? low : x > high ? high : x;
+// Rows of a tile with the rows of keys that they see, counted from the first of the piece.
+struct Rows {
+  int64_t y, count;
+  int64_t begin[kRows], end[kRows];  // nondecreasing; empty for rows past the count
+
+  template <typename In>
+  MMLOCALATTN_INLINE Rows(const Piece<In>& piece, int64_t y)
+      : y(y), count(smaller(kRows, piece.y_end - y)) {
+    for (int t = 0; t < kRows; ++t) {
+      begin[t] = piece.rows.start(smaller(y + t, piece.y_end - 1)) - piece.first_row();
+      end[t] = begin[t] + piece.rows.kernel;
+    }
+  }
+  MMLOCALATTN_INLINE int64_t first() const { return begin[0]; }
+  MMLOCALATTN_INLINE int64_t last() const { return end[count - 1]; }
+
+  // The rows that see u are [visible_begin, visible_end).
+  MMLOCALATTN_INLINE int visible_begin(int64_t u) const {
+    int t = 0;
+    while (end[t] <= u) ++t;
+    return t;
+  }
+  MMLOCALATTN_INLINE int visible_end(int64_t u) const {
+    int t = static_cast<int>(count);
+    while (begin[t - 1] > u) --t;
+    return t;
+  }
+};
+
+// Rows of keys that are worked on at a time.
+struct Chunk {
+  int64_t begin, end;
+};
+
+// Splits the rows of keys of a tile into chunks of about equal size.
+template <typename Body>
+MMLOCALATTN_INLINE void for_each_chunk(const Rows& rows, int64_t taps, int64_t most_taps,
+                                       const Body& body) {
+  const int64_t all = rows.last() - rows.first(), most = larger(1, most_taps / taps);
+  int64_t chunks = (all + most - 1) / most;
+  for (int64_t u = rows.first(); chunks > 0; --chunks) {
+    const int64_t size = (rows.last() - u + chunks - 1) / chunks;
+    body(Chunk{u, u + size});
+    u += size;
+  }
 }
 
-// A pair of rows at one column block.
-template <typename T>
-struct Work {
-  const Neighborhood<T>& problem;
-  const RowPair& pair;
-  const ColumnBlock& block;
-  Lanes<T> lane;
-  Index<T> count;  // taps of each lane
+MMLOCALATTN_INLINE int64_t most_chunk_rows(int64_t taps, int64_t most_taps) {
+  return larger(1, most_taps / taps);
+}
 
-  MMLOCALATTN_INLINE Work(const Neighborhood<T>& problem, const RowPair& pair,
-                          const ColumnBlock& block)
-      : problem(problem), pair(pair), block(block) {
-    lane.base = block.base, lane.step = problem.cols.dilation, lane.plane = problem.plane;
-    for (int i = 0; i < lanes<T>; ++i) lane.source[i] = block.source[i], count[i] = block.count[i];
-  }
+// Logits, or their gradients, of a tile and a chunk: vectors of N queries, one a tap. Around every
+// row of taps there is a vector of zeros for loops that step over the keys of a tile two by two.
+template <typename T, int N>
+struct Logits {
+  T* data;
+  int64_t row, tile_row;  // values of a row of taps, of a row of the tile
 
-  // A row of a planar map: of the pair, or of taps.
-  MMLOCALATTN_INLINE int64_t own(int t) const {
-    return pair.y[t] * problem.dim * problem.plane + block.x;
+  Logits(int64_t taps, int64_t most_taps, Arena<T>& arena)
+      : row((taps + 1) * N), tile_row(most_chunk_rows(taps, most_taps) * row + N) {
+    data = arena.take(kRows * tile_row);
   }
-  MMLOCALATTN_INLINE int64_t row(int64_t u) const {
-    return (pair.first + u * problem.rows.dilation) * problem.dim * problem.plane;
+  MMLOCALATTN_INLINE T* at(int64_t t, Chunk chunk, int64_t u) const {
+    return data + t * tile_row + (u - chunk.begin) * row + N;
   }
-  MMLOCALATTN_INLINE int64_t rows_of_taps() const { return pair.end[pair.rows - 1]; }
-  MMLOCALATTN_INLINE int64_t begin(int t, Chunk chunk) const {
-    return clamp(pair.begin[t], chunk.begin, chunk.end);
+  void clear() const {
+    for (int64_t i = 0; i < kRows * tile_row; ++i) data[i] = 0;
   }
-  MMLOCALATTN_INLINE int64_t end(int t, Chunk chunk) const {
-    return clamp(pair.end[t], chunk.begin, chunk.end);
-  }
+};
 
-  // Place of (row u, tap b) in the logits of a chunk.
-  MMLOCALATTN_INLINE int64_t place(Chunk chunk, int64_t u, int64_t b = 0) const {
-    return ((u - chunk.begin) * block.taps + b) * lanes<T>;
+// out[t][j] = <own[t], tap j> for kTapsOfBlock taps of one row of keys.
+template <int kNumRows, int kNumTaps, bool kPermute, int N, typename T>
+MMLOCALATTN_INLINE void dots(const T* own, int64_t own_step, const T* keys, int64_t plane,
+                             Index<T, N> source, int64_t dim, T* out, int64_t out_step) {
+  Vec<T, N> sum[kNumRows][kNumTaps];
+  for (int t = 0; t < kNumRows; ++t) {
+    for (int j = 0; j < kNumTaps; ++j) sum[t][j] = Vec<T, N>{};
   }
+  for (int64_t d = 0; d < dim; ++d, own += N, keys += plane) {
+    Vec<T, N> query[kNumRows];
+    for (int t = 0; t < kNumRows; ++t) query[t] = load<N>(own + t * own_step);
+    for (int j = 0; j < kNumTaps; ++j) {
+      Vec<T, N> tap = load<N>(keys + j);
+      if (kPermute) tap = permute<T, N>(tap, source);
+      if (kNumRows > 1) pin(tap);
+      for (int t = 0; t < kNumRows; ++t) sum[t][j] += query[t] * tap;
+    }
+  }
+  for (int t = 0; t < kNumRows; ++t) {
+    for (int j = 0; j < kNumTaps; ++j) store(out + t * out_step + j * N, sum[t][j]);
+  }
+}
 
-  // out[t] = products of the pair's own vectors in `owns` with the taps in `map`, for the rows of a
-  // chunk.
-  MMLOCALATTN_INLINE void products(const T* owns, const T* map, Chunk chunk,
-                                   T* const (&out)[2]) const {
+// A tile at one place: what forward and backward share.
+template <typename T, int N>
+struct Tile {
+  const Columns<T, N>& columns;
+  const Rows& rows;
+  int64_t dim;
+
+  // Logits of a chunk: products of the tile's own vectors, planar (kRows, num_planes, N), with all
+  // taps.
+  void products(const T* own, const Planes<T>& keys, Chunk chunk, const Logits<T, N>& out) const {
+    const int64_t own_step = num_planes(dim) * N;
     for (int64_t u = chunk.begin; u < chunk.end; ++u) {
-      const bool sees[2] = {pair.begin[0] <= u && u < pair.end[0],
-                            pair.rows == 2 && pair.begin[1] <= u && u < pair.end[1]};
-      const int first = sees[0] ? 0 : 1;
-      const T* x[2] = {owns + own(first), owns + own(pair.rows - 1)};
-      T* to[2] = {out[first] + place(chunk, u), out[1] + place(chunk, u)};
-      if (sees[0] && sees[1]) {
-        block.is_shift ? dots_of_row<2, false>(x, map + row(u), lane, block.taps, problem.dim, to)
-                       : dots_of_row<2, true>(x, map + row(u), lane, block.taps, problem.dim, to);
+      const int first = rows.visible_begin(u);
+      const T* row = keys.at(u, 0, columns.base);
+      with_constant<kRows>(rows.visible_end(u) - first, [&](auto num_rows)
+                                                            __attribute__((always_inline)) {
+        int64_t blocks = (columns.taps + kTaps - 1) / kTaps;
+        for (int64_t b = 0; blocks > 0; --blocks) {
+          const int64_t size = (columns.taps - b + blocks - 1) / blocks;
+          with_constant<kTaps>(size, [&](auto num_taps) __attribute__((always_inline)) {
+            T* to = out.at(first, chunk, u) + b * N;
+            if (columns.is_shift) {
+              dots<num_rows, num_taps, false, N>(own + first * own_step, own_step, row + b,
+                                                 keys.plane, columns.source, dim, to, out.tile_row);
+            } else {
+              dots<num_rows, num_taps, true, N>(own + first * own_step, own_step, row + b,
+                                                keys.plane, columns.source, dim, to, out.tile_row);
+            }
+          });
+          b += size;
+        }
+      });
+    }
+  }
+
+  // sums[t] = factor[t] * sums[t] + the taps of a chunk, weighted; sums is (kRows, num_planes, N).
+  void accumulate(const Planes<T>& taps, Chunk chunk, const Logits<T, N>& weights,
+                  const Vec<T, N> (&factor)[kRows], T* sums) const {
+    for (int64_t d = 0; d < dim; d += kChannels) {
+      if (columns.is_shift) {
+        accumulate_channels<false>(taps, chunk, weights, factor, d, sums);
       } else {
-        block.is_shift ? dots_of_row<1, false>(x, map + row(u), lane, block.taps, problem.dim, to)
-                       : dots_of_row<1, true>(x, map + row(u), lane, block.taps, problem.dim, to);
+        accumulate_channels<true>(taps, chunk, weights, factor, d, sums);
       }
     }
   }
 
-  // sum[t] = factor[t] * sum[t] + weighted taps of a chunk, for all channels; sum[t] is (dim)
-  // vectors.
-  MMLOCALATTN_INLINE void accumulate(const T* map, Chunk chunk, T* const (&weight)[2],
-                                     const Vec<T> (&factor)[2], T* const (&sum)[2]) const {
-    block.is_shift ? accumulate_rows<false>(map, chunk, weight, factor, sum)
-                   : accumulate_rows<true>(map, chunk, weight, factor, sum);
-  }
-
- private:
   template <bool kPermute>
-  void accumulate_rows(const T* map, Chunk chunk, T* const (&weight)[2], const Vec<T> (&factor)[2],
-                       T* const (&sum)[2]) const {
-    for (int64_t d = 0; d < problem.dim;) {
-      const int64_t rest = problem.dim - d;
-      const int64_t size = rest >= kBlock       ? kBlock
-                           : rest >= kBlock / 2 ? kBlock / 2
-                           : rest >= 2          ? 2
-                                                : 1;
-      if (size == kBlock)
-        accumulate_channels<kBlock, kPermute>(map, chunk, weight, factor, d, sum);
-      else if (size == kBlock / 2)
-        accumulate_channels<kBlock / 2, kPermute>(map, chunk, weight, factor, d, sum);
-      else if (size == 2)
-        accumulate_channels<2, kPermute>(map, chunk, weight, factor, d, sum);
-      else
-        accumulate_channels<1, kPermute>(map, chunk, weight, factor, d, sum);
-      d += size;
+  MMLOCALATTN_INLINE void accumulate_channels(const Planes<T>& taps, Chunk chunk,
+                                              const Logits<T, N>& weights,
+                                              const Vec<T, N> (&factor)[kRows], int64_t d,
+                                              T* sums) const {
+    const int64_t step = num_planes(dim) * N;
+    Vec<T, N> sum[kRows][kChannels];
+    for (int t = 0; t < kRows; ++t) {
+      for (int i = 0; i < kChannels; ++i) {
+        sum[t][i] = load<N>(sums + t * step + (d + i) * N) * factor[t];
+      }
+    }
+    for (int64_t u = chunk.begin; u < chunk.end; ++u) {
+      const int first = rows.visible_begin(u), last = rows.visible_end(u);
+      const T *row = taps.at(u, d, columns.base), *weight = weights.at(0, chunk, u);
+      // The first row of the tile that sees u, and the one after the last, as constants.
+      with_constant<kRows>(last, [&](auto end) __attribute__((always_inline)) {
+        with_constant<end>(first + 1, [&](auto begin) __attribute__((always_inline)) {
+          add_row<begin - 1, end, kPermute>(row, taps.plane, weight, weights.tile_row, sum);
+        });
+      });
+    }
+    for (int t = 0; t < kRows; ++t) {
+      for (int i = 0; i < kChannels; ++i) store(sums + t * step + (d + i) * N, sum[t][i]);
     }
   }
 
-  template <int kDims, bool kPermute>
-  MMLOCALATTN_INLINE void accumulate_channels(const T* map, Chunk chunk, T* const (&weight)[2],
-                                              const Vec<T> (&factor)[2], int64_t d,
-                                              T* const (&out)[2]) const {
-    Vec<T> sum[2][kDims];
-    for (int t = 0; t < 2; ++t) {
-      for (int i = 0; i < kDims; ++i) sum[t][i] = load(out[t] + (d + i) * lanes<T>) * factor[t];
-    }
-    const int64_t first_end = end(0, chunk),
-                  second_begin = pair.rows == 2 ? begin(1, chunk) : chunk.end;
-    // Rows that the first of the pair sees alone, that both see, that the second sees alone.
-    add_rows<kDims, kPermute, true, false>(map, chunk, begin(0, chunk),
-                                           second_begin < first_end ? second_begin : first_end,
-                                           weight, d, sum);
-    if (pair.rows == 2) {
-      add_rows<kDims, kPermute, true, true>(map, chunk, second_begin, first_end, weight, d, sum);
-      add_rows<kDims, kPermute, false, true>(map, chunk,
-                                             first_end > second_begin ? first_end : second_begin,
-                                             end(1, chunk), weight, d, sum);
-    }
-    for (int t = 0; t < 2; ++t) {
-      for (int i = 0; i < kDims; ++i) store(out[t] + (d + i) * lanes<T>, sum[t][i]);
+  template <int kBegin, int kEnd, bool kPermute>
+  MMLOCALATTN_INLINE void add_row(const T* row, int64_t plane, const T* weight, int64_t weight_step,
+                                  Vec<T, N> (&sum)[kRows][kChannels]) const {
+    for (int64_t b = 0; b < columns.taps; ++b, ++row, weight += N) {
+      Vec<T, N> weights[kRows];
+      for (int t = kBegin; t < kEnd; ++t) weights[t] = load<N>(weight + t * weight_step);
+      for (int i = 0; i < kChannels; ++i) {
+        Vec<T, N> tap = load<N>(row + i * plane);
+        if (kPermute) tap = permute<T, N>(tap, columns.source);
+        if (kEnd - kBegin > 1) pin(tap);
+        for (int t = kBegin; t < kEnd; ++t) sum[t][i] += weights[t] * tap;
+      }
     }
   }
 
-  template <int kDims, bool kPermute, bool kFirst, bool kSecond>
-  MMLOCALATTN_INLINE void add_rows(const T* map, Chunk chunk, int64_t from, int64_t to,
-                                   T* const (&weight)[2], int64_t d,
-                                   Vec<T> (&sum)[2][kDims]) const {
-    for (int64_t u = from; u < to; ++u) {
-      const T* taps = map + row(u);
-      const T *first = weight[0] + place(chunk, u), *second = weight[1] + place(chunk, u);
-      for (int64_t b = 0; b < block.taps; ++b, first += lanes<T>, second += lanes<T>) {
-        for (int i = 0; i < kDims; ++i) {
-          Vec<T> tap = lane.template load_tap<kPermute>(taps, d + i, b);
-          if (kFirst && kSecond) pin<T>(tap);
-          if constexpr (kFirst) sum[0][i] += load(first) * tap;
-          if constexpr (kSecond) sum[1][i] += load(second) * tap;
+  // Rows of keys of a chunk that row t of the tile sees.
+  MMLOCALATTN_INLINE Chunk visible(int t, Chunk chunk) const {
+    return {clamp(rows.begin[t], chunk.begin, chunk.end),
+            clamp(rows.end[t], chunk.begin, chunk.end)};
+  }
+
+  // Row of a relative position table for row u of the keys.
+  template <typename In>
+  MMLOCALATTN_INLINE int64_t table_row(const Piece<In>& piece, int t, int64_t u) const {
+    return piece.rows.first_offset(rows.y + t) + u - rows.begin[t];
+  }
+
+  template <typename In>
+  void add_bias(const Piece<In>& piece, Chunk chunk, const Logits<T, N>& logits) const {
+    for (int t = 0; t < rows.count; ++t) {
+      const Chunk seen = visible(t, chunk);
+      for (int64_t u = seen.begin; u < seen.end; ++u) {
+        const T* table = piece.bias + table_row(piece, t, u) * (2 * columns.taps - 1);
+        T* logit = logits.at(t, chunk, u);
+        for (int64_t b = 0; b < columns.taps; ++b, logit += N) {
+          const Vec<T, N> bias = load<N>(table + columns.table_base + b);
+          store(logit, load<N>(logit) + permute<T, N>(bias, columns.table_source));
         }
       }
     }
   }
 };
 
-// Scratch: two rows of logits, twice, then two accumulators, twice.
-template <typename T>
-struct Scratch {
-  T *logits[2], *grads[2], *sums[2], *more_sums[2];
+// Scratch of the forward kernel for vectors of N queries.
+template <typename In, int N, typename T = Compute<In>>
+struct ForwardScratch {
+  T* query;
+  T* sums;
+  Logits<T, N> logits;
 
-  MMLOCALATTN_INLINE Scratch(const Neighborhood<T>& problem, int64_t taps_of_chunk, T* scratch) {
-    const int64_t logits_size = taps_of_chunk * lanes<T>, sums_size = problem.dim * lanes<T>;
-    for (int t = 0; t < 2; ++t) {
-      logits[t] = scratch + t * logits_size;
-      grads[t] = scratch + (2 + t) * logits_size;
-      sums[t] = scratch + 4 * logits_size + t * sums_size;
-      more_sums[t] = scratch + 4 * logits_size + (2 + t) * sums_size;
-    }
-  }
+  ForwardScratch(const Piece<In>& piece, Arena<T>& arena)
+      : query(arena.take(kRows * num_planes(piece.dim) * N)),
+        sums(arena.take(kRows * num_planes(piece.dim) * N)),
+        logits(piece.cols.kernel, kForwardTaps, arena) {}
 };
 
-// Rows of taps in a chunk, and the taps that its logits have room for.
-MMLOCALATTN_INLINE int64_t chunk_rows(int64_t taps) {
-  return taps < kChunkTaps ? kChunkTaps / taps : 1;
-}
-
-template <typename T>
-MMLOCALATTN_INLINE Vec<T> fill(T x) {
-  return Vec<T>{} + x;
-}
-
-// Lanes of a row of a relative position table, for the tap b of each: entry offset + sign * b.
-template <typename T>
-MMLOCALATTN_INLINE Vec<T> bias_of_tap(const ColumnBlock& block, const T* table_row, int64_t b,
-                                      int sign) {
-  Vec<T> bias{};
-  for (int i = 0; i < block.lanes; ++i) {
-    if (b < block.count[i]) bias[i] = table_row[block.offset[i] + sign * b];
-  }
-  return bias;
-}
-
-template <typename T>
-MMLOCALATTN_INLINE void add_bias(const Work<T>& work, Chunk chunk, int sign,
-                                 T* const (&logits)[2]) {
-  const int64_t width = 2 * work.problem.cols.kernel - 1;
-  for (int t = 0; t < work.pair.rows; ++t) {
-    for (int64_t u = work.begin(t, chunk); u < work.end(t, chunk); ++u) {
-      const T* table_row =
-          work.problem.bias + (work.pair.offset[t] + sign * (u - work.pair.begin[t])) * width;
-      for (int64_t b = 0; b < work.block.taps; ++b) {
-        T* logit = logits[t] + work.place(chunk, u, b);
-        store(logit, load(logit) + bias_of_tap(work.block, table_row, b, sign));
-      }
+template <int N, typename In>
+void forward_columns(const Piece<In>& piece, int64_t x, const Planes<Compute<In>>& keys,
+                     const Planes<Compute<In>>& values,
+                     const ForwardScratch<In, N>& scratch) {
+  using T = Compute<In>;
+  const Columns<T, N> columns(piece, x);
+  const int64_t step = num_planes(piece.dim) * N;
+  for (int64_t y = piece.y_begin; y < piece.y_end; y += kRows) {
+    const Rows rows(piece, y);
+    const Tile<T, N> tile{columns, rows, piece.dim};
+    for (int t = 0; t < rows.count; ++t) {
+      pack<N>(piece.query, y + t, x, columns.count, piece.dim, num_planes(piece.dim),
+              scratch.query + t * step, N);
     }
-  }
-}
-
-template <typename T>
-void clear(const Neighborhood<T>& problem, T* const (&sums)[2]) {
-  for (int t = 0; t < 2; ++t) {
-    for (int64_t i = 0; i < problem.dim * lanes<T>; ++i) sums[t][i] = 0;
-  }
-}
-
-// Writes (dim) vectors to the pair's own place in a planar map. Blocks are written from left to
-// right, so lanes past the last column of a block are overwritten by the next or lie beyond the
-// width.
-template <typename T>
-MMLOCALATTN_INLINE void write(const Work<T>& work, int t, const T* sums, Vec<T> factor, T* map) {
-  T* out = map + work.own(t);
-  for (int64_t d = 0; d < work.problem.dim; ++d) {
-    store(out + d * work.problem.plane, load(sums + d * lanes<T>) * factor);
-  }
-}
-
-template <typename T>
-void forward(const Neighborhood<T>& problem, const RowPair& pair, T* scratch_memory) {
-  constexpr int kLanes = lanes<T>;
-  for (int64_t i = 0; i < problem.num_blocks; ++i) {
-    const Work<T> work(problem, pair, problem.blocks[i]);
-    const int64_t taps = work.block.taps, step = chunk_rows(taps);
-    const Scratch<T> scratch(problem, step * taps, scratch_memory);
-    clear(problem, scratch.sums);
-    Vec<T> most[2] = {fill<T>(-3e38), fill<T>(-3e38)}, total[2] = {Vec<T>{}, Vec<T>{}};
-    for (int64_t u = 0; u < work.rows_of_taps(); u += step) {
-      const int64_t rest = work.rows_of_taps() - u;
-      const Chunk chunk{u, u + (step < rest ? step : rest)};
-      work.products(problem.query, problem.key, chunk, scratch.logits);
-      if (problem.bias) add_bias(work, chunk, 1, scratch.logits);
-      Vec<T> factor[2] = {fill<T>(1), fill<T>(1)};
-      for (int t = 0; t < pair.rows; ++t) {
-        T* first = scratch.logits[t] + work.place(chunk, work.begin(t, chunk));
-        T* last = scratch.logits[t] + work.place(chunk, work.end(t, chunk));
-        Vec<T> next = most[t];
-        for (T* logit = first; logit < last; logit += kLanes) next = max<T>(next, load(logit));
-        factor[t] = exp(most[t] - next);
+    for (int64_t i = 0; i < kRows * step; ++i) scratch.sums[i] = 0;
+    Vec<T, N> most[kRows], total[kRows];
+    for (int t = 0; t < kRows; ++t) {
+      // Not -inf: a bias of -inf then masks its tap instead of making NaN.
+      most[t] = fill<N>(T(-3e38)), total[t] = Vec<T, N>{};
+    }
+    for_each_chunk(rows, columns.taps, kForwardTaps, [&](Chunk chunk) {
+      tile.products(scratch.query, keys, chunk, scratch.logits);
+      if (piece.bias) tile.add_bias(piece, chunk, scratch.logits);
+      Vec<T, N> factor[kRows];
+      for (int t = 0; t < kRows; ++t) factor[t] = fill<N>(T(1));
+      for (int t = 0; t < rows.count; ++t) {
+        const Chunk seen = tile.visible(t, chunk);
+        Vec<T, N> next = most[t], sum{};
+        for (int64_t u = seen.begin; u < seen.end; ++u) {
+          const T* logit = scratch.logits.at(t, chunk, u);
+          for (int64_t b = 0; b < columns.taps; ++b) next = max(load<N>(logit + b * N), next);
+        }
+        factor[t] = exp2<N>(most[t] - next);
         most[t] = next;
-        Vec<T> sum{};
-        for (T* logit = first; logit < last; logit += kLanes) {
-          const Vec<T> weight = exp(load(logit) - next);
-          store(logit, weight);
-          sum += weight;
+        for (int64_t u = seen.begin; u < seen.end; ++u) {
+          T* logit = scratch.logits.at(t, chunk, u);
+          for (int64_t b = 0; b < columns.taps; ++b, logit += N) {
+            const Vec<T, N> weight = exp2<N>(load<N>(logit) - next);
+            store(logit, weight);
+            sum += weight;
+          }
         }
         total[t] = total[t] * factor[t] + sum;
       }
-      work.accumulate(problem.value, chunk, scratch.logits, factor, scratch.sums);
-    }
-    for (int t = 0; t < pair.rows; ++t) {
-      write(work, t, scratch.sums[t], T(1) / total[t], problem.output);
-      store(problem.logsumexp + pair.y[t] * problem.plane + work.block.x,
-            most[t] + log<T>(total[t]));
-    }
-  }
-}
-
-// Adds the gradients of the logits to those of the bias.
-template <typename T>
-MMLOCALATTN_INLINE void add_bias_grads(const Work<T>& work, Chunk chunk, T* const (&grads)[2]) {
-  const int64_t width = 2 * work.problem.cols.kernel - 1;
-  for (int t = 0; t < work.pair.rows; ++t) {
-    for (int64_t u = work.begin(t, chunk); u < work.end(t, chunk); ++u) {
-      T* table_row =
-          work.problem.grad_bias + (work.pair.offset[t] + u - work.pair.begin[t]) * width;
-      for (int64_t b = 0; b < work.block.taps; ++b) {
-        const T* grad = grads[t] + work.place(chunk, u, b);
-        for (int i = 0; i < work.block.lanes; ++i) table_row[work.block.offset[i] + b] += grad[i];
+      tile.accumulate(values, chunk, scratch.logits, factor, scratch.sums);
+    });
+    for (int t = 0; t < rows.count; ++t) {
+      unpack<N>(piece.output, y + t, x, columns.count, piece.dim, num_planes(piece.dim),
+                scratch.sums + t * step, T(1) / total[t]);
+      for (int64_t i = 0; i < columns.count; ++i) {
+        *piece.logsumexp.at(y + t, x + i) =
+            (most[t][i] + log2(total[t][i])) * T(0.69314718055994530942);
       }
     }
   }
 }
 
-template <typename T>
-void backward_query(const Neighborhood<T>& problem, const RowPair& pair, T* scratch_memory) {
-  for (int64_t i = 0; i < problem.num_blocks; ++i) {
-    const Work<T> work(problem, pair, problem.blocks[i]);
-    const int64_t taps = work.block.taps, step = chunk_rows(taps);
-    const Scratch<T> scratch(problem, step * taps, scratch_memory);
-    const Vec<T> one[2] = {fill<T>(1), fill<T>(1)};
-    clear(problem, scratch.sums);
-    for (int64_t u = 0; u < work.rows_of_taps(); u += step) {
-      const int64_t rest = work.rows_of_taps() - u;
-      const Chunk chunk{u, u + (step < rest ? step : rest)};
-      work.products(problem.query, problem.key, chunk, scratch.logits);
-      if (problem.bias) add_bias(work, chunk, 1, scratch.logits);
-      work.products(problem.grad_output, problem.value, chunk, scratch.grads);
-      for (int t = 0; t < pair.rows; ++t) {
-        const int64_t place = pair.y[t] * problem.plane + work.block.x;
-        const Vec<T> logsumexp = load(problem.logsumexp + place),
-                     delta = load(problem.delta + place);
-        const int64_t last = work.place(chunk, work.end(t, chunk));
-        for (int64_t j = work.place(chunk, work.begin(t, chunk)); j < last; j += lanes<T>) {
-          const Vec<T> weight = exp(load(scratch.logits[t] + j) - logsumexp);
-          store(scratch.grads[t] + j, weight * (load(scratch.grads[t] + j) - delta));
+// Calls body(x, N) for columns of queries: whole vectors, and half of one where that is enough for
+// the rest.
+template <typename In, typename Body>
+MMLOCALATTN_INLINE void for_each_columns(const Piece<In>& piece, const Body& body) {
+  constexpr int N = kLanes<Compute<In>>;
+  for (int64_t x = piece.x_begin; x < piece.x_end; x += N) {
+    if constexpr (N > 4) {
+      if (piece.x_end - x <= N / 2) {
+        body(x, std::integral_constant<int, N / 2>());
+        continue;
+      }
+    }
+    body(x, std::integral_constant<int, N>());
+  }
+}
+
+template <typename In>
+int64_t forward_scratch(const Piece<In>& piece) {
+  Arena<Compute<In>> arena{nullptr};
+  make_planes(piece, arena), make_planes(piece, arena);
+  ForwardScratch<In, kLanes<Compute<In>>>(piece, arena);
+  return arena.used;
+}
+
+template <typename In>
+void forward(const Piece<In>& piece, Compute<In>* memory) {
+  Arena<Compute<In>> arena{memory};
+  const auto keys = make_planes(piece, arena), values = make_planes(piece, arena);
+  fill_planes(piece, piece.key, keys);
+  fill_planes(piece, piece.value, values);
+  for_each_columns(piece, [&](int64_t x, auto lanes) {
+    auto rest = arena;
+    forward_columns<lanes>(piece, x, keys, values, ForwardScratch<In, lanes>(piece, rest));
+  });
+}
+
+// Scratch of the backward kernel for vectors of N queries: planar tiles, channels-last tiles, and
+// the gradients of the biases of N columns, (2 * rows.kernel - 1, cols.kernel, N).
+template <typename In, int N, typename T = Compute<In>>
+struct BackwardScratch {
+  T *query, *grad_output, *sums;
+  T *query_vectors, *grad_output_vectors;
+  Logits<T, N> weights, grads;
+  T* grad_bias;
+
+  BackwardScratch(const Piece<In>& piece, Arena<T>& arena)
+      : query(arena.take(kRows * num_planes(piece.dim) * N)),
+        grad_output(arena.take(kRows * num_planes(piece.dim) * N)),
+        sums(arena.take(kRows * num_planes(piece.dim) * N)),
+        query_vectors(arena.take(kRows * N * padded_dim<In>(piece.dim))),
+        grad_output_vectors(arena.take(kRows * N * padded_dim<In>(piece.dim))),
+        weights(piece.cols.kernel, kBackwardTaps, arena),
+        grads(piece.cols.kernel, kBackwardTaps, arena),
+        grad_bias(piece.grad_bias ? arena.take(grad_bias_size(piece)) : nullptr) {}
+
+  static int64_t grad_bias_size(const Piece<In>& piece) {
+    return (2 * piece.rows.kernel - 1) * piece.cols.kernel * N;
+  }
+};
+
+// Adds what the queries of a tile give to the gradients of two neighboring keys in row u: kVectors
+// SIMD vectors of channels from d on. `tap` is the place of the first key among the taps of each
+// lane.
+template <int kVectors, int N, typename In, typename T = Compute<In>>
+MMLOCALATTN_INLINE void add_to_keys(const BackwardScratch<In, N>& scratch, const Tile<T, N>& tile,
+                                    int64_t vector_step, Chunk chunk, int64_t u,
+                                    const int64_t* tap, int64_t begin, int64_t end, int64_t d,
+                                    T* grad) {
+  constexpr int M = kLanes<T>;
+  Vec<T, M> key[2][kVectors], value[2][kVectors];
+  for (int j = 0; j < 2; ++j) {
+    for (int c = 0; c < kVectors; ++c) {
+      key[j][c] = load<M>(grad + 2 * j * vector_step + c * M);
+      value[j][c] = load<M>(grad + (2 * j + 1) * vector_step + c * M);
+    }
+  }
+  for (int t = tile.rows.visible_begin(u), last = tile.rows.visible_end(u); t < last; ++t) {
+    const T *weights = scratch.weights.at(t, chunk, u), *grads = scratch.grads.at(t, chunk, u);
+    for (int64_t i = begin; i < end; ++i) {
+      const int64_t vector = (t * N + i) * vector_step + d;
+      const T *weight = weights + tap[i], *grad_logit = grads + tap[i];
+      for (int c = 0; c < kVectors; ++c) {
+        Vec<T, M> query = load<M>(scratch.query_vectors + vector + c * M),
+                  grad_output = load<M>(scratch.grad_output_vectors + vector + c * M);
+        pin(query), pin(grad_output);
+        for (int j = 0; j < 2; ++j) {
+          key[j][c] += grad_logit[j * N] * query;
+          value[j][c] += weight[j * N] * grad_output;
         }
       }
-      if (problem.grad_bias) add_bias_grads(work, chunk, scratch.grads);
-      work.accumulate(problem.key, chunk, scratch.grads, one, scratch.sums);
     }
-    for (int t = 0; t < pair.rows; ++t) write(work, t, scratch.sums[t], one[t], problem.output);
+  }
+  for (int j = 0; j < 2; ++j) {
+    for (int c = 0; c < kVectors; ++c) {
+      store(grad + 2 * j * vector_step + c * M, key[j][c]);
+      store(grad + (2 * j + 1) * vector_step + c * M, value[j][c]);
+    }
+  }
+}
+
+// Gradients of the keys and values of a chunk.
+template <int N, typename In, typename T = Compute<In>>
+void add_key_value(const Piece<In>& piece, const BackwardScratch<In, N>& scratch,
+                   const Tile<T, N>& tile, Chunk chunk) {
+  constexpr int M = kLanes<T>;
+  const Columns<T, N>& columns = tile.columns;
+  const int64_t vector_step = padded_dim<In>(piece.dim), row = piece.grad_cols() * 2 * vector_step;
+  int64_t begin = 0, end = 0, tap[N];
+  for (int64_t key = 0; key < columns.keys; key += 2) {
+    // Lanes that see one of the keys `key` and `key` + 1.
+    while (columns.source[begin] + columns.taps <= key) ++begin;
+    while (end < columns.count && columns.source[end] <= key + 1) ++end;
+    for (int64_t i = begin; i < end; ++i) tap[i] = (key - columns.source[i]) * N + i;
+    for (int64_t u = chunk.begin; u < chunk.end; ++u) {
+      T* grad = piece.grad_key_value + u * row + (columns.base + key) * 2 * vector_step;
+      int64_t d = 0;
+      for (; d + 2 * M <= vector_step; d += 2 * M) {
+        add_to_keys<2, N, In>(scratch, tile, vector_step, chunk, u, tap, begin, end, d, grad + d);
+      }
+      for (; d < vector_step; d += M) {
+        add_to_keys<1, N, In>(scratch, tile, vector_step, chunk, u, tap, begin, end, d, grad + d);
+      }
+    }
   }
 }
 
 template <typename T>
-void backward_key_value(const Neighborhood<T>& problem, const RowPair& pair, T* scratch_memory) {
-  for (int64_t i = 0; i < problem.num_blocks; ++i) {
-    const Work<T> work(problem, pair, problem.blocks[i]);
-    const int64_t taps = work.block.taps, step = chunk_rows(taps);
-    const Scratch<T> scratch(problem, step * taps, scratch_memory);
-    const Vec<T> one[2] = {fill<T>(1), fill<T>(1)};
-    clear(problem, scratch.sums);
-    clear(problem, scratch.more_sums);
-    Lanes<T> lane = work.lane;
-    for (int64_t u = 0; u < work.rows_of_taps(); u += step) {
-      const int64_t rest = work.rows_of_taps() - u;
-      const Chunk chunk{u, u + (step < rest ? step : rest)};
-      work.products(problem.key, problem.query, chunk, scratch.logits);
-      if (problem.bias) add_bias(work, chunk, -1, scratch.logits);
-      work.products(problem.value, problem.grad_output, chunk, scratch.grads);
-      for (int t = 0; t < pair.rows; ++t) {
-        for (int64_t v = work.begin(t, chunk); v < work.end(t, chunk); ++v) {
-          const int64_t row = (pair.first + v * problem.rows.dilation) * problem.plane;
-          for (int64_t b = 0; b < taps; ++b) {
-            const Vec<T> logsumexp = lane.template load_tap<true>(problem.logsumexp + row, 0, b);
-            const Vec<T> delta = lane.template load_tap<true>(problem.delta + row, 0, b);
-            T *logit = scratch.logits[t] + work.place(chunk, v, b),
-              *grad = scratch.grads[t] + work.place(chunk, v, b);
-            Vec<T> weight = exp(load(logit) - logsumexp),
-                   grad_logit = weight * (load(grad) - delta);
-            if (!work.block.is_shift) {
-              const Index<T> tap = Index<T>{} + static_cast<typename Vector<T>::integer>(b);
-              weight = tap < work.count ? weight : Vec<T>{};
-              grad_logit = tap < work.count ? grad_logit : Vec<T>{};
-            }
-            store(logit, weight);
-            store(grad, grad_logit);
+MMLOCALATTN_INLINE Map<const T> as_input(const Map<T>& map) {
+  return {{map.grid.data, map.grid.row, map.grid.column}, map.factor, map.sin, map.cos};
+}
+
+template <int N, typename In>
+void backward_columns(const Piece<In>& piece, int64_t x, const Planes<Compute<In>>& keys,
+                      const Planes<Compute<In>>& values,
+                      const BackwardScratch<In, N>& scratch) {
+  using T = Compute<In>;
+  const Columns<T, N> columns(piece, x);
+  const int64_t planes = num_planes(piece.dim), step = planes * N;
+  const int64_t vector_step = padded_dim<In>(piece.dim);
+  scratch.weights.clear(), scratch.grads.clear();
+  if (piece.grad_bias) {
+    for (int64_t i = 0; i < scratch.grad_bias_size(piece); ++i) scratch.grad_bias[i] = 0;
+  }
+  for (int64_t y = piece.y_begin; y < piece.y_end; y += kRows) {
+    const Rows rows(piece, y);
+    const Tile<T, N> tile{columns, rows, piece.dim};
+    Vec<T, N> logsumexp[kRows], delta[kRows], one[kRows];
+    for (int t = 0; t < kRows; ++t) one[t] = fill<N>(T(1));
+    for (int t = 0; t < rows.count; ++t) {
+      pack<N>(piece.query, y + t, x, columns.count, piece.dim, planes, scratch.query + t * step, N);
+      pack<N>(piece.grad_output, y + t, x, columns.count, piece.dim, planes,
+              scratch.grad_output + t * step, N);
+      pack<N>(as_input(piece.output), y + t, x, columns.count, piece.dim, planes,
+              scratch.sums + t * step, N);
+      copy_vectors(piece.query, y + t, x, columns.count, piece.dim, vector_step,
+                   scratch.query_vectors + t * N * vector_step);
+      copy_vectors(piece.grad_output, y + t, x, columns.count, piece.dim, vector_step,
+                   scratch.grad_output_vectors + t * N * vector_step);
+      delta[t] = logsumexp[t] = Vec<T, N>{};
+      for (int64_t i = t * step; i < (t + 1) * step; i += N) {
+        delta[t] += load<N>(scratch.grad_output + i) * load<N>(scratch.sums + i);
+      }
+      for (int64_t i = 0; i < columns.count; ++i) {
+        logsumexp[t][i] = *piece.logsumexp.at(y + t, x + i) * T(1.44269504088896340736);
+      }
+    }
+    for (int64_t i = 0; i < kRows * step; ++i) scratch.sums[i] = 0;
+    for_each_chunk(rows, columns.taps, kBackwardTaps, [&](Chunk chunk) {
+      tile.products(scratch.query, keys, chunk, scratch.weights);
+      if (piece.bias) tile.add_bias(piece, chunk, scratch.weights);
+      tile.products(scratch.grad_output, values, chunk, scratch.grads);
+      for (int t = 0; t < rows.count; ++t) {
+        const Chunk seen = tile.visible(t, chunk);
+        for (int64_t u = seen.begin; u < seen.end; ++u) {
+          T *weight = scratch.weights.at(t, chunk, u), *grad = scratch.grads.at(t, chunk, u);
+          T* grad_bias = piece.grad_bias ? scratch.grad_bias + tile.table_row(piece, t, u) *
+                                                                   columns.taps * N
+                                         : nullptr;
+          for (int64_t b = 0; b < columns.taps * N; b += N) {
+            // A logit can exceed the log-sum-exp by its rounding error only.
+            const Vec<T, N> p = exp2<N>(load<N>(weight + b) - logsumexp[t]);
+            const Vec<T, N> ds = p * (load<N>(grad + b) - delta[t]);
+            store(weight + b, p);
+            store(grad + b, ds);
+            if (grad_bias) store(grad_bias + b, load<N>(grad_bias + b) + ds);
           }
         }
       }
-      work.accumulate(problem.grad_output, chunk, scratch.logits, one, scratch.sums);
-      work.accumulate(problem.query, chunk, scratch.grads, one, scratch.more_sums);
-    }
-    for (int t = 0; t < pair.rows; ++t) {
-      write(work, t, scratch.sums[t], one[t], problem.grad_value);
-      write(work, t, scratch.more_sums[t], one[t], problem.grad_key);
+      tile.accumulate(keys, chunk, scratch.grads, one, scratch.sums);
+      add_key_value<N>(piece, scratch, tile, chunk);
+    });
+    for (int t = 0; t < rows.count; ++t) {
+      unpack<N>(piece.grad_query, y + t, x, columns.count, piece.dim, planes,
+                scratch.sums + t * step, one[t]);
     }
   }
+  if (!piece.grad_bias) return;
+  for (int64_t a = 0; a < 2 * piece.rows.kernel - 1; ++a) {
+    T* table = piece.grad_bias + a * (2 * columns.taps - 1);
+    for (int64_t b = 0; b < columns.taps; ++b) {
+      const T* grad = scratch.grad_bias + (a * columns.taps + b) * N;
+      for (int64_t i = 0; i < columns.count; ++i) {
+        table[piece.cols.first_offset(x + i) + b] += grad[i];
+      }
+    }
+  }
+}
+
+template <typename In>
+int64_t backward_scratch(const Piece<In>& piece) {
+  Arena<Compute<In>> arena{nullptr};
+  make_planes(piece, arena), make_planes(piece, arena);
+  BackwardScratch<In, kLanes<Compute<In>>>(piece, arena);
+  return arena.used;
+}
+
+template <typename In>
+void backward(const Piece<In>& piece, Compute<In>* memory) {
+  Arena<Compute<In>> arena{memory};
+  const auto keys = make_planes(piece, arena), values = make_planes(piece, arena);
+  fill_planes(piece, piece.key, keys);
+  fill_planes(piece, piece.value, values);
+  for (int64_t i = 0; i < piece.grad_size(); ++i) piece.grad_key_value[i] = 0;
+  for_each_columns(piece, [&](int64_t x, auto lanes) {
+    auto rest = arena;
+    backward_columns<lanes>(piece, x, keys, values, BackwardScratch<In, lanes>(piece, rest));
+  });
+}
+
+template <typename In>
+Kernels<In> make_kernels() {
+  return {&forward_scratch<In>, &backward_scratch<In>, &forward<In>, &backward<In>,
+          &write_vectors<Compute<In>>};
 }
 
 }  // namespace

@@ -7,30 +7,31 @@
 // compute dtype.
 #include <torch/library.h>
 
-#include "planar.h"
+#include "attention.h"
 
 namespace mmlocalattn {
 namespace cpu {
 
 namespace {
 
-WindowAxis window_axis(const at::Tensor& query, at::IntArrayRef kernel_size,
-                       at::IntArrayRef dilation, int axis) {
-  return {query.size(1 + axis), kernel_size[axis], dilation[axis]};
-}
-
-at::Tensor bias_or_undefined(const std::optional<at::Tensor>& bias) {
-  return bias ? *bias : at::Tensor();
+Problem make_problem(const at::Tensor& query, const at::Tensor& key, const at::Tensor& value,
+                     const std::optional<at::Tensor>& bias, at::IntArrayRef kernel_size,
+                     at::IntArrayRef dilation, double scale) {
+  return {query,
+          key,
+          value,
+          bias ? *bias : at::Tensor(),
+          {query.size(1), kernel_size[0], dilation[0]},
+          {query.size(2), kernel_size[1], dilation[1]},
+          scale,
+          {}};
 }
 
 std::tuple<at::Tensor, at::Tensor> neighborhood_attention_cpu(
     const at::Tensor& query, const at::Tensor& key, const at::Tensor& value,
     const std::optional<at::Tensor>& bias, at::IntArrayRef kernel_size, at::IntArrayRef dilation,
     double scale) {
-  const auto [output, logsumexp] = attend(
-      pack(query, scale), pack(key), pack(value), bias_or_undefined(bias),
-      window_axis(query, kernel_size, dilation, 0), window_axis(query, kernel_size, dilation, 1));
-  return {unpack(output, query), unpack_heads(logsumexp, query.size(2))};
+  return attend(make_problem(query, key, value, bias, kernel_size, dilation, scale));
 }
 
 std::tuple<at::Tensor, at::Tensor, at::Tensor, at::Tensor> neighborhood_attention_backward_cpu(
@@ -38,14 +39,12 @@ std::tuple<at::Tensor, at::Tensor, at::Tensor, at::Tensor> neighborhood_attentio
     const at::Tensor& value, const std::optional<at::Tensor>& bias, const at::Tensor& output,
     const at::Tensor& logsumexp, at::IntArrayRef kernel_size, at::IntArrayRef dilation,
     double scale) {
-  const auto packed_query = pack(query, scale);
-  const auto [grad_query, grad_key, grad_value, grad_bias] = attend_backward(
-      pack(grad_output), packed_query, pack(key), pack(value), bias_or_undefined(bias),
-      pack(output), pack_heads(logsumexp, packed_query.size(4)),
-      window_axis(query, kernel_size, dilation, 0), window_axis(query, kernel_size, dilation, 1));
-  return {
-      unpack(grad_query, query, scale), unpack(grad_key, key), unpack(grad_value, value),
-      grad_bias.defined() ? grad_bias.to(bias->scalar_type()) : at::empty({0}, query.options())};
+  const auto grads =
+      attend_backward(make_problem(query, key, value, bias, kernel_size, dilation, scale),
+                      grad_output, output, logsumexp);
+  const auto dtype = query.scalar_type();
+  return {grads.query.to(dtype), grads.key.to(dtype), grads.value.to(dtype),
+          bias ? grads.bias.to(bias->scalar_type()) : at::empty({0}, query.options())};
 }
 
 }  // namespace

@@ -6,7 +6,6 @@
 
 #define MMLOCALATTN_ISA portable
 #define MMLOCALATTN_VECTOR_BYTES 16
-#include "layout_isa.h"
 #include "neighborhood_isa.h"
 
 namespace mmlocalattn {
@@ -14,16 +13,17 @@ namespace cpu {
 
 template <>
 Kernels<float> kernels_portable() {
-  return {portable::lanes<float>,           &portable::forward<float>,
-          &portable::backward_query<float>, &portable::backward_key_value<float>,
-          &portable::pack<float>,           &portable::unpack<float>};
+  return portable::make_kernels<float>();
 }
 
 template <>
 Kernels<double> kernels_portable() {
-  return {portable::lanes<double>,           &portable::forward<double>,
-          &portable::backward_query<double>, &portable::backward_key_value<double>,
-          &portable::pack<double>,           &portable::unpack<double>};
+  return portable::make_kernels<double>();
+}
+
+template <>
+Kernels<BFloat16> kernels_portable() {
+  return portable::make_kernels<BFloat16>();
 }
 
 }  // namespace cpu

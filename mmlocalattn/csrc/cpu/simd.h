@@ -6,6 +6,7 @@
 #pragma once
 
 #include <cstdint>
+#include <type_traits>
 #include <utility>
 
 #include "neighborhood.h"
@@ -17,110 +18,115 @@ namespace {
 
 #define MMLOCALATTN_INLINE inline __attribute__((always_inline))
 
-template <typename T>
-struct Vector;
+template <int kBytes>
+struct Integer;
 template <>
-struct Vector<float> {
-  typedef float type __attribute__((vector_size(MMLOCALATTN_VECTOR_BYTES)));
-  typedef float unaligned
-      __attribute__((vector_size(MMLOCALATTN_VECTOR_BYTES), aligned(4), may_alias));
-  typedef int32_t integer;
-  typedef integer index __attribute__((vector_size(MMLOCALATTN_VECTOR_BYTES)));
+struct Integer<4> {
+  using type = int32_t;
 };
 template <>
-struct Vector<double> {
-  typedef double type __attribute__((vector_size(MMLOCALATTN_VECTOR_BYTES)));
-  typedef double unaligned
-      __attribute__((vector_size(MMLOCALATTN_VECTOR_BYTES), aligned(8), may_alias));
-  typedef int64_t integer;
-  typedef integer index __attribute__((vector_size(MMLOCALATTN_VECTOR_BYTES)));
+struct Integer<8> {
+  using type = int64_t;
 };
 
-template <typename T>
-using Vec = typename Vector<T>::type;
+template <typename T, int N>
+struct Vector {
+  typedef T type __attribute__((vector_size(N * sizeof(T))));
+  using integer = typename Integer<sizeof(T)>::type;
+  typedef integer index __attribute__((vector_size(N * sizeof(T))));
+};
 
-template <typename T>
-constexpr int lanes = MMLOCALATTN_VECTOR_BYTES / sizeof(T);
+// N lanes of T, and as many integers of its size.
+template <typename T, int N>
+using Vec = typename Vector<T, N>::type;
+template <typename T, int N>
+using Index = typename Vector<T, N>::index;
 
+// Lanes of a whole vector.
 template <typename T>
-MMLOCALATTN_INLINE Vec<T> load(const T* p) {
-  return *reinterpret_cast<const typename Vector<T>::unaligned*>(p);
+constexpr int kLanes = MMLOCALATTN_VECTOR_BYTES / sizeof(T);
+
+template <int N, typename T>
+MMLOCALATTN_INLINE Vec<T, N> load(const T* p) {
+  Vec<T, N> x;
+  __builtin_memcpy(&x, p, sizeof(x));
+  return x;
 }
 
-template <typename T>
-MMLOCALATTN_INLINE void store(T* p, Vec<T> x) {
-  *reinterpret_cast<typename Vector<T>::unaligned*>(p) = x;
+template <typename T, typename V>
+MMLOCALATTN_INLINE void store(T* p, V x) {
+  __builtin_memcpy(p, &x, sizeof(x));
+}
+
+template <int N, typename T>
+MMLOCALATTN_INLINE Vec<T, N> fill(T x) {
+  return Vec<T, N>{} + x;
 }
 
 // Lane i of the result is lane kIndex[i] of (a, b) side by side.
-template <typename T, int... kIndex>
-MMLOCALATTN_INLINE Vec<T> shuffle(Vec<T> a, Vec<T> b, std::integer_sequence<int, kIndex...>) {
+template <typename T, int N, int... kIndex>
+MMLOCALATTN_INLINE Vec<T, N> shuffle(Vec<T, N> a, Vec<T, N> b,
+                                     std::integer_sequence<int, kIndex...>) {
 #ifdef __clang__
   return __builtin_shufflevector(a, b, kIndex...);
 #else
-  return __builtin_shuffle(a, b, typename Vector<T>::index{kIndex...});
+  return __builtin_shuffle(a, b, Index<T, N>{kIndex...});
 #endif
 }
 
-template <typename T>
-using Index = typename Vector<T>::index;
-
 // Lane i of the result is lane index[i] of x.
-template <typename T>
-MMLOCALATTN_INLINE Vec<T> permute(Vec<T> x, Index<T> index) {
+template <typename T, int N>
+MMLOCALATTN_INLINE Vec<T, N> permute(Vec<T, N> x, Index<T, N> index) {
 #ifdef __clang__
-  Vec<T> result;
-  for (int i = 0; i < lanes<T>; ++i) result[i] = x[index[i]];
+  Vec<T, N> result;
+  for (int i = 0; i < N; ++i) result[i] = x[index[i]];
   return result;
 #else
   return __builtin_shuffle(x, index);
 #endif
 }
 
-MMLOCALATTN_INLINE Vec<double> exp(Vec<double> x) {
-  Vec<double> y;
-  for (int i = 0; i < lanes<double>; ++i) y[i] = __builtin_exp(x[i]);
-  return y;
+template <typename V>
+MMLOCALATTN_INLINE V max(V a, V b) {
+  return a > b ? a : b;
 }
 
-// Relative error 2e-7 for x in [-87, 88]; below that it is 1.6e-38, NaN stays NaN. exp(x) = 2^n
-// exp(r) with n = round(x / ln 2) and a polynomial of Cephes' expf for exp(r).
-MMLOCALATTN_INLINE Vec<float> exp(Vec<float> x) {
-  using I = typename Vector<float>::index;
-  const Vec<float> low = Vec<float>{} - 87.0f, high = Vec<float>{} + 88.0f;
-  x = x < low ? low : x;
-  x = x > high ? high : x;
-  const Vec<float> round = Vec<float>{} + 12582912.0f;  // 1.5 * 2^23: adding it leaves an integer
-  const Vec<float> shifted = x * 1.44269504088896341f + round;
-  const Vec<float> n = shifted - round;
-  const Vec<float> r = (x - n * 0.693359375f) + n * 2.12194440e-4f;
-  Vec<float> p = r * 1.9875691500e-4f + 1.3981999507e-3f;
-  p = p * r + 8.3334519073e-3f;
-  p = p * r + 4.1665795894e-2f;
-  p = p * r + 1.6666665459e-1f;
-  p = p * r + 5.0000001201e-1f;
-  p = p * (r * r) + r + 1.0f;
-  const I power = (((I)shifted - (I)round) + 127) << 23;
-  return p * (Vec<float>)power;
+template <typename T, int N>
+MMLOCALATTN_INLINE T sum_lanes(Vec<T, N> x) {
+  T sum = 0;
+  for (int i = 0; i < N; ++i) sum += x[i];
+  return sum;
 }
 
-MMLOCALATTN_INLINE float log(float x) { return __builtin_logf(x); }
-MMLOCALATTN_INLINE double log(double x) { return __builtin_log(x); }
-
-template <typename T>
-MMLOCALATTN_INLINE Vec<T> max(Vec<T> a, Vec<T> b) {
-  return a < b ? b : a;
+// 2^x for x <= 0. Relative error 1.8e-7 for fp32; below -126 it is 1.2e-38, NaN stays NaN.
+template <int N>
+MMLOCALATTN_INLINE Vec<float, N> exp2(Vec<float, N> x) {
+  x = max(fill<N>(-126.0f), x);                       // a NaN is the second operand
+  const Vec<float, N> round = fill<N>(12582912.0f);  // 1.5 * 2^23: adding it leaves an integer
+  const Vec<float, N> shifted = x + round;
+  const Vec<float, N> r = x - (shifted - round);  // in [-0.5, 0.5]
+  // Minimax polynomial of degree 5 that is exact at 0.
+  Vec<float, N> p = r * 1.3264727e-3f + 9.6715127e-3f;
+  p = p * r + 5.5507337e-2f;
+  p = p * r + 2.4022242e-1f;
+  p = p * r + 6.9314698e-1f;
+  p = p * r + 1.0f;
+  using I = Index<float, N>;
+  return (Vec<float, N>)((I)p + ((I)shifted << 23));
 }
 
-template <typename T>
-MMLOCALATTN_INLINE Vec<T> log(Vec<T> x) {
-  for (int i = 0; i < lanes<T>; ++i) x[i] = log(x[i]);
+template <int N>
+MMLOCALATTN_INLINE Vec<double, N> exp2(Vec<double, N> x) {
+  for (int i = 0; i < N; ++i) x[i] = __builtin_exp2(x[i]);
   return x;
 }
 
+MMLOCALATTN_INLINE float log2(float x) { return __builtin_log2f(x); }
+MMLOCALATTN_INLINE double log2(double x) { return __builtin_log2(x); }
+
 // Keeps x in a register: the compiler would rather load it again for its second use.
-template <typename T>
-MMLOCALATTN_INLINE void pin(Vec<T>& x) {
+template <typename V>
+MMLOCALATTN_INLINE void pin(V& x) {
 #ifdef MMLOCALATTN_X86
   asm("" : "+v"(x));
 #else
@@ -129,24 +135,22 @@ MMLOCALATTN_INLINE void pin(Vec<T>& x) {
 }
 
 // Transposes a square of vectors: swaps the halves of ever larger squares.
-template <int kStep, typename T, int... kLane>
-MMLOCALATTN_INLINE void transpose_step(Vec<T> (&x)[lanes<T>],
-                                       std::integer_sequence<int, kLane...>) {
-  constexpr int kLanes = lanes<T>;
-  for (int i = 0; i < kLanes; ++i) {
+template <int kStep, typename T, int N, int... kLane>
+MMLOCALATTN_INLINE void transpose_step(Vec<T, N> (&x)[N], std::integer_sequence<int, kLane...>) {
+  for (int i = 0; i < N; ++i) {
     if (i & kStep) continue;
-    const Vec<T> a = x[i], b = x[i + kStep];
-    x[i] = shuffle<T>(
-        a, b, std::integer_sequence<int, (kLane & kStep ? kLanes + kLane - kStep : kLane)...>());
-    x[i + kStep] = shuffle<T>(
-        a, b, std::integer_sequence<int, (kLane & kStep ? kLanes + kLane : kLane + kStep)...>());
+    const Vec<T, N> a = x[i], b = x[i + kStep];
+    x[i] = shuffle<T, N>(
+        a, b, std::integer_sequence<int, (kLane & kStep ? N + kLane - kStep : kLane)...>());
+    x[i + kStep] = shuffle<T, N>(
+        a, b, std::integer_sequence<int, (kLane & kStep ? N + kLane : kLane + kStep)...>());
   }
 }
 
-template <typename T, int kStep = 1>
-MMLOCALATTN_INLINE void transpose(Vec<T> (&x)[lanes<T>]) {
-  transpose_step<kStep, T>(x, std::make_integer_sequence<int, lanes<T>>());
-  if constexpr (2 * kStep < lanes<T>) transpose<T, 2 * kStep>(x);
+template <typename T, int N, int kStep = 1>
+MMLOCALATTN_INLINE void transpose(Vec<T, N> (&x)[N]) {
+  transpose_step<kStep, T, N>(x, std::make_integer_sequence<int, N>());
+  if constexpr (2 * kStep < N) transpose<T, N, 2 * kStep>(x);
 }
 
 }  // namespace

@@ -4,59 +4,67 @@
 //   output = NA(R query, R key, inner;  anchor_kernel, anchor_dilation)          R: rotary
 //   embedding
 //
-// A kernel of 1 skips its step. query and key are rotated, scaled and packed once for both steps.
+// A kernel of 1 skips its step. The kernels rotate and scale query and key while they pack them, so
+// that neither exists in memory.
 #include <torch/library.h>
 
-#include "planar.h"
+#include "attention.h"
 
 namespace mmlocalattn {
 namespace cpu {
 namespace {
 
-struct Step {
-  WindowAxis rows, cols;
-  bool runs;
+// The arguments of forward that backward gets too.
+struct Scan {
+  at::Tensor query, key;
+  Rotary rotary;
+  at::IntArrayRef local_kernel, anchor_kernel, anchor_dilation;
+  double scale;
 
-  Step(const at::Tensor& query, at::IntArrayRef kernel, at::IntArrayRef dilation)
-      : rows{query.size(1), kernel[0], dilation[0]},
-        cols{query.size(2), kernel[1], dilation[1]},
-        runs(kernel[0] != 1 || kernel[1] != 1) {}
+  bool has_local() const { return local_kernel[0] != 1 || local_kernel[1] != 1; }
+  bool has_anchor() const { return anchor_kernel[0] != 1 || anchor_kernel[1] != 1; }
+  Problem local(const at::Tensor& value) const { return problem(value, local_kernel, {1, 1}); }
+  Problem anchor(const at::Tensor& value) const {
+    return problem(value, anchor_kernel, anchor_dilation);
+  }
+
+ private:
+  Problem problem(const at::Tensor& value, at::IntArrayRef kernel, at::IntArrayRef dilation) const {
+    return {query,
+            key,
+            value,
+            at::Tensor(),
+            {query.size(1), kernel[0], dilation[0]},
+            {query.size(2), kernel[1], dilation[1]},
+            scale,
+            rotary};
+  }
 };
 
-std::optional<Rotary> make_rotary(const std::optional<at::Tensor>& sin,
-                                  const std::optional<at::Tensor>& cos) {
-  return sin ? std::optional<Rotary>(Rotary{*sin, *cos}) : std::nullopt;
+Rotary make_rotary(const std::optional<at::Tensor>& sin, const std::optional<at::Tensor>& cos) {
+  return sin ? Rotary{*sin, *cos} : Rotary{};
 }
-
-at::Tensor empty(const at::Tensor& like) { return at::empty({0}, like.options()); }
 
 std::tuple<at::Tensor, at::Tensor, at::Tensor, at::Tensor> sparse_scan_attention_cpu(
     const at::Tensor& query, const at::Tensor& key, const at::Tensor& value,
     const std::optional<at::Tensor>& sin, const std::optional<at::Tensor>& cos,
     at::IntArrayRef local_kernel, at::IntArrayRef anchor_kernel, at::IntArrayRef anchor_dilation,
     double scale) {
-  const Step local(query, local_kernel, {1, 1}), anchor(query, anchor_kernel, anchor_dilation);
-  const auto rotary = make_rotary(sin, cos);
-  auto output = pack(value);
-  auto inner = empty(query), local_logsumexp = empty(output), anchor_logsumexp = empty(output);
-  if (!local.runs && !anchor.runs) {
+  const Scan scan{query,        key,           make_rotary(sin, cos),
+                  local_kernel, anchor_kernel, anchor_dilation,
+                  scale};
+  const auto none = at::empty({0}, query.options().dtype(at::toOpMathType(query.scalar_type())));
+  at::Tensor output, inner = at::empty({0}, query.options());
+  at::Tensor local_logsumexp = none, anchor_logsumexp = none.clone();
+  if (!scan.has_local() && !scan.has_anchor()) {
     return {value.clone(at::MemoryFormat::Contiguous), inner, local_logsumexp, anchor_logsumexp};
   }
-  const auto packed_query = pack(query, scale, rotary), packed_key = pack(key, 1, rotary);
-  if (local.runs) {
-    at::Tensor logsumexp;
-    std::tie(output, logsumexp) =
-        attend(packed_query, packed_key, output, {}, local.rows, local.cols);
-    local_logsumexp = unpack_heads(logsumexp, query.size(2));
+  if (scan.has_local()) std::tie(output, local_logsumexp) = attend(scan.local(value));
+  if (scan.has_anchor()) {
+    if (scan.has_local()) inner = output;
+    std::tie(output, anchor_logsumexp) = attend(scan.anchor(scan.has_local() ? inner : value));
   }
-  if (anchor.runs) {
-    if (local.runs) inner = unpack(output, query);
-    at::Tensor logsumexp;
-    std::tie(output, logsumexp) =
-        attend(packed_query, packed_key, output, {}, anchor.rows, anchor.cols);
-    anchor_logsumexp = unpack_heads(logsumexp, query.size(2));
-  }
-  return {unpack(output, query), inner, local_logsumexp, anchor_logsumexp};
+  return {output, inner, local_logsumexp, anchor_logsumexp};
 }
 
 std::tuple<at::Tensor, at::Tensor, at::Tensor> sparse_scan_attention_backward_cpu(
@@ -66,33 +74,25 @@ std::tuple<at::Tensor, at::Tensor, at::Tensor> sparse_scan_attention_backward_cp
     const at::Tensor& local_logsumexp, const at::Tensor& anchor_logsumexp,
     at::IntArrayRef local_kernel, at::IntArrayRef anchor_kernel, at::IntArrayRef anchor_dilation,
     double scale) {
-  const Step local(query, local_kernel, {1, 1}), anchor(query, anchor_kernel, anchor_dilation);
-  if (!local.runs && !anchor.runs) {
+  const Scan scan{query,        key,           make_rotary(sin, cos),
+                  local_kernel, anchor_kernel, anchor_dilation,
+                  scale};
+  if (!scan.has_local() && !scan.has_anchor()) {
     return {at::zeros_like(query, at::MemoryFormat::Contiguous),
             at::zeros_like(key, at::MemoryFormat::Contiguous),
             grad_output.clone(at::MemoryFormat::Contiguous)};
   }
-  const auto rotary = make_rotary(sin, cos);
-  const auto packed_query = pack(query, scale, rotary), packed_key = pack(key, 1, rotary);
-  at::Tensor grad_query, grad_key, grad_value = pack(grad_output), step_output = pack(output);
-  if (anchor.runs) {
-    const auto step_value = pack(local.runs ? inner : value);
-    std::tie(grad_query, grad_key, grad_value, std::ignore) = attend_backward(
-        grad_value, packed_query, packed_key, step_value, {}, step_output,
-        pack_heads(anchor_logsumexp, packed_query.size(4)), anchor.rows, anchor.cols);
-    step_output = step_value;
+  Grads grads;
+  if (scan.has_anchor()) {
+    grads = attend_backward(scan.anchor(scan.has_local() ? inner : value), grad_output, output,
+                            anchor_logsumexp);
   }
-  if (local.runs) {
-    const auto [local_grad_query, local_grad_key, local_grad_value, unused] =
-        attend_backward(grad_value, packed_query, packed_key, pack(value), {}, step_output,
-                        pack_heads(local_logsumexp, packed_query.size(4)), local.rows, local.cols);
-    grad_query = anchor.runs ? grad_query.add_(local_grad_query) : local_grad_query;
-    grad_key = anchor.runs ? grad_key.add_(local_grad_key) : local_grad_key;
-    grad_value = local_grad_value;
+  if (scan.has_local()) {
+    grads = attend_backward(scan.local(value), scan.has_anchor() ? grads.value : grad_output,
+                            scan.has_anchor() ? inner : output, local_logsumexp, grads);
   }
-  const auto transposed = rotary ? std::optional<Rotary>(rotary->transposed()) : std::nullopt;
-  return {unpack(grad_query, query, scale, transposed), unpack(grad_key, key, 1, transposed),
-          unpack(grad_value, value)};
+  const auto dtype = query.scalar_type();
+  return {grads.query.to(dtype), grads.key.to(dtype), grads.value.to(dtype)};
 }
 
 }  // namespace

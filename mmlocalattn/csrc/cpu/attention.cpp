@@ -1,0 +1,395 @@
+// Pieces, threads and the choice of the instruction set around the kernels of neighborhood.h.
+#include "attention.h"
+
+#include <ATen/Dispatch.h>
+#include <ATen/OpMathType.h>
+#include <ATen/Parallel.h>
+
+#include <cstdlib>
+#include <memory>
+#include <string>
+#include <type_traits>
+#include <vector>
+
+#include "neighborhood.h"
+#include "pytorch_cpp_helper.hpp"
+
+namespace mmlocalattn {
+namespace cpu {
+namespace {
+
+constexpr double kLog2E = 1.44269504088896340736, kLn2 = 0.69314718055994530942;
+
+std::string best_isa() {
+#ifdef MMLOCALATTN_X86
+  if (__builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512bw") &&
+      __builtin_cpu_supports("avx512dq") && __builtin_cpu_supports("avx512vl")) {
+    return "avx512";
+  }
+  if (__builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma")) return "avx2";
+#endif
+  return "portable";
+}
+
+// The best instruction set of this machine, or what the environment variable MMLOCALATTN_CPU_ISA
+// asks for.
+template <typename T>
+Kernels<T> kernels() {
+  const char* wish = std::getenv("MMLOCALATTN_CPU_ISA");
+  const std::string best = best_isa(), isa = wish ? wish : best;
+  TORCH_CHECK(isa == "portable" || isa == best || (isa == "avx2" && best == "avx512"),
+              "MMLOCALATTN_CPU_ISA=", isa,
+              " cannot be used here, choose portable or anything up to ", best);
+#ifdef MMLOCALATTN_X86
+  if (isa == "avx512") return kernels_avx512<T>();
+  if (isa == "avx2") return kernels_avx2<T>();
+#endif
+  return kernels_portable<T>();
+}
+
+// The type of a tensor's values in memory, and of the same values in the kernels.
+template <typename T>
+T* data_of(const at::Tensor& tensor) {
+  return static_cast<T*>(tensor.data_ptr());
+}
+
+// Scratch memory of this thread. It is kept for the next call: its pages would cost more than the
+// attention of a small map.
+template <typename T>
+T* scratch(int64_t size) {
+  struct Free {
+    void operator()(void* memory) const { std::free(memory); }
+  };
+  thread_local std::unique_ptr<void, Free> memory;
+  thread_local size_t capacity = 0;
+  const size_t bytes = (size * sizeof(T) + kVectorBytes - 1) / kVectorBytes * kVectorBytes;
+  if (bytes > capacity) {
+    memory.reset();
+    capacity = 0;
+    memory.reset(std::aligned_alloc(kVectorBytes, bytes));
+    TORCH_CHECK(memory, "out of memory: ", bytes, " bytes of scratch");
+    capacity = bytes;
+  }
+  return static_cast<T*>(memory.get());
+}
+
+// The public functions check their arguments and say what is wrong; this only keeps direct calls of
+// the operators from touching memory that is not theirs.
+void check(const Problem& problem) {
+  const auto& query = problem.query;
+  CHECK_CPU(query);
+  TORCH_CHECK(query.dim() == 5, "expected (B, H, W, num_heads, head_dim), got ", query.sizes());
+  for (const auto& other : {problem.key, problem.value}) {
+    TORCH_CHECK(other.sizes() == query.sizes() && other.scalar_type() == query.scalar_type(),
+                "query, key and value must have one shape and dtype");
+  }
+  for (const auto& axis : {problem.rows, problem.cols}) {
+    TORCH_CHECK(axis.kernel > 0 && axis.kernel % 2 == 1 && axis.dilation > 0 &&
+                    axis.kernel * axis.dilation <= axis.length,
+                "a window of ", axis.kernel, " taps with dilation ", axis.dilation,
+                " does not fit ", axis.length, " positions");
+  }
+  const std::vector<int64_t> table{query.size(3), 2 * problem.rows.kernel - 1,
+                                   2 * problem.cols.kernel - 1};
+  TORCH_CHECK(!problem.bias.defined() || problem.bias.sizes() == table, "bias must have shape ",
+              at::IntArrayRef(table));
+  const std::vector<int64_t> angles{query.size(1), query.size(2), query.size(4)};
+  for (const auto& angle : {problem.rotary.sin, problem.rotary.cos}) {
+    TORCH_CHECK(!angle.defined() || (angle.sizes() == angles && angles[2] % 2 == 0),
+                "rotary tables must have shape ", at::IntArrayRef(angles), " with an even head_dim");
+  }
+}
+
+// The queries of a piece in its dilation group (gy, gx).
+struct Place {
+  int64_t gy, gx, y_begin, y_end, x_begin, x_end;
+};
+
+// Cuts `length` into pieces of about equal size, at most `most` and a multiple of `step`.
+int64_t piece_size(int64_t length, int64_t most, int64_t step) {
+  const int64_t pieces = (length + most - 1) / most;
+  return ((length + pieces - 1) / pieces + step - 1) / step * step;
+}
+
+// The axis of one dilation group.
+WindowAxis group_axis(const WindowAxis& axis, int64_t group) {
+  return {axis.group_length(group), axis.kernel, 1};
+}
+
+// All pieces of one (batch, head), those of a group one after the other. The split depends on the
+// shape alone, so that results do not depend on the number of threads. A piece's keys take about a
+// MiB at head_dim 32: they stay in L2.
+std::vector<Place> places(const WindowAxis& rows, const WindowAxis& cols) {
+  std::vector<Place> places;
+  for (int64_t gy = 0; gy < rows.dilation; ++gy) {
+    for (int64_t gx = 0; gx < cols.dilation; ++gx) {
+      const int64_t height = rows.group_length(gy), width = cols.group_length(gx);
+      const int64_t band = piece_size(height, 32, 4), strip = piece_size(width, 64, 8);
+      for (int64_t y = 0; y < height; y += band) {
+        for (int64_t x = 0; x < width; x += strip) {
+          places.push_back(
+              {gy, gx, y, std::min(y + band, height), x, std::min(x + strip, width)});
+        }
+      }
+    }
+  }
+  return places;
+}
+
+// The tensors of a problem as the kernels need them: unit stride of channels, dtype T. Half is
+// computed in fp32.
+template <typename T>
+class Pieces {
+ public:
+  using C = Compute<T>;
+
+  explicit Pieces(const Problem& problem)
+      : problem_(problem),
+        dtype_(problem.query.scalar_type() == at::kHalf ? at::kFloat
+                                                        : problem.query.scalar_type()),
+        query_(ready(problem.query)),
+        key_(ready(problem.key)),
+        value_(ready(problem.value)) {
+    const auto compute = compute_options().dtype();
+    if (problem.bias.defined()) {
+      // A vector of values past the end may be read.
+      bias_ = at::constant_pad_nd(problem.bias.to(compute).mul(kLog2E).flatten(),
+                                  {0, kVectorBytes / static_cast<int64_t>(sizeof(C))});
+    }
+    if (problem.rotary.sin.defined()) {
+      sin_ = problem.rotary.sin.to(compute).contiguous();
+      cos_ = problem.rotary.cos.to(compute).contiguous();
+      transposed_sin_ = sin_.unflatten(-1, {-1, 2}).flip({-1}).flatten(-2).neg();
+    }
+  }
+
+  at::Tensor ready(const at::Tensor& tensor) const {
+    const auto typed = tensor.to(dtype_);
+    return typed.stride(4) == 1 ? typed : typed.contiguous();
+  }
+  at::TensorOptions options() const { return problem_.query.options().dtype(dtype_); }
+  at::TensorOptions compute_options() const {
+    return options().dtype(at::toOpMathType(dtype_));
+  }
+  int64_t batch() const { return query_.size(0); }
+  int64_t heads() const { return query_.size(3); }
+  int64_t dim() const { return query_.size(4); }
+
+  // A map of one dilation group of one (batch, head).
+  template <typename U>
+  Map<U> map(const at::Tensor& tensor, int64_t b, int64_t head, const Place& place,
+             double factor = 1) const {
+    U* data = data_of<U>(tensor) + b * tensor.stride(0) + place.gy * tensor.stride(1) +
+              place.gx * tensor.stride(2) + head * tensor.stride(3);
+    return {{data, tensor.stride(1) * problem_.rows.dilation,
+             tensor.stride(2) * problem_.cols.dilation},
+            static_cast<C>(factor)};
+  }
+
+  template <typename U>
+  Map<U> rotated(Map<U> map, const Place& place, bool transposed = false) const {
+    if (sin_.defined()) {
+      map.sin = table(transposed ? transposed_sin_ : sin_, place);
+      map.cos = table(cos_, place);
+    }
+    return map;
+  }
+
+  Piece<T> piece(int64_t b, int64_t head, const Place& place) const {
+    Piece<T> piece{};
+    piece.rows = group_axis(problem_.rows, place.gy);
+    piece.cols = group_axis(problem_.cols, place.gx);
+    piece.dim = dim();
+    piece.y_begin = place.y_begin, piece.y_end = place.y_end;
+    piece.x_begin = place.x_begin, piece.x_end = place.x_end;
+    piece.query = rotated(map<const T>(query_, b, head, place, problem_.scale * kLog2E), place);
+    piece.key = rotated(map<const T>(key_, b, head, place), place);
+    piece.value = map<const T>(value_, b, head, place);
+    if (bias_.defined()) {
+      piece.bias = data_of<C>(bias_) +
+                   head * (2 * problem_.rows.kernel - 1) * (2 * problem_.cols.kernel - 1);
+    }
+    return piece;
+  }
+
+  // A map of scalars (B, H, W, num_heads).
+  Grid<C> scalars(const at::Tensor& tensor, int64_t b, int64_t head, const Place& place) const {
+    return map<C>(tensor.unsqueeze(-1), b, head, place).grid;
+  }
+
+ private:
+  Grid<const C> table(const at::Tensor& table, const Place& place) const {
+    return {data_of<C>(table) + place.gy * table.stride(0) + place.gx * table.stride(1),
+            table.stride(0) * problem_.rows.dilation, table.stride(1) * problem_.cols.dilation};
+  }
+
+  const Problem& problem_;
+  at::ScalarType dtype_;
+  at::Tensor query_, key_, value_, bias_, sin_, cos_, transposed_sin_;
+};
+
+// Calls run(b, place, head) for all pieces in parallel. Neighbors in this order share cache lines.
+template <typename Run>
+void for_each_piece(int64_t batch, int64_t places, int64_t heads, const Run& run) {
+  at::parallel_for(0, batch * places * heads, 1, [&](int64_t begin, int64_t end) {
+    for (int64_t i = begin; i < end; ++i) run(i / heads / places, i / heads % places, i % heads);
+  });
+}
+
+// Calls body(T()) with the type of the kernels for a dtype.
+template <typename Body>
+void dispatch(at::ScalarType dtype, const Body& body) {
+  AT_DISPATCH_FLOATING_TYPES_AND2(at::kHalf, at::kBFloat16, dtype, "neighborhood_attention_cpu",
+                                  [&] {
+                                    if constexpr (std::is_same_v<scalar_t, at::BFloat16>) {
+                                      body(BFloat16());
+                                    } else {
+                                      body(at::opmath_type<scalar_t>());
+                                    }
+                                  });
+}
+
+// Gradients of keys and values: pieces overlap there, so that each first writes its own part.
+template <typename T>
+class KeyValueGrads {
+ public:
+  using C = Compute<T>;
+
+  KeyValueGrads(const Pieces<T>& pieces, const std::vector<Place>& places)
+      : pieces_(pieces), places_(places) {
+    for (const auto& place : places_) {
+      offsets_.push_back(size_);
+      size_ += pieces_.piece(0, 0, place).grad_size();
+    }
+    parts_ = at::empty({pieces_.batch(), pieces_.heads(), size_}, pieces_.compute_options());
+  }
+
+  C* part(int64_t b, int64_t place, int64_t head) const {
+    return data_of<C>(parts_) + (b * pieces_.heads() + head) * size_ + offsets_[place];
+  }
+
+  // Adds the parts up, always in the same order.
+  void write(const Kernels<T>& kernels, const Grads& grads, bool add_key) const {
+    std::vector<int64_t> groups;  // the first place of each dilation group
+    for (size_t i = 0; i < places_.size(); ++i) {
+      if (places_[i].y_begin == 0 && places_[i].x_begin == 0) groups.push_back(i);
+    }
+    const int64_t num_groups = groups.size();
+    groups.push_back(places_.size());
+    for_each_piece(pieces_.batch(), num_groups, pieces_.heads(),
+                   [&](int64_t b, int64_t group, int64_t head) {
+                     write_group(kernels, grads, add_key, b, head, groups[group],
+                                 groups[group + 1]);
+                   });
+  }
+
+ private:
+  void write_group(const Kernels<T>& kernels, const Grads& grads, bool add_key, int64_t b,
+                   int64_t head, int64_t begin, int64_t end) const {
+    const Place& place = places_[begin];
+    auto key = pieces_.rotated(
+        pieces_.template map<C>(grads.key, b, head, place, kLn2), place, /*transposed=*/true);
+    key.add = add_key;
+    const auto value = pieces_.template map<C>(grads.value, b, head, place);
+    const auto first = pieces_.piece(b, head, place);
+    const int64_t width = first.cols.length, padded = padded_dim<T>(first.dim), step = 2 * padded;
+    C* sums = scratch<C>(width * step);
+    for (int64_t y = 0; y < first.rows.length; ++y) {
+      std::fill_n(sums, width * step, C(0));
+      for (int64_t i = begin; i < end; ++i) {
+        const auto piece = pieces_.piece(b, head, places_[i]);
+        const int64_t u = y - piece.first_row();
+        if (u < 0 || u >= piece.key_rows()) continue;
+        const C* row = part(b, i, head) + u * piece.grad_cols() * step;
+        C* to = sums + piece.first_col() * step;
+        for (int64_t j = 0; j < piece.key_cols() * step; ++j) to[j] += row[j];
+      }
+      kernels.write(key, y, width, first.dim, sums, step);
+      kernels.write(value, y, width, first.dim, sums + padded, step);
+    }
+  }
+
+  const Pieces<T>& pieces_;
+  const std::vector<Place>& places_;
+  std::vector<int64_t> offsets_;
+  int64_t size_ = 0;
+  at::Tensor parts_;
+};
+
+}  // namespace
+
+std::tuple<at::Tensor, at::Tensor> attend(const Problem& problem) {
+  check(problem);
+  const auto places = cpu::places(problem.rows, problem.cols);
+  at::Tensor output, logsumexp;
+  dispatch(problem.query.scalar_type(), [&](auto type) {
+    using T = decltype(type);
+    const Pieces<T> pieces(problem);
+    const auto kernels = cpu::kernels<T>();
+    output = at::empty(problem.query.sizes(), pieces.options());
+    logsumexp = at::empty(problem.query.sizes().slice(0, 4), pieces.compute_options());
+    for_each_piece(pieces.batch(), places.size(), pieces.heads(),
+                   [&](int64_t b, int64_t i, int64_t head) {
+                     auto piece = pieces.piece(b, head, places[i]);
+                     piece.output = pieces.template map<T>(output, b, head, places[i]);
+                     piece.logsumexp = pieces.scalars(logsumexp, b, head, places[i]);
+                     kernels.forward(piece, scratch<Compute<T>>(kernels.forward_scratch(piece)));
+                   });
+  });
+  return {output.to(problem.query.scalar_type()), logsumexp};
+}
+
+Grads attend_backward(const Problem& problem, const at::Tensor& grad_output,
+                      const at::Tensor& output, const at::Tensor& logsumexp, Grads grads) {
+  check(problem);
+  TORCH_CHECK(grad_output.sizes() == problem.query.sizes() &&
+                  output.sizes() == problem.query.sizes() &&
+                  logsumexp.sizes() == problem.query.sizes().slice(0, 4),
+              "grad_output, output and logsumexp must belong to query");
+  const auto places = cpu::places(problem.rows, problem.cols);
+  const int64_t num_places = places.size();
+  const bool add = grads.query.defined();
+  dispatch(problem.query.scalar_type(), [&](auto type) {
+    using T = decltype(type);
+    const Pieces<T> pieces(problem);
+    const auto kernels = cpu::kernels<T>();
+    const auto ready_output = pieces.ready(output), ready_grad = pieces.ready(grad_output);
+    const auto ready_logsumexp = logsumexp.to(pieces.compute_options()).contiguous();
+    if (!add) {
+      grads.query = at::empty(problem.query.sizes(), pieces.compute_options());
+      grads.key = at::empty_like(grads.query);
+    }
+    grads.value = at::empty(problem.query.sizes(), pieces.compute_options());
+    at::Tensor grad_bias;  // one table for each piece
+    if (problem.bias.defined()) {
+      grad_bias = at::zeros({pieces.batch(), num_places, pieces.heads(), problem.bias.size(1),
+                             problem.bias.size(2)},
+                            pieces.compute_options());
+    }
+    const KeyValueGrads<T> key_value(pieces, places);
+    for_each_piece(
+        pieces.batch(), num_places, pieces.heads(), [&](int64_t b, int64_t i, int64_t head) {
+          auto piece = pieces.piece(b, head, places[i]);
+          piece.output = pieces.template map<T>(ready_output, b, head, places[i]);
+          piece.grad_output = pieces.template map<const T>(ready_grad, b, head, places[i]);
+          piece.logsumexp = pieces.scalars(ready_logsumexp, b, head, places[i]);
+          piece.grad_query = pieces.rotated(
+              pieces.template map<Compute<T>>(grads.query, b, head, places[i], problem.scale),
+              places[i], /*transposed=*/true);
+          piece.grad_query.add = add;
+          piece.grad_key_value = key_value.part(b, i, head);
+          if (grad_bias.defined()) {
+            piece.grad_bias = data_of<Compute<T>>(grad_bias) +
+                              ((b * num_places + i) * pieces.heads() + head) *
+                                  problem.bias.size(1) * problem.bias.size(2);
+          }
+          kernels.backward(piece, scratch<Compute<T>>(kernels.backward_scratch(piece)));
+        });
+    key_value.write(kernels, grads, add);
+    if (grad_bias.defined()) grads.bias = grad_bias.sum(at::IntArrayRef{0, 1});
+  });
+  return grads;
+}
+
+}  // namespace cpu
+}  // namespace mmlocalattn

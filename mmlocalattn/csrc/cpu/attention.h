@@ -1,0 +1,43 @@
+// Neighborhood attention on tensors: what the CPU operators are made of.
+#pragma once
+
+#include <ATen/ATen.h>
+#include <ATen/OpMathType.h>
+
+#include <tuple>
+
+#include "window.h"
+
+namespace mmlocalattn {
+namespace cpu {
+
+// Tables (H, W, head_dim) that rotate adjacent channel pairs: x cos + (-x[1], x[0], ...) sin.
+// Undefined tensors rotate nothing.
+struct Rotary {
+  at::Tensor sin, cos;
+};
+
+// One attention problem. query, key, value: (B, H, W, num_heads, head_dim) of one floating dtype
+// and any strides; bias: (num_heads, 2 kh - 1, 2 kw - 1) of any floating dtype, or undefined.
+struct Problem {
+  at::Tensor query, key, value, bias;
+  WindowAxis rows, cols;
+  double scale;
+  Rotary rotary;  // of query and key
+};
+
+// Output like query, contiguous, and log-sum-exp (B, H, W, num_heads) in the compute dtype.
+std::tuple<at::Tensor, at::Tensor> attend(const Problem& problem);
+
+// Gradients in the compute dtype, contiguous.
+struct Grads {
+  at::Tensor query, key, value;
+  at::Tensor bias;  // undefined without bias
+};
+
+// Gradients of a problem; those of query and key are added to `grads` where it has some.
+Grads attend_backward(const Problem& problem, const at::Tensor& grad_output,
+                      const at::Tensor& output, const at::Tensor& logsumexp, Grads grads = {});
+
+}  // namespace cpu
+}  // namespace mmlocalattn
