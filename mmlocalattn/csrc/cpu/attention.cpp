@@ -96,7 +96,8 @@ void check(const Problem& problem) {
   const std::vector<int64_t> angles{query.size(1), query.size(2), query.size(4)};
   for (const auto& angle : {problem.rotary.sin, problem.rotary.cos}) {
     TORCH_CHECK(!angle.defined() || (angle.sizes() == angles && angles[2] % 2 == 0),
-                "rotary tables must have shape ", at::IntArrayRef(angles), " with an even head_dim");
+                "rotary tables must have shape ", at::IntArrayRef(angles),
+                " with an even head_dim");
   }
 }
 
@@ -127,8 +128,7 @@ std::vector<Place> places(const WindowAxis& rows, const WindowAxis& cols) {
       const int64_t band = piece_size(height, 32, 4), strip = piece_size(width, 64, 8);
       for (int64_t y = 0; y < height; y += band) {
         for (int64_t x = 0; x < width; x += strip) {
-          places.push_back(
-              {gy, gx, y, std::min(y + band, height), x, std::min(x + strip, width)});
+          places.push_back({gy, gx, y, std::min(y + band, height), x, std::min(x + strip, width)});
         }
       }
     }
@@ -145,8 +145,7 @@ class Pieces {
 
   explicit Pieces(const Problem& problem)
       : problem_(problem),
-        dtype_(problem.query.scalar_type() == at::kHalf ? at::kFloat
-                                                        : problem.query.scalar_type()),
+        dtype_(problem.query.scalar_type() == at::kHalf ? at::kFloat : problem.query.scalar_type()),
         query_(ready(problem.query)),
         key_(ready(problem.key)),
         value_(ready(problem.value)) {
@@ -168,9 +167,7 @@ class Pieces {
     return typed.stride(4) == 1 ? typed : typed.contiguous();
   }
   at::TensorOptions options() const { return problem_.query.options().dtype(dtype_); }
-  at::TensorOptions compute_options() const {
-    return options().dtype(at::toOpMathType(dtype_));
-  }
+  at::TensorOptions compute_options() const { return options().dtype(at::toOpMathType(dtype_)); }
   int64_t batch() const { return query_.size(0); }
   int64_t heads() const { return query_.size(3); }
   int64_t dim() const { return query_.size(4); }
@@ -276,19 +273,18 @@ class KeyValueGrads {
     }
     const int64_t num_groups = groups.size();
     groups.push_back(places_.size());
-    for_each_piece(pieces_.batch(), num_groups, pieces_.heads(),
-                   [&](int64_t b, int64_t group, int64_t head) {
-                     write_group(kernels, grads, add_key, b, head, groups[group],
-                                 groups[group + 1]);
-                   });
+    for_each_piece(
+        pieces_.batch(), num_groups, pieces_.heads(), [&](int64_t b, int64_t group, int64_t head) {
+          write_group(kernels, grads, add_key, b, head, groups[group], groups[group + 1]);
+        });
   }
 
  private:
   void write_group(const Kernels<T>& kernels, const Grads& grads, bool add_key, int64_t b,
                    int64_t head, int64_t begin, int64_t end) const {
     const Place& place = places_[begin];
-    auto key = pieces_.rotated(
-        pieces_.template map<C>(grads.key, b, head, place, kLn2), place, /*transposed=*/true);
+    auto key = pieces_.rotated(pieces_.template map<C>(grads.key, b, head, place, kLn2), place,
+                               /*transposed=*/true);
     key.add = add_key;
     const auto value = pieces_.template map<C>(grads.value, b, head, place);
     const auto first = pieces_.piece(b, head, place);
@@ -362,9 +358,9 @@ Grads attend_backward(const Problem& problem, const at::Tensor& grad_output,
     grads.value = at::empty(problem.query.sizes(), pieces.compute_options());
     at::Tensor grad_bias;  // one table for each piece
     if (problem.bias.defined()) {
-      grad_bias = at::zeros({pieces.batch(), num_places, pieces.heads(), problem.bias.size(1),
-                             problem.bias.size(2)},
-                            pieces.compute_options());
+      grad_bias = at::zeros(
+          {pieces.batch(), num_places, pieces.heads(), problem.bias.size(1), problem.bias.size(2)},
+          pieces.compute_options());
     }
     const KeyValueGrads<T> key_value(pieces, places);
     for_each_piece(
@@ -379,9 +375,9 @@ Grads attend_backward(const Problem& problem, const at::Tensor& grad_output,
           piece.grad_query.add = add;
           piece.grad_key_value = key_value.part(b, i, head);
           if (grad_bias.defined()) {
-            piece.grad_bias = data_of<Compute<T>>(grad_bias) +
-                              ((b * num_places + i) * pieces.heads() + head) *
-                                  problem.bias.size(1) * problem.bias.size(2);
+            piece.grad_bias =
+                data_of<Compute<T>>(grad_bias) + ((b * num_places + i) * pieces.heads() + head) *
+                                                     problem.bias.size(1) * problem.bias.size(2);
           }
           kernels.backward(piece, scratch<Compute<T>>(kernels.backward_scratch(piece)));
         });

@@ -15,7 +15,9 @@ MMLOCALATTN_INLINE int64_t larger(int64_t a, int64_t b) { return a > b ? a : b; 
 MMLOCALATTN_INLINE int64_t clamp(int64_t x, int64_t low, int64_t high) {
   return larger(low, smaller(x, high));
 }
-MMLOCALATTN_INLINE int64_t round_up(int64_t x, int64_t step) { return (x + step - 1) / step * step; }
+MMLOCALATTN_INLINE int64_t round_up(int64_t x, int64_t step) {
+  return (x + step - 1) / step * step;
+}
 
 template <int N>
 struct Bits {

@@ -222,8 +222,8 @@ struct Tile {
     for (int64_t u = chunk.begin; u < chunk.end; ++u) {
       const int first = rows.visible_begin(u);
       const T* row = keys.at(u, 0, columns.base);
-      with_constant<kRows>(rows.visible_end(u) - first, [&](auto num_rows)
-                                                            __attribute__((always_inline)) {
+      with_constant<kRows>(rows.visible_end(u) - first, [&](auto num_rows) __attribute__((
+                                                            always_inline)) {
         int64_t blocks = (columns.taps + kTaps - 1) / kTaps;
         for (int64_t b = 0; blocks > 0; --blocks) {
           const int64_t size = (columns.taps - b + blocks - 1) / blocks;
@@ -340,8 +340,7 @@ struct ForwardScratch {
 
 template <int N, typename In>
 void forward_columns(const Piece<In>& piece, int64_t x, const Planes<Compute<In>>& keys,
-                     const Planes<Compute<In>>& values,
-                     const ForwardScratch<In, N>& scratch) {
+                     const Planes<Compute<In>>& values, const ForwardScratch<In, N>& scratch) {
   using T = Compute<In>;
   const Columns<T, N> columns(piece, x);
   const int64_t step = num_planes(piece.dim) * N;
@@ -460,9 +459,8 @@ struct BackwardScratch {
 // lane.
 template <int kVectors, int N, typename In, typename T = Compute<In>>
 MMLOCALATTN_INLINE void add_to_keys(const BackwardScratch<In, N>& scratch, const Tile<T, N>& tile,
-                                    int64_t vector_step, Chunk chunk, int64_t u,
-                                    const int64_t* tap, int64_t begin, int64_t end, int64_t d,
-                                    T* grad) {
+                                    int64_t vector_step, Chunk chunk, int64_t u, const int64_t* tap,
+                                    int64_t begin, int64_t end, int64_t d, T* grad) {
   constexpr int M = kLanes<T>;
   Vec<T, M> key[2][kVectors], value[2][kVectors];
   for (int j = 0; j < 2; ++j) {
@@ -528,8 +526,7 @@ MMLOCALATTN_INLINE Map<const T> as_input(const Map<T>& map) {
 
 template <int N, typename In>
 void backward_columns(const Piece<In>& piece, int64_t x, const Planes<Compute<In>>& keys,
-                      const Planes<Compute<In>>& values,
-                      const BackwardScratch<In, N>& scratch) {
+                      const Planes<Compute<In>>& values, const BackwardScratch<In, N>& scratch) {
   using T = Compute<In>;
   const Columns<T, N> columns(piece, x);
   const int64_t planes = num_planes(piece.dim), step = planes * N;
@@ -570,9 +567,9 @@ void backward_columns(const Piece<In>& piece, int64_t x, const Planes<Compute<In
         const Chunk seen = tile.visible(t, chunk);
         for (int64_t u = seen.begin; u < seen.end; ++u) {
           T *weight = scratch.weights.at(t, chunk, u), *grad = scratch.grads.at(t, chunk, u);
-          T* grad_bias = piece.grad_bias ? scratch.grad_bias + tile.table_row(piece, t, u) *
-                                                                   columns.taps * N
-                                         : nullptr;
+          T* grad_bias = piece.grad_bias
+                             ? scratch.grad_bias + tile.table_row(piece, t, u) * columns.taps * N
+                             : nullptr;
           for (int64_t b = 0; b < columns.taps * N; b += N) {
             // A logit can exceed the log-sum-exp by its rounding error only.
             const Vec<T, N> p = exp2<N>(load<N>(weight + b) - logsumexp[t]);

@@ -101,7 +101,7 @@ MMLOCALATTN_INLINE T sum_lanes(Vec<T, N> x) {
 // 2^x for x <= 0. Relative error 1.8e-7 for fp32; below -126 it is 1.2e-38, NaN stays NaN.
 template <int N>
 MMLOCALATTN_INLINE Vec<float, N> exp2(Vec<float, N> x) {
-  x = max(fill<N>(-126.0f), x);                       // a NaN is the second operand
+  x = max(fill<N>(-126.0f), x);                      // a NaN is the second operand
   const Vec<float, N> round = fill<N>(12582912.0f);  // 1.5 * 2^23: adding it leaves an integer
   const Vec<float, N> shifted = x + round;
   const Vec<float, N> r = x - (shifted - round);  // in [-0.5, 0.5]

@@ -50,9 +50,8 @@ std::tuple<at::Tensor, at::Tensor, at::Tensor, at::Tensor> sparse_scan_attention
     const std::optional<at::Tensor>& sin, const std::optional<at::Tensor>& cos,
     at::IntArrayRef local_kernel, at::IntArrayRef anchor_kernel, at::IntArrayRef anchor_dilation,
     double scale) {
-  const Scan scan{query,        key,           make_rotary(sin, cos),
-                  local_kernel, anchor_kernel, anchor_dilation,
-                  scale};
+  const Scan scan{query,           key,  make_rotary(sin, cos), local_kernel, anchor_kernel,
+                  anchor_dilation, scale};
   const auto none = at::empty({0}, query.options().dtype(at::toOpMathType(query.scalar_type())));
   at::Tensor output, inner = at::empty({0}, query.options());
   at::Tensor local_logsumexp = none, anchor_logsumexp = none.clone();
@@ -74,9 +73,8 @@ std::tuple<at::Tensor, at::Tensor, at::Tensor> sparse_scan_attention_backward_cp
     const at::Tensor& local_logsumexp, const at::Tensor& anchor_logsumexp,
     at::IntArrayRef local_kernel, at::IntArrayRef anchor_kernel, at::IntArrayRef anchor_dilation,
     double scale) {
-  const Scan scan{query,        key,           make_rotary(sin, cos),
-                  local_kernel, anchor_kernel, anchor_dilation,
-                  scale};
+  const Scan scan{query,           key,  make_rotary(sin, cos), local_kernel, anchor_kernel,
+                  anchor_dilation, scale};
   if (!scan.has_local() && !scan.has_anchor()) {
     return {at::zeros_like(query, at::MemoryFormat::Contiguous),
             at::zeros_like(key, at::MemoryFormat::Contiguous),
