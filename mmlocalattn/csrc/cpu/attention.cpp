@@ -225,11 +225,31 @@ class Pieces {
   at::Tensor query_, key_, value_, bias_, sin_, cos_, transposed_sin_;
 };
 
-// Calls run(b, place, head) for all pieces in parallel. Neighbors in this order share cache lines.
+// Calls run(b, place, head) for all of them in parallel. Neighbors in this order share cache lines.
 template <typename Run>
 void for_each_piece(int64_t batch, int64_t places, int64_t heads, const Run& run) {
   at::parallel_for(0, batch * places * heads, 1, [&](int64_t begin, int64_t end) {
     for (int64_t i = begin; i < end; ++i) run(i / heads / places, i / heads % places, i % heads);
+  });
+}
+
+// Calls run(piece) for the pieces that make(b, place, head) describes, in parallel, with the
+// beginning of the next one on its way to the caches.
+template <typename T, typename Make, typename Run>
+void run_pieces(const Kernels<T>& kernels, int64_t batch, int64_t places, int64_t heads,
+                const Make& make, const Run& run) {
+  at::parallel_for(0, batch * places * heads, 1, [&](int64_t begin, int64_t end) {
+    const auto make_at = [&](int64_t i) {
+      return make(i / heads / places, i / heads % places, i % heads);
+    };
+    auto piece = make_at(begin);
+    kernels.prefetch(piece);
+    for (int64_t i = begin; i < end; ++i) {
+      const auto next = make_at(std::min(i + 1, end - 1));
+      kernels.prefetch(next);
+      run(piece);
+      piece = next;
+    }
   });
 }
 
@@ -324,13 +344,17 @@ std::tuple<at::Tensor, at::Tensor> attend(const Problem& problem) {
     const auto kernels = cpu::kernels<T>();
     output = at::empty(problem.query.sizes(), pieces.options());
     logsumexp = at::empty(problem.query.sizes().slice(0, 4), pieces.compute_options());
-    for_each_piece(pieces.batch(), places.size(), pieces.heads(),
-                   [&](int64_t b, int64_t i, int64_t head) {
-                     auto piece = pieces.piece(b, head, places[i]);
-                     piece.output = pieces.template map<T>(output, b, head, places[i]);
-                     piece.logsumexp = pieces.scalars(logsumexp, b, head, places[i]);
-                     kernels.forward(piece, scratch<Compute<T>>(kernels.forward_scratch(piece)));
-                   });
+    run_pieces(
+        kernels, pieces.batch(), places.size(), pieces.heads(),
+        [&](int64_t b, int64_t i, int64_t head) {
+          auto piece = pieces.piece(b, head, places[i]);
+          piece.output = pieces.template map<T>(output, b, head, places[i]);
+          piece.logsumexp = pieces.scalars(logsumexp, b, head, places[i]);
+          return piece;
+        },
+        [&](const Piece<T>& piece) {
+          kernels.forward(piece, scratch<Compute<T>>(kernels.forward_scratch(piece)));
+        });
   });
   return {output.to(problem.query.scalar_type()), logsumexp};
 }
@@ -363,8 +387,9 @@ Grads attend_backward(const Problem& problem, const at::Tensor& grad_output,
           pieces.compute_options());
     }
     const KeyValueGrads<T> key_value(pieces, places);
-    for_each_piece(
-        pieces.batch(), num_places, pieces.heads(), [&](int64_t b, int64_t i, int64_t head) {
+    run_pieces(
+        kernels, pieces.batch(), num_places, pieces.heads(),
+        [&](int64_t b, int64_t i, int64_t head) {
           auto piece = pieces.piece(b, head, places[i]);
           piece.output = pieces.template map<T>(ready_output, b, head, places[i]);
           piece.grad_output = pieces.template map<const T>(ready_grad, b, head, places[i]);
@@ -379,6 +404,9 @@ Grads attend_backward(const Problem& problem, const at::Tensor& grad_output,
                 data_of<Compute<T>>(grad_bias) + ((b * num_places + i) * pieces.heads() + head) *
                                                      problem.bias.size(1) * problem.bias.size(2);
           }
+          return piece;
+        },
+        [&](const Piece<T>& piece) {
           kernels.backward(piece, scratch<Compute<T>>(kernels.backward_scratch(piece)));
         });
     key_value.write(kernels, grads, add);

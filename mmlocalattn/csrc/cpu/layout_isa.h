@@ -85,10 +85,8 @@ MMLOCALATTN_INLINE Vec<T, N> rotate(Vec<T, N> x, Vec<T, N> sin, Vec<T, N> cos,
 }
 
 template <int N, typename M, typename T = Compute<M>>
-MMLOCALATTN_INLINE Vec<T, N> convert(const Map<M>& map, Vec<T, N> x, int64_t y, int64_t column,
-                                     int64_t d, int64_t dim) {
-  x *= map.factor;
-  if (!map.sin.data) return x;
+MMLOCALATTN_INLINE Vec<T, N> rotate_at(const Map<M>& map, Vec<T, N> x, int64_t y, int64_t column,
+                                       int64_t d, int64_t dim) {
   return rotate<T, N>(x, load_some<N>(map.sin.at(y, column) + d, dim - d),
                       load_some<N>(map.cos.at(y, column) + d, dim - d),
                       std::make_integer_sequence<int, N>());
@@ -98,39 +96,64 @@ MMLOCALATTN_INLINE Vec<T, N> convert(const Map<M>& map, Vec<T, N> x, int64_t y, 
 template <int N, typename In>
 MMLOCALATTN_INLINE Vec<Compute<In>, N> read(const Map<const In>& map, int64_t y, int64_t x,
                                             int64_t d, int64_t dim) {
-  return convert<N>(map, load_some<N>(map.grid.at(y, x) + d, dim - d), y, x, d, dim);
+  const auto values = load_some<N>(map.grid.at(y, x) + d, dim - d) * map.factor;
+  return map.sin.data ? rotate_at<N>(map, values, y, x, d, dim) : values;
 }
 
 template <int N, typename Out>
 MMLOCALATTN_INLINE void write(const Map<Out>& map, int64_t y, int64_t x, int64_t d, int64_t dim,
                               Vec<Compute<Out>, N> values) {
   Out* to = map.grid.at(y, x) + d;
-  values = convert<N>(map, values, y, x, d, dim);
+  values *= map.factor;
+  if (map.sin.data) values = rotate_at<N>(map, values, y, x, d, dim);
   if (map.add) values += load_some<N>(to, dim - d);
   store_some<N>(to, values, dim - d);
 }
 
-// N columns from x on to planes of `step` values: `planes` of them, 0 beyond `count` and `dim`.
+// Brings a row of vectors of a map, used some hundred cycles later, to L2. Positions are far apart
+// where there are many heads or a dilation, which the hardware does not foresee.
+template <bool kWrite = false, typename In>
+MMLOCALATTN_INLINE void prefetch(const Map<In>& map, int64_t y, int64_t x, int64_t count,
+                                 int64_t dim) {
+  constexpr int64_t kLine = kVectorBytes / static_cast<int64_t>(sizeof(In));
+  for (int64_t i = 0; i < count; ++i) {
+    const In* vector = map.grid.at(y, x + i);
+    for (int64_t d = 0; d < dim; d += kLine) __builtin_prefetch(vector + d, kWrite, /*locality=*/2);
+  }
+}
+
+// Channels d, d + 1, ... of N columns, one a vector; those past `count` repeat the last column.
+template <int N, bool kRotate, bool kWhole, typename In>
+MMLOCALATTN_INLINE void read_tile(const Map<const In>& map, int64_t y, int64_t x, int64_t count,
+                                  int64_t d, int64_t dim, Vec<Compute<In>, N> (&tile)[N]) {
+#pragma GCC unroll 16
+  for (int i = 0; i < N; ++i) {
+    const int64_t column = x + smaller(i, count - 1);
+    const In* p = map.grid.at(y, column) + d;
+    tile[i] = (kWhole ? load_values<N>(p) : load_some<N>(p, dim - d)) * map.factor;
+    if (kRotate) tile[i] = rotate_at<N>(map, tile[i], y, column, d, dim);
+  }
+}
+
+// N columns from x on, of which `count` are needed, to planes of `step` values: `planes` of them, 0
+// beyond `dim`.
 template <int N, typename In>
 void pack(const Map<const In>& map, int64_t y, int64_t x, int64_t count, int64_t dim,
           int64_t planes, Compute<In>* out, int64_t step) {
-  using T = Compute<In>;
   for (int64_t d = 0; d < planes; d += N) {
-    Vec<T, N> tile[N];
-    if (count >= N) {
-      for (int i = 0; i < N; ++i) tile[i] = read<N>(map, y, x + i, d, dim);
-    } else {
-      for (int i = 0; i < N; ++i) {
-        tile[i] = Vec<T, N>{};
-        if (i < count) tile[i] = read<N>(map, y, x + i, d, dim);
-      }
-    }
-    transpose<T, N>(tile);
-    if (planes - d >= N) {
-      for (int i = 0; i < N; ++i) store(out + (d + i) * step, tile[i]);
-    } else {
+    Vec<Compute<In>, N> tile[N];
+    if (d + N > dim) {
+      map.sin.data ? read_tile<N, true, false>(map, y, x, count, d, dim, tile)
+                   : read_tile<N, false, false>(map, y, x, count, d, dim, tile);
+      transpose<Compute<In>, N>(tile);
       for (int i = 0; i < N && d + i < planes; ++i) store(out + (d + i) * step, tile[i]);
+      continue;
     }
+    map.sin.data ? read_tile<N, true, true>(map, y, x, count, d, dim, tile)
+                 : read_tile<N, false, true>(map, y, x, count, d, dim, tile);
+    transpose<Compute<In>, N>(tile);
+#pragma GCC unroll 16
+    for (int i = 0; i < N; ++i) store(out + (d + i) * step, tile[i]);
   }
 }
 

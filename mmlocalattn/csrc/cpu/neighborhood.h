@@ -103,6 +103,8 @@ struct Kernels {
   // Values of scratch that the functions below need, aligned to kVectorBytes.
   int64_t (*forward_scratch)(const Piece<T>&);
   int64_t (*backward_scratch)(const Piece<T>&);
+  // Brings the beginning of a piece to the caches.
+  void (*prefetch)(const Piece<T>&);
   void (*forward)(const Piece<T>&, Compute<T>* scratch);
   void (*backward)(const Piece<T>&, Compute<T>* scratch);
   // Writes vectors that are `step` values apart, padded to padded_dim, to a row of a map.

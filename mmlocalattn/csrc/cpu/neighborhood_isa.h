@@ -25,9 +25,9 @@ constexpr int kRows = MMLOCALATTN_VECTOR_BYTES == 64 ? 4 : 2;
 constexpr int kTaps = 6;
 constexpr int kChannels = 4;
 
-// Taps of a query that are worked on at a time, so that their logits stay in L1; a row of taps is
-// never split. Forward can hold a window of 7 x 7 whole.
-constexpr int64_t kForwardTaps = 72, kBackwardTaps = 36;
+// Taps of a query that are worked on at a time, so that their logits stay near; a row of taps is
+// never split.
+constexpr int64_t kChunkTaps = 96;
 
 // Calls body with value as a constant, 1 <= value <= kMost.
 template <int kMost, typename Body>
@@ -64,7 +64,8 @@ struct Planes {
 
 MMLOCALATTN_INLINE int64_t num_planes(int64_t dim) { return round_up(dim, kChannels); }
 
-// Loads of a tap may reach one vector past the last key. An odd number of cache lines spreads the
+// Loads of a tap may reach one vector past the last key: what is there goes to lanes that nobody
+// reads. An odd number of cache lines spreads the
 // planes over the sets of a cache.
 template <typename In>
 Planes<Compute<In>> make_planes(const Piece<In>& piece, Arena<Compute<In>>& arena) {
@@ -79,12 +80,25 @@ template <typename In>
 void fill_planes(const Piece<In>& piece, const Map<const In>& map,
                  const Planes<Compute<In>>& planes) {
   constexpr int N = kLanes<Compute<In>>;
-  const int64_t first = piece.first_col(), cols = piece.key_cols();
-  for (int64_t u = 0; u < piece.key_rows(); ++u) {
-    for (int64_t x = 0; x < planes.plane; x += N) {
+  const int64_t first = piece.first_col(), cols = piece.key_cols(), rows = piece.key_rows();
+  for (int64_t u = 0; u < rows; ++u) {
+    for (int64_t x = 0; x < cols; x += N) {
+      if (u + 1 < rows) {
+        prefetch(map, piece.first_row() + u + 1, first + x, smaller(N, cols - x), piece.dim);
+      }
       pack<N>(map, piece.first_row() + u, first + x, cols - x, piece.dim, num_planes(piece.dim),
               planes.data + u * planes.row + x, planes.plane);
     }
+  }
+}
+
+// Prefetches the rows of a tile, if there are any.
+template <bool kWrite = false, typename In, typename M>
+MMLOCALATTN_INLINE void prefetch_tile(const Piece<In>& piece, const Map<M>& map, int64_t y,
+                                      int64_t x) {
+  const int64_t count = smaller(kLanes<Compute<In>>, piece.x_end - x);
+  for (int64_t end = smaller(y + kRows, piece.y_end); y < end; ++y) {
+    prefetch<kWrite>(map, y, x, count, piece.dim);
   }
 }
 
@@ -149,21 +163,18 @@ struct Chunk {
   int64_t begin, end;
 };
 
+MMLOCALATTN_INLINE int64_t most_chunk_rows(int64_t taps) { return larger(1, kChunkTaps / taps); }
+
 // Splits the rows of keys of a tile into chunks of about equal size.
 template <typename Body>
-MMLOCALATTN_INLINE void for_each_chunk(const Rows& rows, int64_t taps, int64_t most_taps,
-                                       const Body& body) {
-  const int64_t all = rows.last() - rows.first(), most = larger(1, most_taps / taps);
-  int64_t chunks = (all + most - 1) / most;
+MMLOCALATTN_INLINE void for_each_chunk(const Rows& rows, int64_t taps, const Body& body) {
+  const int64_t most = most_chunk_rows(taps);
+  int64_t chunks = (rows.last() - rows.first() + most - 1) / most;
   for (int64_t u = rows.first(); chunks > 0; --chunks) {
     const int64_t size = (rows.last() - u + chunks - 1) / chunks;
     body(Chunk{u, u + size});
     u += size;
   }
-}
-
-MMLOCALATTN_INLINE int64_t most_chunk_rows(int64_t taps, int64_t most_taps) {
-  return larger(1, most_taps / taps);
 }
 
 // Logits, or their gradients, of a tile and a chunk: vectors of N queries, one a tap. Around every
@@ -173,8 +184,8 @@ struct Logits {
   T* data;
   int64_t row, tile_row;  // values of a row of taps, of a row of the tile
 
-  Logits(int64_t taps, int64_t most_taps, Arena<T>& arena)
-      : row((taps + 1) * N), tile_row(most_chunk_rows(taps, most_taps) * row + N) {
+  Logits(int64_t taps, Arena<T>& arena)
+      : row((taps + 1) * N), tile_row(most_chunk_rows(taps) * row + N) {
     data = arena.take(kRows * tile_row);
   }
   MMLOCALATTN_INLINE T* at(int64_t t, Chunk chunk, int64_t u) const {
@@ -244,6 +255,7 @@ struct Tile {
   }
 
   // sums[t] = factor[t] * sums[t] + the taps of a chunk, weighted; sums is (kRows, num_planes, N).
+  // The first chunk finds no sums yet.
   void accumulate(const Planes<T>& taps, Chunk chunk, const Logits<T, N>& weights,
                   const Vec<T, N> (&factor)[kRows], T* sums) const {
     for (int64_t d = 0; d < dim; d += kChannels) {
@@ -264,7 +276,9 @@ struct Tile {
     Vec<T, N> sum[kRows][kChannels];
     for (int t = 0; t < kRows; ++t) {
       for (int i = 0; i < kChannels; ++i) {
-        sum[t][i] = load<N>(sums + t * step + (d + i) * N) * factor[t];
+        sum[t][i] = Vec<T, N>{};
+        if (chunk.begin > rows.first())
+          sum[t][i] = load<N>(sums + t * step + (d + i) * N) * factor[t];
       }
     }
     for (int64_t u = chunk.begin; u < chunk.end; ++u) {
@@ -335,7 +349,7 @@ struct ForwardScratch {
   ForwardScratch(const Piece<In>& piece, Arena<T>& arena)
       : query(arena.take(kRows * num_planes(piece.dim) * N)),
         sums(arena.take(kRows * num_planes(piece.dim) * N)),
-        logits(piece.cols.kernel, kForwardTaps, arena) {}
+        logits(piece.cols.kernel, arena) {}
 };
 
 template <int N, typename In>
@@ -351,13 +365,14 @@ void forward_columns(const Piece<In>& piece, int64_t x, const Planes<Compute<In>
       pack<N>(piece.query, y + t, x, columns.count, piece.dim, num_planes(piece.dim),
               scratch.query + t * step, N);
     }
-    for (int64_t i = 0; i < kRows * step; ++i) scratch.sums[i] = 0;
+    prefetch_tile<true>(piece, piece.output, y, x);
+    prefetch_tile(piece, piece.query, y + kRows, x);
     Vec<T, N> most[kRows], total[kRows];
     for (int t = 0; t < kRows; ++t) {
       // Not -inf: a bias of -inf then masks its tap instead of making NaN.
       most[t] = fill<N>(T(-3e38)), total[t] = Vec<T, N>{};
     }
-    for_each_chunk(rows, columns.taps, kForwardTaps, [&](Chunk chunk) {
+    for_each_chunk(rows, columns.taps, [&](Chunk chunk) {
       tile.products(scratch.query, keys, chunk, scratch.logits);
       if (piece.bias) tile.add_bias(piece, chunk, scratch.logits);
       Vec<T, N> factor[kRows];
@@ -392,6 +407,15 @@ void forward_columns(const Piece<In>& piece, int64_t x, const Planes<Compute<In>
       }
     }
   }
+}
+
+// Prefetches where a piece begins; the loops over it prefetch the rest.
+template <typename In>
+void prefetch_piece(const Piece<In>& piece) {
+  for (const auto* map : {&piece.key, &piece.value}) {
+    prefetch(*map, piece.first_row(), piece.first_col(), piece.key_cols(), piece.dim);
+  }
+  prefetch_tile(piece, piece.query, piece.y_begin, piece.x_begin);
 }
 
 // Calls body(x, N) for columns of queries: whole vectors, and half of one where that is enough for
@@ -445,8 +469,8 @@ struct BackwardScratch {
         sums(arena.take(kRows * num_planes(piece.dim) * N)),
         query_vectors(arena.take(kRows * N * padded_dim<In>(piece.dim))),
         grad_output_vectors(arena.take(kRows * N * padded_dim<In>(piece.dim))),
-        weights(piece.cols.kernel, kBackwardTaps, arena),
-        grads(piece.cols.kernel, kBackwardTaps, arena),
+        weights(piece.cols.kernel, arena),
+        grads(piece.cols.kernel, arena),
         grad_bias(piece.grad_bias ? arena.take(grad_bias_size(piece)) : nullptr) {}
 
   static int64_t grad_bias_size(const Piece<In>& piece) {
@@ -558,8 +582,11 @@ void backward_columns(const Piece<In>& piece, int64_t x, const Planes<Compute<In
         logsumexp[t][i] = *piece.logsumexp.at(y + t, x + i) * T(1.44269504088896340736);
       }
     }
-    for (int64_t i = 0; i < kRows * step; ++i) scratch.sums[i] = 0;
-    for_each_chunk(rows, columns.taps, kBackwardTaps, [&](Chunk chunk) {
+    prefetch_tile<true>(piece, piece.grad_query, y, x);
+    prefetch_tile(piece, piece.query, y + kRows, x);
+    prefetch_tile(piece, piece.grad_output, y + kRows, x);
+    prefetch_tile(piece, piece.output, y + kRows, x);
+    for_each_chunk(rows, columns.taps, [&](Chunk chunk) {
       tile.products(scratch.query, keys, chunk, scratch.weights);
       if (piece.bias) tile.add_bias(piece, chunk, scratch.weights);
       tile.products(scratch.grad_output, values, chunk, scratch.grads);
@@ -623,8 +650,8 @@ void backward(const Piece<In>& piece, Compute<In>* memory) {
 
 template <typename In>
 Kernels<In> make_kernels() {
-  return {&forward_scratch<In>, &backward_scratch<In>, &forward<In>, &backward<In>,
-          &write_vectors<Compute<In>>};
+  return {&forward_scratch<In>, &backward_scratch<In>, &prefetch_piece<In>,
+          &forward<In>,         &backward<In>,         &write_vectors<Compute<In>>};
 }
 
 }  // namespace
