@@ -55,9 +55,9 @@ class SSViTBlock(nn.Module):
 
     def forward(self, x: Tensor, rotary: tuple[Tensor, Tensor]) -> Tensor:
         """(B, H, W, C) and the rotary table (sin, cos), each (H, W, head_dim), to (B, H, W, C)."""
-        x = x + self.pos_conv(x)
-        x = x + self.drop_path(self.scale1(self.attn(self.norm1(x), rotary)))
-        return x + self.drop_path(self.scale2(self.ffn(self.norm2(x))))
+        x = self.pos_conv(x).add_(x)
+        x = self.drop_path(self.scale1(self.attn(self.norm1(x), rotary))).add_(x)
+        return self.drop_path(self.scale2(self.ffn(self.norm2(x)))).add_(x)
 
 
 class SSViTStage(Stage):

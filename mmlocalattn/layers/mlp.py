@@ -25,4 +25,4 @@ class ConvFFN(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         """(B, H, W, C) to the same shape."""
         x = self.act(self.fc1(x))
-        return self.fc2(x + self.dwconv(x))
+        return self.fc2(self.dwconv(x).add_(x))

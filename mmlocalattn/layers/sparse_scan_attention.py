@@ -56,4 +56,4 @@ class SparseScanAttention(nn.Module):
         qkv = self.qkv(x).view(batch, height, width, 3, self.num_heads, dim // self.num_heads)
         query, key, value = qkv.unbind(3)  # each (B, H, W, num_heads, head_dim)
         output = sparse_scan_attention(query, key, value, *self.scan(height, width), rotary=rotary)
-        return self.proj(output.flatten(3) + self.lepe(value.flatten(3)))
+        return self.proj(self.lepe(value.flatten(3)).add_(output.flatten(3)))

@@ -47,7 +47,6 @@ Kernels<T> kernels() {
   return kernels_portable<T>();
 }
 
-// The type of a tensor's values in memory, and of the same values in the kernels.
 template <typename T>
 T* data_of(const at::Tensor& tensor) {
   return static_cast<T*>(tensor.data_ptr());
@@ -158,7 +157,6 @@ class Pieces {
     if (problem.rotary.sin.defined()) {
       sin_ = problem.rotary.sin.to(compute).contiguous();
       cos_ = problem.rotary.cos.to(compute).contiguous();
-      transposed_sin_ = sin_.unflatten(-1, {-1, 2}).flip({-1}).flatten(-2).neg();
     }
   }
 
@@ -172,23 +170,24 @@ class Pieces {
   int64_t heads() const { return query_.size(3); }
   int64_t dim() const { return query_.size(4); }
 
-  // A map of one dilation group of one (batch, head).
+  // Vectors, or in (B, H, W, num_heads) scalars, of one dilation group of one (batch, head).
   template <typename U>
-  Map<U> map(const at::Tensor& tensor, int64_t b, int64_t head, const Place& place,
-             double factor = 1) const {
-    U* data = data_of<U>(tensor) + b * tensor.stride(0) + place.gy * tensor.stride(1) +
-              place.gx * tensor.stride(2) + head * tensor.stride(3);
-    return {{data, tensor.stride(1) * problem_.rows.dilation,
-             tensor.stride(2) * problem_.cols.dilation},
-            static_cast<C>(factor)};
+  Grid<U> grid(const at::Tensor& tensor, int64_t b, int64_t head, const Place& place) const {
+    const auto strides = tensor.strides();
+    U* data = data_of<U>(tensor) + b * strides[0] + place.gy * strides[1] + place.gx * strides[2] +
+              head * strides[3];
+    return {data, strides[1] * problem_.rows.dilation, strides[2] * problem_.cols.dilation};
   }
 
   template <typename U>
-  Map<U> rotated(Map<U> map, const Place& place, bool transposed = false) const {
-    if (sin_.defined()) {
-      map.sin = table(transposed ? transposed_sin_ : sin_, place);
-      map.cos = table(cos_, place);
-    }
+  Map<U> map(const at::Tensor& tensor, int64_t b, int64_t head, const Place& place,
+             double factor = 1) const {
+    return {grid<U>(tensor, b, head, place), static_cast<C>(factor)};
+  }
+
+  template <typename U>
+  Map<U> rotated(Map<U> map, const Place& place) const {
+    if (sin_.defined()) map.sin = table(sin_, place), map.cos = table(cos_, place);
     return map;
   }
 
@@ -209,11 +208,6 @@ class Pieces {
     return piece;
   }
 
-  // A map of scalars (B, H, W, num_heads).
-  Grid<C> scalars(const at::Tensor& tensor, int64_t b, int64_t head, const Place& place) const {
-    return map<C>(tensor.unsqueeze(-1), b, head, place).grid;
-  }
-
  private:
   Grid<const C> table(const at::Tensor& table, const Place& place) const {
     return {data_of<C>(table) + place.gy * table.stride(0) + place.gx * table.stride(1),
@@ -222,7 +216,7 @@ class Pieces {
 
   const Problem& problem_;
   at::ScalarType dtype_;
-  at::Tensor query_, key_, value_, bias_, sin_, cos_, transposed_sin_;
+  at::Tensor query_, key_, value_, bias_, sin_, cos_;
 };
 
 // Calls run(b, place, head) for all of them in parallel. Neighbors in this order share cache lines.
@@ -303,8 +297,7 @@ class KeyValueGrads {
   void write_group(const Kernels<T>& kernels, const Grads& grads, bool add_key, int64_t b,
                    int64_t head, int64_t begin, int64_t end) const {
     const Place& place = places_[begin];
-    auto key = pieces_.rotated(pieces_.template map<C>(grads.key, b, head, place, kLn2), place,
-                               /*transposed=*/true);
+    auto key = pieces_.rotated(pieces_.template map<C>(grads.key, b, head, place, kLn2), place);
     key.add = add_key;
     const auto value = pieces_.template map<C>(grads.value, b, head, place);
     const auto first = pieces_.piece(b, head, place);
@@ -349,7 +342,7 @@ std::tuple<at::Tensor, at::Tensor> attend(const Problem& problem) {
         [&](int64_t b, int64_t i, int64_t head) {
           auto piece = pieces.piece(b, head, places[i]);
           piece.output = pieces.template map<T>(output, b, head, places[i]);
-          piece.logsumexp = pieces.scalars(logsumexp, b, head, places[i]);
+          piece.logsumexp = pieces.template grid<Compute<T>>(logsumexp, b, head, places[i]);
           return piece;
         },
         [&](const Piece<T>& piece) {
@@ -393,10 +386,10 @@ Grads attend_backward(const Problem& problem, const at::Tensor& grad_output,
           auto piece = pieces.piece(b, head, places[i]);
           piece.output = pieces.template map<T>(ready_output, b, head, places[i]);
           piece.grad_output = pieces.template map<const T>(ready_grad, b, head, places[i]);
-          piece.logsumexp = pieces.scalars(ready_logsumexp, b, head, places[i]);
+          piece.logsumexp = pieces.template grid<Compute<T>>(ready_logsumexp, b, head, places[i]);
           piece.grad_query = pieces.rotated(
               pieces.template map<Compute<T>>(grads.query, b, head, places[i], problem.scale),
-              places[i], /*transposed=*/true);
+              places[i]);
           piece.grad_query.add = add;
           piece.grad_key_value = key_value.part(b, i, head);
           if (grad_bias.defined()) {

@@ -76,20 +76,22 @@ MMLOCALATTN_INLINE void store_some(In* p, Vec<Compute<In>, N> x, int64_t count) 
   for (int64_t i = 0; i < count; ++i) p[i] = values[i];
 }
 
-// x cos + (-x[1], x[0], ...) sin for adjacent pairs of lanes.
+// (-x[1], x[0], ...) for adjacent pairs of lanes.
 template <typename T, int N, int... kLane>
-MMLOCALATTN_INLINE Vec<T, N> rotate(Vec<T, N> x, Vec<T, N> sin, Vec<T, N> cos,
-                                    std::integer_sequence<int, kLane...>) {
+MMLOCALATTN_INLINE Vec<T, N> quarter_turn(Vec<T, N> x, std::integer_sequence<int, kLane...>) {
   const Vec<T, N> sign{(kLane % 2 ? T(1) : T(-1))...};
-  return x * cos + shuffle<T, N>(x, x, std::integer_sequence<int, (kLane ^ 1)...>()) * sign * sin;
+  return shuffle<T, N>(x, x, std::integer_sequence<int, (kLane ^ 1)...>()) * sign;
 }
 
-template <int N, typename M, typename T = Compute<M>>
-MMLOCALATTN_INLINE Vec<T, N> rotate_at(const Map<M>& map, Vec<T, N> x, int64_t y, int64_t column,
-                                       int64_t d, int64_t dim) {
-  return rotate<T, N>(x, load_some<N>(map.sin.at(y, column) + d, dim - d),
-                      load_some<N>(map.cos.at(y, column) + d, dim - d),
-                      std::make_integer_sequence<int, N>());
+// x cos + (-x[1], x[0], ...) sin with the angles of a position, or its transpose.
+template <int N, bool kTranspose = false, typename M, typename T = Compute<M>>
+MMLOCALATTN_INLINE Vec<T, N> rotate(const Map<M>& map, Vec<T, N> x, int64_t y, int64_t column,
+                                    int64_t d, int64_t dim) {
+  const auto all = std::make_integer_sequence<int, N>();
+  const Vec<T, N> sin = load_some<N>(map.sin.at(y, column) + d, dim - d),
+                  cos = load_some<N>(map.cos.at(y, column) + d, dim - d);
+  if (kTranspose) return x * cos - quarter_turn<T, N>(x * sin, all);
+  return x * cos + quarter_turn<T, N>(x, all) * sin;
 }
 
 // Channels d, d + 1, ... of a vector of a map.
@@ -97,7 +99,7 @@ template <int N, typename In>
 MMLOCALATTN_INLINE Vec<Compute<In>, N> read(const Map<const In>& map, int64_t y, int64_t x,
                                             int64_t d, int64_t dim) {
   const auto values = load_some<N>(map.grid.at(y, x) + d, dim - d) * map.factor;
-  return map.sin.data ? rotate_at<N>(map, values, y, x, d, dim) : values;
+  return map.sin.data ? rotate<N>(map, values, y, x, d, dim) : values;
 }
 
 template <int N, typename Out>
@@ -105,7 +107,7 @@ MMLOCALATTN_INLINE void write(const Map<Out>& map, int64_t y, int64_t x, int64_t
                               Vec<Compute<Out>, N> values) {
   Out* to = map.grid.at(y, x) + d;
   values *= map.factor;
-  if (map.sin.data) values = rotate_at<N>(map, values, y, x, d, dim);
+  if (map.sin.data) values = rotate<N, true>(map, values, y, x, d, dim);
   if (map.add) values += load_some<N>(to, dim - d);
   store_some<N>(to, values, dim - d);
 }
@@ -131,7 +133,7 @@ MMLOCALATTN_INLINE void read_tile(const Map<const In>& map, int64_t y, int64_t x
     const int64_t column = x + smaller(i, count - 1);
     const In* p = map.grid.at(y, column) + d;
     tile[i] = (kWhole ? load_values<N>(p) : load_some<N>(p, dim - d)) * map.factor;
-    if (kRotate) tile[i] = rotate_at<N>(map, tile[i], y, column, d, dim);
+    if (kRotate) tile[i] = rotate<N>(map, tile[i], y, column, d, dim);
   }
 }
 

@@ -48,7 +48,8 @@ struct Grid {
 };
 
 // A map as the kernels read or write it: factor * vector, rotated by the tables if there are any
-// (adjacent pairs: x cos + (-x[1], x[0], ...) sin). `add`: added to what is there.
+// (adjacent pairs: x cos + (-x[1], x[0], ...) sin; gradients, which are written, by the transposed
+// rotation). `add`: added to what is there.
 template <typename T>
 struct Map {
   Grid<T> grid;
