@@ -14,6 +14,7 @@ from mmlocalattn.layers.drop_path import DropPath, drop_path_rates
 from mmlocalattn.layers.layer_scale import LayerScale
 from mmlocalattn.layers.mlp import ConvFFN
 from mmlocalattn.layers.patch_embed import ConvDownsample, ConvStem
+from mmlocalattn.layers.residual import add_residual
 from mmlocalattn.layers.rotary import rotary_table
 from mmlocalattn.layers.scan_geometry import ScanGeometry, adaptive_scan, spread_scan
 from mmlocalattn.layers.sparse_scan_attention import SparseScanAttention
@@ -55,9 +56,9 @@ class SSViTBlock(nn.Module):
 
     def forward(self, x: Tensor, rotary: tuple[Tensor, Tensor]) -> Tensor:
         """(B, H, W, C) and the rotary table (sin, cos), each (H, W, head_dim), to (B, H, W, C)."""
-        x = self.pos_conv(x).add_(x)
-        x = self.drop_path(self.scale1(self.attn(self.norm1(x), rotary))).add_(x)
-        return self.drop_path(self.scale2(self.ffn(self.norm2(x)))).add_(x)
+        x = add_residual(self.pos_conv(x), x)
+        x = add_residual(self.drop_path(self.scale1(self.attn(self.norm1(x), rotary))), x)
+        return add_residual(self.drop_path(self.scale2(self.ffn(self.norm2(x)))), x)
 
 
 class SSViTStage(Stage):

@@ -3,6 +3,7 @@
 from torch import Tensor, nn
 
 from mmlocalattn.layers.depthwise_conv import DepthwiseConv2d
+from mmlocalattn.layers.residual import add_residual
 
 
 class ConvFFN(nn.Module):
@@ -25,4 +26,4 @@ class ConvFFN(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         """(B, H, W, C) to the same shape."""
         x = self.act(self.fc1(x))
-        return self.fc2(self.dwconv(x).add_(x))
+        return self.fc2(add_residual(self.dwconv(x), x))

@@ -5,6 +5,7 @@ from collections.abc import Callable
 from torch import Tensor, nn
 
 from mmlocalattn.layers.depthwise_conv import DepthwiseConv2d
+from mmlocalattn.layers.residual import add_residual
 from mmlocalattn.layers.scan_geometry import ScanGeometry, adaptive_scan
 from mmlocalattn.ops.sparse_scan import sparse_scan_attention
 
@@ -56,4 +57,4 @@ class SparseScanAttention(nn.Module):
         qkv = self.qkv(x).view(batch, height, width, 3, self.num_heads, dim // self.num_heads)
         query, key, value = qkv.unbind(3)  # each (B, H, W, num_heads, head_dim)
         output = sparse_scan_attention(query, key, value, *self.scan(height, width), rotary=rotary)
-        return self.proj(self.lepe(value.flatten(3)).add_(output.flatten(3)))
+        return self.proj(add_residual(self.lepe(value.flatten(3)), output.flatten(3)))
