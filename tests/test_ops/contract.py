@@ -1,6 +1,7 @@
 """What every operator must do, written once. A test class per operator subclasses
 :class:`OpContract`."""
 
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -12,6 +13,8 @@ from mmlocalattn.ops import has_kernel
 CPU_ISAS = {'AVX512': ('avx512', 'avx2', 'portable'), 'AVX2': ('avx2', 'portable')}.get(
     torch.backends.cpu.get_cpu_capability(), ('portable',)
 )
+if 'avx512' in CPU_ISAS and 'avx512_bf16' in Path('/proc/cpuinfo').read_text():
+    CPU_ISAS = ('avx512_bf16', *CPU_ISAS)
 DTYPES = (torch.float64, torch.float32, torch.bfloat16, torch.float16)
 
 Case = dict[str, Any]

@@ -4,7 +4,9 @@
 #include <ATen/Dispatch.h>
 #include <ATen/OpMathType.h>
 #include <ATen/Parallel.h>
+#include <c10/util/StringUtil.h>
 
+#include <algorithm>
 #include <cstdlib>
 #include <memory>
 #include <string>
@@ -20,27 +22,38 @@ namespace {
 
 constexpr double kLog2E = 1.44269504088896340736, kLn2 = 0.69314718055994530942;
 
-std::string best_isa() {
+// Instruction sets with kernels of their own that this machine has, the best one first.
+const std::vector<std::string>& instruction_sets() {
+  static const std::vector<std::string> sets = [] {
+    std::vector<std::string> sets;
 #ifdef MMLOCALATTN_X86
-  if (__builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512bw") &&
-      __builtin_cpu_supports("avx512dq") && __builtin_cpu_supports("avx512vl")) {
-    return "avx512";
-  }
-  if (__builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma")) return "avx2";
+    if (__builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512bw") &&
+        __builtin_cpu_supports("avx512dq") && __builtin_cpu_supports("avx512vl")) {
+      if (__builtin_cpu_supports("avx512bf16")) sets.push_back("avx512_bf16");
+      sets.push_back("avx512");
+    }
+    if (__builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma")) sets.push_back("avx2");
 #endif
-  return "portable";
+    sets.push_back("portable");
+    return sets;
+  }();
+  return sets;
 }
 
-// The best instruction set of this machine, or what the environment variable MMLOCALATTN_CPU_ISA
-// asks for.
+// The kernels for the best instruction set, or the one that the environment variable
+// MMLOCALATTN_CPU_ISA asks for.
 template <typename T>
 Kernels<T> kernels() {
+  const auto& sets = instruction_sets();
   const char* wish = std::getenv("MMLOCALATTN_CPU_ISA");
-  const std::string best = best_isa(), isa = wish ? wish : best;
-  TORCH_CHECK(isa == "portable" || isa == best || (isa == "avx2" && best == "avx512"),
-              "MMLOCALATTN_CPU_ISA=", isa,
-              " cannot be used here, choose portable or anything up to ", best);
+  const std::string isa = wish ? wish : sets.front();
+  TORCH_CHECK(std::find(sets.begin(), sets.end(), isa) != sets.end(), "MMLOCALATTN_CPU_ISA=", isa,
+              " cannot be used here, choose one of: ", c10::Join(", ", sets));
 #ifdef MMLOCALATTN_X86
+  if (isa == "avx512_bf16") {
+    if constexpr (std::is_same_v<T, BFloat16>) return kernels_avx512_bf16();
+    return kernels_avx512<T>();
+  }
   if (isa == "avx512") return kernels_avx512<T>();
   if (isa == "avx2") return kernels_avx2<T>();
 #endif

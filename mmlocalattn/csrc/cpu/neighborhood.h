@@ -121,6 +121,7 @@ template <typename T>
 Kernels<T> kernels_avx2();
 template <typename T>
 Kernels<T> kernels_avx512();
+Kernels<BFloat16> kernels_avx512_bf16();
 #endif
 
 }  // namespace cpu

@@ -13,6 +13,7 @@
 #pragma once
 
 #include "layout_isa.h"
+#include "pairs_isa.h"
 
 namespace mmlocalattn {
 namespace cpu {
@@ -196,61 +197,71 @@ struct Logits {
   }
 };
 
-// out[t][j] = <own[t], tap j> for kTapsOfBlock taps of one row of keys.
-template <int kNumRows, int kNumTaps, bool kPermute, int N, typename T>
+// out[t][j] = factor * <own[t], tap j> for kNumTaps taps of one row of keys.
+template <int kNumRows, int kNumTaps, bool kPermute, bool kPairs, int N, typename T>
 MMLOCALATTN_INLINE void dots(const T* own, int64_t own_step, const T* keys, int64_t plane,
-                             Index<T, N> source, int64_t dim, T* out, int64_t out_step) {
+                             Index<T, N> source, int64_t planes, T factor, T* out,
+                             int64_t out_step) {
   Vec<T, N> sum[kNumRows][kNumTaps];
   for (int t = 0; t < kNumRows; ++t) {
     for (int j = 0; j < kNumTaps; ++j) sum[t][j] = Vec<T, N>{};
   }
-  for (int64_t d = 0; d < dim; ++d, own += N, keys += plane) {
+  for (int64_t d = 0; d < planes; ++d, own += N, keys += plane) {
     Vec<T, N> query[kNumRows];
     for (int t = 0; t < kNumRows; ++t) query[t] = load<N>(own + t * own_step);
     for (int j = 0; j < kNumTaps; ++j) {
       Vec<T, N> tap = load<N>(keys + j);
       if (kPermute) tap = permute<T, N>(tap, source);
       if (kNumRows > 1) pin(tap);
-      for (int t = 0; t < kNumRows; ++t) sum[t][j] += query[t] * tap;
+      for (int t = 0; t < kNumRows; ++t) {
+        sum[t][j] = multiply_add<kPairs, N>(sum[t][j], query[t], tap);
+      }
     }
   }
   for (int t = 0; t < kNumRows; ++t) {
-    for (int j = 0; j < kNumTaps; ++j) store(out + t * out_step + j * N, sum[t][j]);
+    for (int j = 0; j < kNumTaps; ++j) {
+      store(out + t * out_step + j * N, kPairs ? sum[t][j] * factor : sum[t][j]);
+    }
   }
 }
 
-// A tile at one place: what forward and backward share.
-template <typename T, int N>
+// A tile at one place: what forward and backward share. kPairs: every lane of the queries, keys,
+// values and weights is a pair of bfloat16, see pairs_isa.h.
+template <typename T, int N, bool kPairs = false>
 struct Tile {
   const Columns<T, N>& columns;
   const Rows& rows;
   int64_t dim;
 
   // Logits of a chunk: products of the tile's own vectors, planar (kRows, num_planes, N), with all
-  // taps.
-  void products(const T* own, const Planes<T>& keys, Chunk chunk, const Logits<T, N>& out) const {
+  // taps. Pairs are multiplied by `factor`.
+  void products(const T* own, const Planes<T>& keys, Chunk chunk, const Logits<T, N>& out,
+                T factor = 1) const {
+    const int64_t planes = kPairs ? num_planes(dim) / 2 : dim;
     const int64_t own_step = num_planes(dim) * N;
     for (int64_t u = chunk.begin; u < chunk.end; ++u) {
       const int first = rows.visible_begin(u);
       const T* row = keys.at(u, 0, columns.base);
-      with_constant<kRows>(rows.visible_end(u) - first, [&](auto num_rows) __attribute__((
-                                                            always_inline)) {
-        int64_t blocks = (columns.taps + kTaps - 1) / kTaps;
-        for (int64_t b = 0; blocks > 0; --blocks) {
-          const int64_t size = (columns.taps - b + blocks - 1) / blocks;
-          with_constant<kTaps>(size, [&](auto num_taps) __attribute__((always_inline)) {
-            T* to = out.at(first, chunk, u) + b * N;
-            if (columns.is_shift) {
-              dots<num_rows, num_taps, false, N>(own + first * own_step, own_step, row + b,
-                                                 keys.plane, columns.source, dim, to, out.tile_row);
-            } else {
-              dots<num_rows, num_taps, true, N>(own + first * own_step, own_step, row + b,
-                                                keys.plane, columns.source, dim, to, out.tile_row);
+      with_constant<kRows>(
+          rows.visible_end(u) - first, [&](auto num_rows) __attribute__((always_inline)) {
+            int64_t blocks = (columns.taps + kTaps - 1) / kTaps;
+            for (int64_t b = 0; blocks > 0; --blocks) {
+              const int64_t size = (columns.taps - b + blocks - 1) / blocks;
+              with_constant<kTaps>(size, [&](auto num_taps) __attribute__((always_inline)) {
+                T* to = out.at(first, chunk, u) + b * N;
+                if (columns.is_shift) {
+                  dots<num_rows, num_taps, false, kPairs, N>(own + first * own_step, own_step,
+                                                             row + b, keys.plane, columns.source,
+                                                             planes, factor, to, out.tile_row);
+                } else {
+                  dots<num_rows, num_taps, true, kPairs, N>(own + first * own_step, own_step,
+                                                            row + b, keys.plane, columns.source,
+                                                            planes, factor, to, out.tile_row);
+                }
+              });
+              b += size;
             }
           });
-          b += size;
-        }
-      });
     }
   }
 
@@ -299,14 +310,17 @@ struct Tile {
   template <int kBegin, int kEnd, bool kPermute>
   MMLOCALATTN_INLINE void add_row(const T* row, int64_t plane, const T* weight, int64_t weight_step,
                                   Vec<T, N> (&sum)[kRows][kChannels]) const {
-    for (int64_t b = 0; b < columns.taps; ++b, ++row, weight += N) {
+    constexpr int kStep = kPairs ? 2 : 1;
+    for (int64_t b = 0; b < columns.taps; b += kStep, row += kStep, weight += N) {
       Vec<T, N> weights[kRows];
       for (int t = kBegin; t < kEnd; ++t) weights[t] = load<N>(weight + t * weight_step);
       for (int i = 0; i < kChannels; ++i) {
         Vec<T, N> tap = load<N>(row + i * plane);
         if (kPermute) tap = permute<T, N>(tap, columns.source);
         if (kEnd - kBegin > 1) pin(tap);
-        for (int t = kBegin; t < kEnd; ++t) sum[t][i] += weights[t] * tap;
+        for (int t = kBegin; t < kEnd; ++t) {
+          sum[t][i] = multiply_add<kPairs, N>(sum[t][i], weights[t], tap);
+        }
       }
     }
   }
@@ -356,14 +370,18 @@ template <int N, typename In>
 void forward_columns(const Piece<In>& piece, int64_t x, const Planes<Compute<In>>& keys,
                      const Planes<Compute<In>>& values, const ForwardScratch<In, N>& scratch) {
   using T = Compute<In>;
+  constexpr bool kPairs = has_pairs<In>;
   const Columns<T, N> columns(piece, x);
   const int64_t step = num_planes(piece.dim) * N;
+  Map<const In> query = piece.query;
+  if (kPairs) query.factor = 1;  // so that it is rounded once only; the logits get the factor
   for (int64_t y = piece.y_begin; y < piece.y_end; y += kRows) {
     const Rows rows(piece, y);
-    const Tile<T, N> tile{columns, rows, piece.dim};
+    const Tile<T, N, kPairs> tile{columns, rows, piece.dim};
     for (int t = 0; t < rows.count; ++t) {
-      pack<N>(piece.query, y + t, x, columns.count, piece.dim, num_planes(piece.dim),
-              scratch.query + t * step, N);
+      T* planes = scratch.query + t * step;
+      pack<N>(query, y + t, x, columns.count, piece.dim, num_planes(piece.dim), planes, N);
+      if constexpr (kPairs) pair_channels<N>(planes, num_planes(piece.dim), N, N);
     }
     prefetch_tile<true>(piece, piece.output, y, x);
     prefetch_tile(piece, piece.query, y + kRows, x);
@@ -373,7 +391,7 @@ void forward_columns(const Piece<In>& piece, int64_t x, const Planes<Compute<In>
       most[t] = fill<N>(T(-3e38)), total[t] = Vec<T, N>{};
     }
     for_each_chunk(rows, columns.taps, [&](Chunk chunk) {
-      tile.products(scratch.query, keys, chunk, scratch.logits);
+      tile.products(scratch.query, keys, chunk, scratch.logits, piece.query.factor);
       if (piece.bias) tile.add_bias(piece, chunk, scratch.logits);
       Vec<T, N> factor[kRows];
       for (int t = 0; t < kRows; ++t) factor[t] = fill<N>(T(1));
@@ -393,6 +411,7 @@ void forward_columns(const Piece<In>& piece, int64_t x, const Planes<Compute<In>
             store(logit, weight);
             sum += weight;
           }
+          if constexpr (kPairs) pair_taps<N>(logit - columns.taps * N, columns.taps);
         }
         total[t] = total[t] * factor[t] + sum;
       }
@@ -448,6 +467,15 @@ void forward(const Piece<In>& piece, Compute<In>* memory) {
   const auto keys = make_planes(piece, arena), values = make_planes(piece, arena);
   fill_planes(piece, piece.key, keys);
   fill_planes(piece, piece.value, values);
+  if constexpr (has_pairs<In>) {
+    constexpr int N = kLanes<Compute<In>>;
+    for (int64_t u = 0; u < piece.key_rows(); ++u) {
+      pair_channels<N>(keys.data + u * keys.row, num_planes(piece.dim), keys.plane,
+                       piece.key_cols());
+      pair_columns<N>(values.data + u * values.row, num_planes(piece.dim), values.plane,
+                      piece.key_cols());
+    }
+  }
   for_each_columns(piece, [&](int64_t x, auto lanes) {
     auto rest = arena;
     forward_columns<lanes>(piece, x, keys, values, ForwardScratch<In, lanes>(piece, rest));
