@@ -15,7 +15,7 @@ from mmlocalattn.ops import OPS, has_kernel
 
 BLOCK_SECONDS = 0.02
 """Shorter calls are repeated within a round until they have filled this time."""
-SLOW_SECONDS = 10.0
+SLOW_SECONDS = 5.0
 """A call that takes longer is timed once."""
 
 Run = Callable[[], object]
@@ -104,6 +104,7 @@ def environment(device: torch.device) -> dict:
         'device': torch.cuda.get_device_name(device) if on_gpu else platform.processor() or 'cpu',
         'cpu_capability': torch.backends.cpu.get_cpu_capability(),
         'threads': torch.get_num_threads(),
+        'float32_matmul_precision': torch.get_float32_matmul_precision(),
         'compiled_kernels': [name for name in OPS if has_kernel(name, device.type)],
     }
 
@@ -132,7 +133,3 @@ def write_json(path: Path, record: dict) -> None:
     partial.write_text(json.dumps(record, indent=1))
     partial.replace(path)
     print(path)
-
-
-def format_bytes(count: int | None) -> str:
-    return '' if count is None else f'{count / 1e6:.1f} MB'
