@@ -9,7 +9,7 @@ import inspect
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
-from math import ceil
+from math import ceil, prod
 
 import torch
 import torch.nn.functional as F
@@ -143,8 +143,8 @@ def flex(problem: Problem, tile: tuple[int, int] | None = None) -> Attend:
 
     Args:
         problem: What to compute.
-        tile: Order the tokens by tiles of this (height, width), padding the map to whole ones,
-            instead of row by row. The order is part of what is timed.
+        tile: Order the tokens by tiles of this (height, width) instead of row by row; see
+            :class:`TokenOrder`. Bringing them into order and back is part of what is timed.
     """
     from torch.nn.attention.flex_attention import flex_attention
 
@@ -166,7 +166,11 @@ def flex(problem: Problem, tile: tuple[int, int] | None = None) -> Attend:
 
 
 class TokenOrder:
-    """Positions of a map as a sequence, row by row or tile by tile."""
+    """Positions of a map as a sequence: row by row, or tile by tile.
+
+    By tiles means that each dilation group, whose positions see nothing of the others, is a map of
+    its own, padded to whole tiles.
+    """
 
     BLOCK = 128  # of FlexAttention's masks
 
@@ -176,24 +180,25 @@ class TokenOrder:
         if tile is None:
             self.length = problem.positions
             return
-        sides = (ceil(problem.height / tile[0]), ceil(problem.width / tile[1]))
-        self.length = sides[0] * sides[1] * tile[0] * tile[1]
+        axes = zip(problem.shape[1:3], problem.dilation, tile)
+        self.tiles = [ceil(ceil(length / dilation) / side) for length, dilation, side in axes]
+        self.length = prod(problem.dilation) * prod(self.tiles) * prod(tile)
         row, column = self.place(torch.arange(self.length, device=problem.device))
         inside = (row < problem.height) & (column < problem.width)
         position = row * problem.width + column
         self.order = torch.where(inside, position, 0)
-        self.inverse = position[inside].argsort()
-        self.inverse = inside.nonzero().squeeze(1)[self.inverse]
+        self.inverse = inside.nonzero().squeeze(1)[position[inside].argsort()]
 
     def place(self, token: Tensor) -> tuple[Tensor, Tensor]:
         """Row and column of a token; outside the map for padding."""
         if self.tile is None:
             return token // self.problem.width, token % self.problem.width
-        height, width = self.tile
-        per_row = ceil(self.problem.width / width)
-        block, inner = token // (height * width), token % (height * width)
-        row, column = block // per_row, block % per_row
-        return row * height + inner // width, column * width + inner % width
+        inner, token = token % prod(self.tile), token // prod(self.tile)
+        block, group = token % prod(self.tiles), token // prod(self.tiles)
+        row = block // self.tiles[1] * self.tile[0] + inner // self.tile[1]
+        column = block % self.tiles[1] * self.tile[1] + inner % self.tile[1]
+        dilation = self.problem.dilation
+        return row * dilation[0] + group // dilation[1], column * dilation[1] + group % dilation[1]
 
     def sort(self, tensor: Tensor) -> Tensor:
         """(B, H, W, heads, head_dim) to (B, tokens, heads, head_dim)."""
