@@ -303,7 +303,8 @@ def why_not(case: Case, way: str, backward: bool) -> str | None:
     """Why a way cannot run one pass of a case; None if nothing speaks against it."""
     if backward and not has_backward(way, case.problem):
         return 'no backward pass on the CPU'
-    need = max(scratch_bytes(way, step, backward) for step in case.steps)
+    needs = [scratch_bytes(way, step, backward) for step in case.steps]
+    need = sum(needs) if backward else max(needs)  # a backward pass keeps what every step made
     free = free_memory(case.problem.device)
     if free is not None and need > 0.8 * free:
         return f'needs {need / 1e9:.1f} GB, {free / 1e9:.1f} GB are free'
@@ -383,13 +384,18 @@ def full_table(records: list[dict]) -> None:
             row += ['', '', '', f'skipped: {record["skipped"]}']
         else:
             row += [
-                f'{record["seconds"] * 1e3:.3g}',
-                f'{record["gflops"]:.3g}',
+                digits(record['seconds'] * 1e3),
+                digits(record['gflops']),
                 f'{record["fraction_of_matrix_product"]:.2f}',
                 memory_text(record),
             ]
         rows.append(row)
     print_table(columns, rows, left=4)
+
+
+def digits(value: float) -> str:
+    """Three of them, or more before the point."""
+    return f'{value:.0f}' if value >= 100 else f'{value:.3g}'
 
 
 def memory_text(record: dict) -> str:
@@ -399,20 +405,25 @@ def memory_text(record: dict) -> str:
 
 
 def short_table(records: list[dict]) -> None:
-    """Our times, and how much longer the others take forward / forward and backward."""
+    """Our times, rates (fraction of the matrix product), peak memory (over the size of q, k, v, o),
+    and how much longer the others take, forward / forward and backward."""
     ways = list(dict.fromkeys(record['way'] for record in records if record['way'] != 'ours'))
     columns = ('map, heads', window_title(records), *PASSES.values(), 'extra memory', *ways)
     rows = []
     for key, group in grouped(records).items():
         ours = [group['ours', name] for name in PASSES.values() if ('ours', name) in group]
         row = [*key]
-        row += [f'{r["seconds"] * 1e3:.3g} ms, {r["gflops"]:.3g} GFLOP/s' for r in ours]
+        row += [
+            f'{digits(r["seconds"] * 1e3)} ms, {digits(r["gflops"])} GFLOP/s '
+            f'({r["fraction_of_matrix_product"]:.2f})'
+            for r in ours
+        ]
         row += [''] * (4 - len(row))
         row.append(memory_text(ours[0]))
         for way in ways:
             others = [group[way, record['pass']] for record in ours]
             ratios = [
-                f'{other["seconds"] / record["seconds"]:.3g}x' if 'seconds' in other else '-'
+                f'{digits(other["seconds"] / record["seconds"])}x' if 'seconds' in other else '-'
                 for other, record in zip(others, ours)
             ]
             row.append(' / '.join(ratios))
