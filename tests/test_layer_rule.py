@@ -14,7 +14,13 @@ PACKAGE = ROOT / 'mmlocalattn'
 ALLOWED = {
     'ops': (),
     'layers': ('mmlocalattn.ops', 'mmlocalattn.registry'),
-    'backbones': ('mmlocalattn.layers', 'mmlocalattn.registry', 'mmengine.model'),
+    'backbones': (
+        'mmlocalattn.layers',
+        'mmlocalattn.ops.flops',
+        'mmlocalattn.registry',
+        'mmengine.analysis',
+        'mmengine.model',
+    ),
     'registry': ('mmengine.registry',),
     'converters': (),
     'heads': (

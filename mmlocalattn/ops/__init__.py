@@ -5,7 +5,7 @@ neighborhood_attention``. Without the compiled extension the dispatcher runs the
 of each operator.
 """
 
-from mmlocalattn.ops import neighborhood, sparse_scan  # noqa: F401  (define the operators)
+from mmlocalattn.ops import flops, neighborhood, sparse_scan  # noqa: F401  (register them)
 from mmlocalattn.ops._library import has_kernel, load_ext
 
 __all__ = ['OPS', 'has_kernel']

@@ -12,7 +12,9 @@ def as_pair(value: IntPair, name: str) -> tuple[int, int]:
     Raises:
         ValueError: If ``value`` is neither an int nor a pair of ints.
     """
-    pair = (value, value) if isinstance(value, int) else tuple(value)
+    pair = (value, value) if isinstance(value, (int, Tensor)) else tuple(value)
+    if torch.jit.is_tracing():  # sizes, and windows computed from them, are tensors then
+        pair = tuple(map(int, pair))
     if len(pair) != 2 or not all(isinstance(item, int) for item in pair):
         raise ValueError(f'{name} must be an int or a (height, width) pair of ints, got {value!r}')
     return pair

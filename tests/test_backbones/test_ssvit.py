@@ -2,7 +2,9 @@ import copy
 
 import pytest
 import torch
+from mmengine.analysis import FlopAnalyzer
 from torch import nn
+from torch.utils.flop_counter import FlopCounterMode
 
 from mmlocalattn.backbones.ssvit import SSViT
 from mmlocalattn.converters.ssvit import convert
@@ -79,6 +81,44 @@ def test_attention_cost_of_the_docstring(arch):
     assert macs('fixed', 800, 1280) == pytest.approx(fixed, abs=0.005)
     assert f'{adaptive:.2f}' in SSViT.__doc__
     assert f'{fixed:.2f}' in SSViT.__doc__
+
+
+def small_macs(maps, windows):
+    """Multiply-adds of SSViT-S in its attention windows and in its linear layers.
+
+    maps: positions of each stage; windows: keys that a query sees in both steps, of the two blocks
+    that take turns.
+    """
+    dims, depths, ratios = (64, 128, 256, 512), (3, 5, 18, 4), (4, 4, 3, 3)
+    attention = linear = 0
+    for pixels, dim, depth, ratio, keys in zip(maps, dims, depths, ratios, windows):
+        attention += 2 * pixels * dim * depth * keys
+        linear += pixels * dim**2 * depth * (3 + 1 + 2 * ratio)  # qkv, proj, fc1, fc2
+    return attention, linear
+
+
+def test_flops_of_small_in_torch():
+    """An 800 x 1333 image; nothing is computed on the meta device."""
+    backbone = SSViT('small').to('meta')
+    with FlopCounterMode(display=False) as counter:
+        backbone(torch.empty(1, 3, 800, 1333, device='meta'))
+    flops = {str(op): count for op, count in counter.get_flop_counts()['Global'].items()}
+    maps = 200 * 334, 100 * 167, 50 * 84, 25 * 42
+    attention, linear = small_macs(maps, (49 + 29**2, 49 + 15**2, 49 + 49, 49 + 3**2))
+    assert flops['mmlocalattn.sparse_scan_attention'] == 2 * attention
+    assert flops['aten.addmm'] == 2 * linear
+
+
+def test_flops_of_small_in_mmengine():
+    analyzer = FlopAnalyzer(SSViT('small').eval(), (torch.zeros(1, 3, 224, 224),))
+    counts = analyzer.by_operator()
+    maps = 56**2, 28**2, 14**2, 7**2
+    attention, linear = small_macs(maps, (49 + 9**2, 49 + 5**2, 49 + 3**2, 49))
+    assert (counts['sparse_scan_attention'], counts['linear']) == (attention, linear)
+    assert analyzer.total() == sum(
+        counts[name]
+        for name in ('sparse_scan_attention', 'linear', 'conv', 'layer_norm', 'batch_norm')
+    )
 
 
 @pytest.mark.parametrize('scan', ['adaptive', 'fixed'])

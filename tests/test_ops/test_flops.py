@@ -1,0 +1,85 @@
+"""The operators in the FLOP counters of PyTorch and MMEngine."""
+
+from collections.abc import Callable
+
+import pytest
+import torch
+from mmengine.analysis import FlopAnalyzer
+from torch import Tensor, nn
+from torch.utils.flop_counter import FlopCounterMode
+
+from mmlocalattn import backbones  # noqa: F401  (tells MMEngine)
+from mmlocalattn.layers.neighborhood_attention import NeighborhoodAttention
+from mmlocalattn.layers.rotary import rotary_table
+from mmlocalattn.layers.sparse_scan_attention import SparseScanAttention
+from mmlocalattn.ops.neighborhood import neighborhood_attention
+from mmlocalattn.ops.sparse_scan import sparse_scan_attention
+
+BATCH, HEIGHT, WIDTH, HEADS, HEAD_DIM = SHAPE = (2, 9, 12, 3, 8)
+QUERIES = BATCH * HEIGHT * WIDTH * HEADS
+# name: the call, positions of all windows that a query sees
+CALLS: dict[str, tuple[Callable[..., Tensor], int]] = {
+    'neighborhood': (lambda q, k, v: neighborhood_attention(q, k, v, (5, 3), (1, 2)), 5 * 3),
+    'both_steps': (lambda q, k, v: sparse_scan_attention(q, k, v, (3, 5), 3, 2), 3 * 5 + 3 * 3),
+    'no_local': (lambda q, k, v: sparse_scan_attention(q, k, v, 1, 3, 2), 3 * 3),
+    'no_anchors': (lambda q, k, v: sparse_scan_attention(q, k, v, 5, 1, 1), 5 * 5),
+}
+
+
+def dense_flops(products: int, keys: int) -> int:
+    """What PyTorch counts for matrix products of this size."""
+    left, right = torch.empty(QUERIES, HEAD_DIM, device='meta'), torch.empty(HEAD_DIM, keys)
+    with FlopCounterMode(display=False) as counter:
+        torch.mm(left, right.to('meta'))
+    return products * counter.get_total_flops()
+
+
+@pytest.mark.parametrize('name', list(CALLS))
+def test_torch_counts_as_matrix_products(name: str) -> None:
+    call, keys = CALLS[name]
+    tensors = [torch.randn(SHAPE, requires_grad=True) for _ in range(3)]
+    with FlopCounterMode(display=False) as counter:
+        output = call(*tensors)
+    assert counter.get_total_flops() == dense_flops(2, keys)
+    with FlopCounterMode(display=False) as counter:
+        output.sum().backward()
+    assert counter.get_total_flops() == dense_flops(5, keys)
+
+
+class Call(nn.Module):
+    def __init__(self, function: Callable[..., Tensor]) -> None:
+        super().__init__()
+        self.function = function
+
+    def forward(self, *tensors: Tensor) -> Tensor:
+        return self.function(*tensors)
+
+
+@pytest.mark.parametrize('name', list(CALLS))
+def test_mmengine_counts_multiply_adds(name: str) -> None:
+    call, keys = CALLS[name]
+    analyzer = FlopAnalyzer(Call(call), tuple(torch.randn(3, *SHAPE)))
+    assert analyzer.total() == dense_flops(2, keys) // 2
+
+
+class Scan(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.attn = SparseScanAttention(24, 3)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.attn(x, rotary_table(x.shape[1], x.shape[2], 8))
+
+
+@pytest.mark.parametrize(
+    ('layer', 'op', 'keys'),
+    [
+        (NeighborhoodAttention(24, 3, 7), 'neighborhood_attention', 7 * 7),
+        (NeighborhoodAttention(24, 3, 13), 'neighborhood_attention', 9 * 11),  # shrinks to the map
+        (Scan(), 'sparse_scan_attention', 7 * 7),
+    ],
+)
+def test_layers_can_be_traced(layer: nn.Module, op: str, keys: int) -> None:
+    """Sizes are tensors while torch.jit traces, and windows are computed from them."""
+    analyzer = FlopAnalyzer(layer, (torch.randn(BATCH, HEIGHT, WIDTH, HEADS * HEAD_DIM),))
+    assert analyzer.by_operator()[op] == dense_flops(2, keys) // 2

@@ -1,0 +1,90 @@
+"""tools/benchmark_model.py on tiny models."""
+
+import json
+from pathlib import Path
+from types import ModuleType
+
+import pytest
+import tiny_data
+import torch
+from tiny_data import CLASSIFICATION, DETECTION, SEGMENTATION, quick  # noqa: F401
+
+pytestmark = pytest.mark.usefixtures('quick')
+
+
+@pytest.fixture
+def tool(monkeypatch: pytest.MonkeyPatch) -> ModuleType:
+    monkeypatch.syspath_prepend(str(tiny_data.ROOT / 'tools'))
+    import benchmark_model
+    import benchmarking
+
+    monkeypatch.setattr(benchmarking, 'BLOCK_SECONDS', 0.0)
+    return benchmark_model
+
+
+def write(folder: Path, name: str, text: str) -> str:
+    return tiny_data.write_config(folder / f'{name}.py', text, folder)
+
+
+def test_backbones_in_turns(
+    tool: ModuleType, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    first, second = write(tmp_path, 'first', DETECTION), write(tmp_path, 'second', SEGMENTATION)
+    out = tmp_path / 'out.json'
+    sizes = ['--size', '64x64', '32x96']
+    tool.main([first, '--baseline', second, *sizes, '--rounds', '2', '--out', str(out)])
+    results = json.loads(out.read_text())['results']
+    expected = [(n, s) for s in ([64, 64], [32, 96]) for n in ('first', 'second')]
+    assert [(r['config'], r['size']) for r in results] == expected
+    assert all(len(r['samples']) == 2 for r in results)
+    assert results[0]['images_per_second'] == pytest.approx(1 / results[0]['seconds'])
+    assert results[0]['gflop'] == results[1]['gflop'] > 0
+    lines = capsys.readouterr().out.splitlines()
+    assert [line.split()[1] for line in lines if line.startswith('| ')][2:] == [
+        name for name, _ in expected
+    ]
+
+
+@pytest.mark.parametrize('mode', ['', '--train'])
+@pytest.mark.parametrize(
+    'text', [DETECTION, SEGMENTATION, CLASSIFICATION], ids=['mmdet', 'mmseg', 'mmpretrain']
+)
+def test_whole_models(
+    tool: ModuleType, tmp_path: Path, text: str, mode: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    config = write(tmp_path, 'tiny', text)
+    argv = [config, '--whole', '--shape', '64', '96', '--batch', '2', '--rounds', '1', mode]
+    tool.main([argument for argument in argv if argument])
+    out = capsys.readouterr().out
+    assert f'model, {"forward and backward" if mode else "forward"}, batch 2, float32' in out
+    assert '| 64 x 96 |' in out
+
+
+def test_backward_of_a_backbone_and_its_profile(
+    tool: ModuleType, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    config = write(tmp_path, 'tiny', DETECTION)
+    tool.main([config, '--backward', '--shape', '64', '64', '--rounds', '1', '--profile'])
+    out = capsys.readouterr().out
+    assert 'backbone, forward and backward' in out
+    assert 'mmlocalattn::_sparse_scan_attention_backward' in out
+
+
+def test_autocast(tool: ModuleType, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    dtypes = set()
+    linear = torch.nn.Linear.forward
+
+    def forward(self: torch.nn.Linear, x: torch.Tensor) -> torch.Tensor:
+        output = linear(self, x)
+        dtypes.add(output.dtype)
+        return output
+
+    monkeypatch.setattr(torch.nn.Linear, 'forward', forward)
+    config = write(tmp_path, 'tiny', DETECTION)
+    tool.main([config, '--dtype', 'bfloat16', '--size', '32x32', '--rounds', '1'])
+    assert dtypes == {torch.bfloat16}
+
+
+def test_missing_config(tool: ModuleType) -> None:
+    with pytest.raises(SystemExit, match=r'error: config .* does not exist'):
+        tool.main(['no_such_config.py'])
