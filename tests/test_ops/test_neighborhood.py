@@ -231,16 +231,17 @@ def test_kernel_refuses_what_would_corrupt_memory(change: dict, message: str) ->
 
 
 @pytest.mark.parametrize('isa', CPU_ISAS)
-@pytest.mark.parametrize('dtype', [torch.float32, torch.float64], ids=str)
+@pytest.mark.parametrize('dtype', [torch.float64, torch.float32, torch.bfloat16], ids=str)
 @pytest.mark.parametrize(
     ('size', 'kernel', 'dilation'),
     [
+        ((67, 81), (5, 3), (1, 1)),  # several pieces along both axes
         ((7, 70), (3, 3), (1, 1)),  # several vectors of columns
         ((9, 67), (3, 3), (2, 20)),  # dilation groups longer than a vector
         ((10, 47), (5, 7), (2, 3)),  # several dilation groups in a vector
         ((15, 45), (13, 13), (1, 1)),  # several chunks of a window
         ((3, 150), (1, 105), (1, 1)),  # one row of taps longer than a chunk
-        ((57, 18), (3, 5), (19, 3)),  # groups of three rows: a pair and a single row
+        ((57, 18), (3, 5), (19, 3)),  # groups of three rows: less than a tile
     ],
 )
 def test_cpu_kernel_on_wide_maps(
@@ -255,10 +256,13 @@ def test_cpu_kernel_on_wide_maps(
         pytest.skip('no compiled kernel on this platform to compare')
     monkeypatch.setenv('MMLOCALATTN_CPU_ISA', isa)
     contract = TestNeighborhoodAttention()
-    problem = case((2, *size, 2, 11), kernel, dilation, bias=True)
+    problem = case((1, *size, 2, 11), kernel, dilation, bias=True)
     tensors = contract.tensors(problem, dtype)
     grad_output = torch.randn_like(tensors[0])
     actual = contract.run(tensors, problem, grad_output)
+    if dtype == torch.bfloat16:
+        contract.check_rounding(tensors, problem, grad_output, actual)
+        return
     expected = contract.run_reference(tensors, problem, grad_output)
     for ours, theirs in zip(actual, expected, strict=True):
         assert relative_error(ours, theirs) < (1e-5 if dtype == torch.float32 else 1e-12)
