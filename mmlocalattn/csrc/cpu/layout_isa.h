@@ -64,7 +64,11 @@ template <int N, typename In>
 MMLOCALATTN_INLINE Vec<Compute<In>, N> load_some(const In* p, int64_t count) {
   if (__builtin_expect(count >= N, 1)) return load_values<N>(p);
   In values[N] = {};
-  for (int64_t i = 0; i < count; ++i) values[i] = p[i];
+  if (count == N / 2) {
+    __builtin_memcpy(values, p, N / 2 * sizeof(In));
+  } else {
+    for (int64_t i = 0; i < count; ++i) values[i] = p[i];
+  }
   return load_values<N>(values);
 }
 
@@ -73,7 +77,11 @@ MMLOCALATTN_INLINE void store_some(In* p, Vec<Compute<In>, N> x, int64_t count) 
   if (__builtin_expect(count >= N, 1)) return store_values<N>(p, x);
   In values[N];
   store_values<N>(values, x);
-  for (int64_t i = 0; i < count; ++i) p[i] = values[i];
+  if (count == N / 2) {
+    __builtin_memcpy(p, values, N / 2 * sizeof(In));
+  } else {
+    for (int64_t i = 0; i < count; ++i) p[i] = values[i];
+  }
 }
 
 // (-x[1], x[0], ...) for adjacent pairs of lanes.
@@ -124,61 +132,71 @@ MMLOCALATTN_INLINE void prefetch(const Map<In>& map, int64_t y, int64_t x, int64
   }
 }
 
-// Channels d, d + 1, ... of N columns, one a vector; those past `count` repeat the last column.
+// Channels d, d + 1, ... of N columns, one a vector; those past `last` repeat it.
 template <int N, bool kRotate, bool kWhole, typename In>
-MMLOCALATTN_INLINE void read_tile(const Map<const In>& map, int64_t y, int64_t x, int64_t count,
+MMLOCALATTN_INLINE void read_tile(const Map<const In>& map, int64_t y, int64_t x, int64_t last,
                                   int64_t d, int64_t dim, Vec<Compute<In>, N> (&tile)[N]) {
 #pragma GCC unroll 16
   for (int i = 0; i < N; ++i) {
-    const int64_t column = x + smaller(i, count - 1);
+    const int64_t column = smaller(x + i, last);
     const In* p = map.grid.at(y, column) + d;
     tile[i] = (kWhole ? load_values<N>(p) : load_some<N>(p, dim - d)) * map.factor;
     if (kRotate) tile[i] = rotate<N>(map, tile[i], y, column, d, dim);
   }
 }
 
-// N columns from x on, of which `count` are needed, to planes of `step` values: `planes` of them, 0
-// beyond `dim`.
+// N columns from x on, of which those up to `last` are needed, to planes of `step` values:
+// `planes` of them, 0 beyond `dim`. `d` is the first.
 template <int N, typename In>
-void pack(const Map<const In>& map, int64_t y, int64_t x, int64_t count, int64_t dim,
-          int64_t planes, Compute<In>* out, int64_t step) {
-  for (int64_t d = 0; d < planes; d += N) {
+void pack(const Map<const In>& map, int64_t y, int64_t x, int64_t last, int64_t dim, int64_t planes,
+          Compute<In>* out, int64_t step, int64_t d = 0) {
+  for (; d < planes; d += N) {
+    if constexpr (N > 4) {
+      if (planes - d <= N / 2) {
+        pack<N / 2>(map, y, x, last, dim, planes, out, step, d);
+        pack<N / 2>(map, y, x + N / 2, last, dim, planes, out + N / 2, step, d);
+        return;
+      }
+    }
     Vec<Compute<In>, N> tile[N];
     if (d + N > dim) {
-      map.sin.data ? read_tile<N, true, false>(map, y, x, count, d, dim, tile)
-                   : read_tile<N, false, false>(map, y, x, count, d, dim, tile);
+      map.sin.data ? read_tile<N, true, false>(map, y, x, last, d, dim, tile)
+                   : read_tile<N, false, false>(map, y, x, last, d, dim, tile);
       transpose<Compute<In>, N>(tile);
       for (int i = 0; i < N && d + i < planes; ++i) store(out + (d + i) * step, tile[i]);
       continue;
     }
-    map.sin.data ? read_tile<N, true, true>(map, y, x, count, d, dim, tile)
-                 : read_tile<N, false, true>(map, y, x, count, d, dim, tile);
+    map.sin.data ? read_tile<N, true, true>(map, y, x, last, d, dim, tile)
+                 : read_tile<N, false, true>(map, y, x, last, d, dim, tile);
     transpose<Compute<In>, N>(tile);
 #pragma GCC unroll 16
     for (int i = 0; i < N; ++i) store(out + (d + i) * step, tile[i]);
   }
 }
 
-// The way back: planes of N values, times `factor`, to `count` columns of a map.
+// The way back: planes of `step` values, times `factor`, to the columns from x to `last` of a map.
 template <int N, typename Out>
-void unpack(const Map<Out>& map, int64_t y, int64_t x, int64_t count, int64_t dim, int64_t planes,
-            const Compute<Out>* in, Vec<Compute<Out>, N> factor) {
+void unpack(const Map<Out>& map, int64_t y, int64_t x, int64_t last, int64_t dim, int64_t planes,
+            const Compute<Out>* in, int64_t step, const Compute<Out>* factor, int64_t d = 0) {
   using T = Compute<Out>;
-  for (int64_t d = 0; d < dim; d += N) {
-    Vec<T, N> tile[N];
-    if (planes - d >= N) {
-      for (int i = 0; i < N; ++i) tile[i] = load<N>(in + (d + i) * N) * factor;
-    } else {
-      for (int i = 0; i < N; ++i) {
-        tile[i] = Vec<T, N>{};
-        if (d + i < planes) tile[i] = load<N>(in + (d + i) * N) * factor;
+  for (; d < dim; d += N) {
+    if constexpr (N > 4) {
+      if (dim - d <= N / 2) {
+        unpack<N / 2>(map, y, x, last, dim, planes, in, step, factor, d);
+        unpack<N / 2>(map, y, x + N / 2, last, dim, planes, in + N / 2, step, factor + N / 2, d);
+        return;
       }
     }
+    Vec<T, N> tile[N];
+#pragma GCC unroll 16
+    for (int i = 0; i < N; ++i) {
+      tile[i] = Vec<T, N>{};
+      if (d + i < planes) tile[i] = load<N>(in + (d + i) * step) * load<N>(factor);
+    }
     transpose<T, N>(tile);
-    if (count >= N) {
-      for (int i = 0; i < N; ++i) write<N>(map, y, x + i, d, dim, tile[i]);
-    } else {
-      for (int i = 0; i < N && i < count; ++i) write<N>(map, y, x + i, d, dim, tile[i]);
+#pragma GCC unroll 16
+    for (int i = 0; i < N; ++i) {
+      if (x + i <= last) write<N>(map, y, x + i, d, dim, tile[i]);
     }
   }
 }

@@ -87,8 +87,8 @@ void fill_planes(const Piece<In>& piece, const Map<const In>& map,
       if (u + 1 < rows) {
         prefetch(map, piece.first_row() + u + 1, first + x, smaller(N, cols - x), piece.dim);
       }
-      pack<N>(map, piece.first_row() + u, first + x, cols - x, piece.dim, num_planes(piece.dim),
-              planes.data + u * planes.row + x, planes.plane);
+      pack<N>(map, piece.first_row() + u, first + x, first + cols - 1, piece.dim,
+              num_planes(piece.dim), planes.data + u * planes.row + x, planes.plane);
     }
   }
 }
@@ -380,7 +380,7 @@ void forward_columns(const Piece<In>& piece, int64_t x, const Planes<Compute<In>
     const Tile<T, N, kPairs> tile{columns, rows, piece.dim};
     for (int t = 0; t < rows.count; ++t) {
       T* planes = scratch.query + t * step;
-      pack<N>(query, y + t, x, columns.count, piece.dim, num_planes(piece.dim), planes, N);
+      pack<N>(query, y + t, x, x + columns.count - 1, piece.dim, num_planes(piece.dim), planes, N);
       if constexpr (kPairs) pair_channels<N>(planes, num_planes(piece.dim), N, N);
     }
     prefetch_tile<true>(piece, piece.output, y, x);
@@ -418,8 +418,10 @@ void forward_columns(const Piece<In>& piece, int64_t x, const Planes<Compute<In>
       tile.accumulate(values, chunk, scratch.logits, factor, scratch.sums);
     });
     for (int t = 0; t < rows.count; ++t) {
-      unpack<N>(piece.output, y + t, x, columns.count, piece.dim, num_planes(piece.dim),
-                scratch.sums + t * step, T(1) / total[t]);
+      T factor[N];
+      store(factor, T(1) / total[t]);
+      unpack<N>(piece.output, y + t, x, x + columns.count - 1, piece.dim, num_planes(piece.dim),
+                scratch.sums + t * step, N, factor);
       for (int64_t i = 0; i < columns.count; ++i) {
         *piece.logsumexp.at(y + t, x + i) =
             (most[t][i] + log2(total[t][i])) * T(0.69314718055994530942);
@@ -593,10 +595,11 @@ void backward_columns(const Piece<In>& piece, int64_t x, const Planes<Compute<In
     Vec<T, N> logsumexp[kRows], delta[kRows], one[kRows];
     for (int t = 0; t < kRows; ++t) one[t] = fill<N>(T(1));
     for (int t = 0; t < rows.count; ++t) {
-      pack<N>(piece.query, y + t, x, columns.count, piece.dim, planes, scratch.query + t * step, N);
-      pack<N>(piece.grad_output, y + t, x, columns.count, piece.dim, planes,
+      pack<N>(piece.query, y + t, x, x + columns.count - 1, piece.dim, planes,
+              scratch.query + t * step, N);
+      pack<N>(piece.grad_output, y + t, x, x + columns.count - 1, piece.dim, planes,
               scratch.grad_output + t * step, N);
-      pack<N>(as_input(piece.output), y + t, x, columns.count, piece.dim, planes,
+      pack<N>(as_input(piece.output), y + t, x, x + columns.count - 1, piece.dim, planes,
               scratch.sums + t * step, N);
       copy_vectors(piece.query, y + t, x, columns.count, piece.dim, vector_step,
                    scratch.query_vectors + t * N * vector_step);
@@ -639,8 +642,10 @@ void backward_columns(const Piece<In>& piece, int64_t x, const Planes<Compute<In
       add_key_value<N>(piece, scratch, tile, chunk);
     });
     for (int t = 0; t < rows.count; ++t) {
-      unpack<N>(piece.grad_query, y + t, x, columns.count, piece.dim, planes,
-                scratch.sums + t * step, one[t]);
+      T factor[N];
+      store(factor, one[t]);
+      unpack<N>(piece.grad_query, y + t, x, x + columns.count - 1, piece.dim, planes,
+                scratch.sums + t * step, N, factor);
     }
   }
   if (!piece.grad_bias) return;
