@@ -105,12 +105,6 @@ void check(const Problem& problem) {
                                    2 * problem.cols.kernel - 1};
   TORCH_CHECK(!problem.bias.defined() || problem.bias.sizes() == table, "bias must have shape ",
               at::IntArrayRef(table));
-  const std::vector<int64_t> angles{query.size(1), query.size(2), query.size(4)};
-  for (const auto& angle : {problem.rotary.sin, problem.rotary.cos}) {
-    TORCH_CHECK(!angle.defined() || (angle.sizes() == angles && angles[2] % 2 == 0),
-                "rotary tables must have shape ", at::IntArrayRef(angles),
-                " with an even head_dim");
-  }
 }
 
 // The queries of a piece in its dilation group (gy, gx).
@@ -148,8 +142,16 @@ std::vector<Place> places(const WindowAxis& rows, const WindowAxis& cols) {
   return places;
 }
 
-// The tensors of a problem as the kernels need them: unit stride of channels, dtype T. Half is
-// computed in fp32.
+// The dtype of the maps that the kernels get: fp32 for fp16.
+at::ScalarType kernel_type(at::ScalarType dtype) { return dtype == at::kHalf ? at::kFloat : dtype; }
+
+// A map as the kernels need it: in their dtype, with unit stride of channels.
+at::Tensor ready(const at::Tensor& tensor) {
+  const auto typed = tensor.to(kernel_type(tensor.scalar_type()));
+  return typed.stride(4) == 1 ? typed : typed.contiguous();
+}
+
+// The maps of a problem and their pieces.
 template <typename T>
 class Pieces {
  public:
@@ -167,16 +169,8 @@ class Pieces {
       bias_ = at::constant_pad_nd(problem.bias.to(compute).mul(kLog2E).flatten(),
                                   {0, kVectorBytes / static_cast<int64_t>(sizeof(C))});
     }
-    if (problem.rotary.sin.defined()) {
-      sin_ = problem.rotary.sin.to(compute).contiguous();
-      cos_ = problem.rotary.cos.to(compute).contiguous();
-    }
   }
 
-  at::Tensor ready(const at::Tensor& tensor) const {
-    const auto typed = tensor.to(dtype_);
-    return typed.stride(4) == 1 ? typed : typed.contiguous();
-  }
   at::TensorOptions options() const { return problem_.query.options().dtype(dtype_); }
   at::TensorOptions compute_options() const { return options().dtype(at::toOpMathType(dtype_)); }
   int64_t batch() const { return query_.size(0); }
@@ -198,12 +192,6 @@ class Pieces {
     return {grid<U>(tensor, b, head, place), static_cast<C>(factor)};
   }
 
-  template <typename U>
-  Map<U> rotated(Map<U> map, const Place& place) const {
-    if (sin_.defined()) map.sin = table(sin_, place), map.cos = table(cos_, place);
-    return map;
-  }
-
   Piece<T> piece(int64_t b, int64_t head, const Place& place) const {
     Piece<T> piece{};
     piece.rows = group_axis(problem_.rows, place.gy);
@@ -211,8 +199,8 @@ class Pieces {
     piece.dim = dim();
     piece.y_begin = place.y_begin, piece.y_end = place.y_end;
     piece.x_begin = place.x_begin, piece.x_end = place.x_end;
-    piece.query = rotated(map<const T>(query_, b, head, place, problem_.scale * kLog2E), place);
-    piece.key = rotated(map<const T>(key_, b, head, place), place);
+    piece.query = map<const T>(query_, b, head, place, problem_.scale * kLog2E);
+    piece.key = map<const T>(key_, b, head, place);
     piece.value = map<const T>(value_, b, head, place);
     if (bias_.defined()) {
       piece.bias = data_of<C>(bias_) +
@@ -222,14 +210,9 @@ class Pieces {
   }
 
  private:
-  Grid<const C> table(const at::Tensor& table, const Place& place) const {
-    return {data_of<C>(table) + place.gy * table.stride(0) + place.gx * table.stride(1),
-            table.stride(0) * problem_.rows.dilation, table.stride(1) * problem_.cols.dilation};
-  }
-
   const Problem& problem_;
   at::ScalarType dtype_;
-  at::Tensor query_, key_, value_, bias_, sin_, cos_;
+  at::Tensor query_, key_, value_, bias_;
 };
 
 // Calls run(b, place, head) for all of them in parallel. Neighbors in this order share cache lines.
@@ -310,7 +293,7 @@ class KeyValueGrads {
   void write_group(const Kernels<T>& kernels, const Grads& grads, bool add_key, int64_t b,
                    int64_t head, int64_t begin, int64_t end) const {
     const Place& place = places_[begin];
-    auto key = pieces_.rotated(pieces_.template map<C>(grads.key, b, head, place, kLn2), place);
+    auto key = pieces_.template map<C>(grads.key, b, head, place, kLn2);
     key.add = add_key;
     const auto value = pieces_.template map<C>(grads.value, b, head, place);
     const auto first = pieces_.piece(b, head, place);
@@ -379,7 +362,8 @@ Grads attend_backward(const Problem& problem, const at::Tensor& grad_output,
     using T = decltype(type);
     const Pieces<T> pieces(problem);
     const auto kernels = cpu::kernels<T>();
-    const auto ready_output = pieces.ready(output), ready_grad = pieces.ready(grad_output);
+    const auto ready_output = ready(output.to(pieces.options())),
+               ready_grad = ready(grad_output.to(pieces.options()));
     const auto ready_logsumexp = logsumexp.to(pieces.compute_options()).contiguous();
     if (!add) {
       grads.query = at::empty(problem.query.sizes(), pieces.compute_options());
@@ -400,9 +384,8 @@ Grads attend_backward(const Problem& problem, const at::Tensor& grad_output,
           piece.output = pieces.template map<T>(ready_output, b, head, places[i]);
           piece.grad_output = pieces.template map<const T>(ready_grad, b, head, places[i]);
           piece.logsumexp = pieces.template grid<Compute<T>>(ready_logsumexp, b, head, places[i]);
-          piece.grad_query = pieces.rotated(
-              pieces.template map<Compute<T>>(grads.query, b, head, places[i], problem.scale),
-              places[i]);
+          piece.grad_query =
+              pieces.template map<Compute<T>>(grads.query, b, head, places[i], problem.scale);
           piece.grad_query.add = add;
           piece.grad_key_value = key_value.part(b, i, head);
           if (grad_bias.defined()) {
@@ -419,6 +402,62 @@ Grads attend_backward(const Problem& problem, const at::Tensor& grad_output,
     if (grad_bias.defined()) grads.bias = grad_bias.sum(at::IntArrayRef{0, 1});
   });
   return grads;
+}
+
+namespace {
+
+// Rotates `input` to `output`, both (B, H, W, num_heads, head_dim) with unit stride of channels.
+template <typename In, typename Out>
+void rotate_map(const at::Tensor& input, const at::Tensor& output, const Rotary& rotary,
+                void (*kernel)(const RotaryRow<In, Out>&), bool transpose) {
+  const auto sin = rotary.sin.to(at::toOpMathType(input.scalar_type())).contiguous(),
+             cos = rotary.cos.to(sin.scalar_type()).contiguous();
+  const std::vector<int64_t> table{input.size(1), input.size(2), input.size(4)};
+  TORCH_CHECK(sin.sizes() == table && cos.sizes() == table && table[2] % 2 == 0,
+              "rotary tables must have shape ", at::IntArrayRef(table), " with an even head_dim");
+  const int64_t height = table[0], heads = input.size(3);
+  at::parallel_for(0, input.size(0) * height * heads, 1, [&](int64_t begin, int64_t end) {
+    for (int64_t i = begin; i < end; ++i) {
+      const int64_t head = i % heads, y = i / heads % height, b = i / heads / height;
+      const auto row = [&](auto* data, const at::Tensor& map) {
+        return data + b * map.stride(0) + y * map.stride(1) + head * map.stride(3);
+      };
+      kernel({{row(data_of<const In>(input), input), 0, input.stride(2)},
+              {row(data_of<Out>(output), output), 0, output.stride(2)},
+              data_of<const Compute<In>>(sin) + y * sin.stride(0),
+              data_of<const Compute<In>>(cos) + y * cos.stride(0),
+              table[1],
+              table[2],
+              transpose});
+    }
+  });
+}
+
+}  // namespace
+
+at::Tensor Rotary::rotate(const at::Tensor& map) const {
+  if (!sin.defined()) return map;
+  at::Tensor output;
+  dispatch(map.scalar_type(), [&](auto type) {
+    using T = decltype(type);
+    const auto input = ready(map);
+    output = at::empty_like(input.permute({0, 3, 1, 2, 4}), at::MemoryFormat::Contiguous)
+                 .permute({0, 2, 3, 1, 4});
+    rotate_map<T, T>(input, output, *this, kernels<T>().rotate, /*transpose=*/false);
+  });
+  return output;
+}
+
+at::Tensor Rotary::rotate_back(const at::Tensor& grad, at::ScalarType dtype) const {
+  if (!sin.defined()) return grad.to(dtype);
+  at::Tensor output;
+  dispatch(dtype, [&](auto type) {
+    using T = decltype(type);
+    output = at::empty(grad.sizes(), grad.options().dtype(kernel_type(dtype)));
+    rotate_map<Compute<T>, T>(grad, output, *this, kernels<T>().rotate_gradient,
+                              /*transpose=*/true);
+  });
+  return output.to(dtype);
 }
 
 }  // namespace cpu

@@ -11,19 +11,12 @@
 namespace mmlocalattn {
 namespace cpu {
 
-// Tables (H, W, head_dim) that rotate adjacent channel pairs: x cos + (-x[1], x[0], ...) sin.
-// Undefined tensors rotate nothing.
-struct Rotary {
-  at::Tensor sin, cos;
-};
-
 // One attention problem. query, key, value: (B, H, W, num_heads, head_dim) of one floating dtype
 // and any strides; bias: (num_heads, 2 kh - 1, 2 kw - 1) of any floating dtype, or undefined.
 struct Problem {
   at::Tensor query, key, value, bias;
   WindowAxis rows, cols;
   double scale;
-  Rotary rotary;  // of query and key
 };
 
 // Output like query, contiguous, and log-sum-exp (B, H, W, num_heads) in the compute dtype.
@@ -38,6 +31,19 @@ struct Grads {
 // Gradients of a problem; those of query and key are added to `grads` where it has some.
 Grads attend_backward(const Problem& problem, const at::Tensor& grad_output,
                       const at::Tensor& output, const at::Tensor& logsumexp, Grads grads = {});
+
+// Tables (H, W, head_dim) that rotate adjacent channel pairs of the vectors of a map: x cos +
+// (-x[1], x[0], ...) sin. Undefined tables rotate nothing.
+struct Rotary {
+  at::Tensor sin, cos;
+
+  // A map (B, H, W, num_heads, head_dim), rotated, in its dtype (fp32 for fp16). The positions of a
+  // head are neighbors in memory.
+  at::Tensor rotate(const at::Tensor& map) const;
+
+  // Gradient of what rotate() got from the gradient of what it returned, contiguous, in `dtype`.
+  at::Tensor rotate_back(const at::Tensor& grad, at::ScalarType dtype) const;
+};
 
 }  // namespace cpu
 }  // namespace mmlocalattn

@@ -84,30 +84,11 @@ MMLOCALATTN_INLINE void store_some(In* p, Vec<Compute<In>, N> x, int64_t count) 
   }
 }
 
-// (-x[1], x[0], ...) for adjacent pairs of lanes.
-template <typename T, int N, int... kLane>
-MMLOCALATTN_INLINE Vec<T, N> quarter_turn(Vec<T, N> x, std::integer_sequence<int, kLane...>) {
-  const Vec<T, N> sign{(kLane % 2 ? T(1) : T(-1))...};
-  return shuffle<T, N>(x, x, std::integer_sequence<int, (kLane ^ 1)...>()) * sign;
-}
-
-// x cos + (-x[1], x[0], ...) sin with the angles of a position, or its transpose.
-template <int N, bool kTranspose = false, typename M, typename T = Compute<M>>
-MMLOCALATTN_INLINE Vec<T, N> rotate(const Map<M>& map, Vec<T, N> x, int64_t y, int64_t column,
-                                    int64_t d, int64_t dim) {
-  const auto all = std::make_integer_sequence<int, N>();
-  const Vec<T, N> sin = load_some<N>(map.sin.at(y, column) + d, dim - d),
-                  cos = load_some<N>(map.cos.at(y, column) + d, dim - d);
-  if (kTranspose) return x * cos - quarter_turn<T, N>(x * sin, all);
-  return x * cos + quarter_turn<T, N>(x, all) * sin;
-}
-
 // Channels d, d + 1, ... of a vector of a map.
 template <int N, typename In>
 MMLOCALATTN_INLINE Vec<Compute<In>, N> read(const Map<const In>& map, int64_t y, int64_t x,
                                             int64_t d, int64_t dim) {
-  const auto values = load_some<N>(map.grid.at(y, x) + d, dim - d) * map.factor;
-  return map.sin.data ? rotate<N>(map, values, y, x, d, dim) : values;
+  return load_some<N>(map.grid.at(y, x) + d, dim - d) * map.factor;
 }
 
 template <int N, typename Out>
@@ -115,7 +96,6 @@ MMLOCALATTN_INLINE void write(const Map<Out>& map, int64_t y, int64_t x, int64_t
                               Vec<Compute<Out>, N> values) {
   Out* to = map.grid.at(y, x) + d;
   values *= map.factor;
-  if (map.sin.data) values = rotate<N, true>(map, values, y, x, d, dim);
   if (map.add) values += load_some<N>(to, dim - d);
   store_some<N>(to, values, dim - d);
 }
@@ -133,15 +113,13 @@ MMLOCALATTN_INLINE void prefetch(const Map<In>& map, int64_t y, int64_t x, int64
 }
 
 // Channels d, d + 1, ... of N columns, one a vector; those past `last` repeat it.
-template <int N, bool kRotate, bool kWhole, typename In>
+template <int N, bool kWhole, typename In>
 MMLOCALATTN_INLINE void read_tile(const Map<const In>& map, int64_t y, int64_t x, int64_t last,
                                   int64_t d, int64_t dim, Vec<Compute<In>, N> (&tile)[N]) {
 #pragma GCC unroll 16
   for (int i = 0; i < N; ++i) {
-    const int64_t column = smaller(x + i, last);
-    const In* p = map.grid.at(y, column) + d;
+    const In* p = map.grid.at(y, smaller(x + i, last)) + d;
     tile[i] = (kWhole ? load_values<N>(p) : load_some<N>(p, dim - d)) * map.factor;
-    if (kRotate) tile[i] = rotate<N>(map, tile[i], y, column, d, dim);
   }
 }
 
@@ -160,14 +138,12 @@ void pack(const Map<const In>& map, int64_t y, int64_t x, int64_t last, int64_t 
     }
     Vec<Compute<In>, N> tile[N];
     if (d + N > dim) {
-      map.sin.data ? read_tile<N, true, false>(map, y, x, last, d, dim, tile)
-                   : read_tile<N, false, false>(map, y, x, last, d, dim, tile);
+      read_tile<N, false>(map, y, x, last, d, dim, tile);
       transpose<Compute<In>, N>(tile);
       for (int i = 0; i < N && d + i < planes; ++i) store(out + (d + i) * step, tile[i]);
       continue;
     }
-    map.sin.data ? read_tile<N, true, true>(map, y, x, last, d, dim, tile)
-                 : read_tile<N, false, true>(map, y, x, last, d, dim, tile);
+    read_tile<N, true>(map, y, x, last, d, dim, tile);
     transpose<Compute<In>, N>(tile);
 #pragma GCC unroll 16
     for (int i = 0; i < N; ++i) store(out + (d + i) * step, tile[i]);
@@ -197,6 +173,31 @@ void unpack(const Map<Out>& map, int64_t y, int64_t x, int64_t last, int64_t dim
 #pragma GCC unroll 16
     for (int i = 0; i < N; ++i) {
       if (x + i <= last) write<N>(map, y, x + i, d, dim, tile[i]);
+    }
+  }
+}
+
+// (-x[1], x[0], ...) for adjacent pairs of lanes.
+template <typename T, int N, int... kLane>
+MMLOCALATTN_INLINE Vec<T, N> quarter_turn(Vec<T, N> x, std::integer_sequence<int, kLane...>) {
+  const Vec<T, N> sign{(kLane % 2 ? T(1) : T(-1))...};
+  return shuffle<T, N>(x, x, std::integer_sequence<int, (kLane ^ 1)...>()) * sign;
+}
+
+template <typename In, typename Out>
+void rotate(const RotaryRow<In, Out>& row) {
+  using T = Compute<In>;
+  constexpr int N = kLanes<T>;
+  const auto all = std::make_integer_sequence<int, N>();
+  for (int64_t x = 0; x < row.width; ++x) {
+    for (int64_t d = 0; d < row.dim; d += N) {
+      const int64_t count = row.dim - d, angle = x * row.dim + d;
+      const auto sin = load_some<N>(row.sin + angle, count),
+                 cos = load_some<N>(row.cos + angle, count);
+      const auto value = load_some<N>(row.input.at(0, x) + d, count);
+      const auto rotated = row.transpose ? value * cos - quarter_turn<T, N>(value * sin, all)
+                                         : value * cos + quarter_turn<T, N>(value, all) * sin;
+      store_some<N>(row.output.at(0, x) + d, rotated, count);
     }
   }
 }

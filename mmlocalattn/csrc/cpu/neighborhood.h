@@ -47,15 +47,23 @@ struct Grid {
   MMLOCALATTN_HOST_DEVICE T* at(int64_t y, int64_t x) const { return data + y * row + x * column; }
 };
 
-// A map as the kernels read or write it: factor * vector, rotated by the tables if there are any
-// (adjacent pairs: x cos + (-x[1], x[0], ...) sin; gradients, which are written, by the transposed
-// rotation). `add`: added to what is there.
+// A map as the kernels read or write it: factor * vector. `add`: added to what is there.
 template <typename T>
 struct Map {
   Grid<T> grid;
   Compute<T> factor = 1;
-  Grid<const Compute<T>> sin, cos;
   bool add = false;
+};
+
+// One row of a map of which adjacent pairs of channels are rotated: x cos + (-x[1], x[0], ...) sin,
+// or by the transposed rotation. The tables are (width, dim).
+template <typename In, typename Out>
+struct RotaryRow {
+  Grid<const In> input;  // one row of it
+  Grid<Out> output;
+  const Compute<In>*sin, *cos;
+  int64_t width, dim;
+  bool transpose;
 };
 
 // Channels of a vector of gradients with its padding to whole SIMD vectors.
@@ -111,6 +119,8 @@ struct Kernels {
   // Writes vectors that are `step` values apart, padded to padded_dim, to a row of a map.
   void (*write)(const Map<Compute<T>>&, int64_t y, int64_t num, int64_t dim,
                 const Compute<T>* vectors, int64_t step);
+  void (*rotate)(const RotaryRow<T, T>&);
+  void (*rotate_gradient)(const RotaryRow<Compute<T>, T>&);
 };
 
 // The kernels of each instruction set, for float, double and BFloat16.

@@ -575,7 +575,7 @@ void add_key_value(const Piece<In>& piece, const BackwardScratch<In, N>& scratch
 
 template <typename T>
 MMLOCALATTN_INLINE Map<const T> as_input(const Map<T>& map) {
-  return {{map.grid.data, map.grid.row, map.grid.column}, map.factor, map.sin, map.cos};
+  return {{map.grid.data, map.grid.row, map.grid.column}, map.factor};
 }
 
 template <int N, typename In>
@@ -683,8 +683,9 @@ void backward(const Piece<In>& piece, Compute<In>* memory) {
 
 template <typename In>
 Kernels<In> make_kernels() {
-  return {&forward_scratch<In>, &backward_scratch<In>, &prefetch_piece<In>,
-          &forward<In>,         &backward<In>,         &write_vectors<Compute<In>>};
+  return {&forward_scratch<In>, &backward_scratch<In>,   &prefetch_piece<In>,
+          &forward<In>,         &backward<In>,           &write_vectors<Compute<In>>,
+          &rotate<In, In>,      &rotate<Compute<In>, In>};
 }
 
 }  // namespace

@@ -23,8 +23,7 @@ Problem make_problem(const at::Tensor& query, const at::Tensor& key, const at::T
           bias ? *bias : at::Tensor(),
           {query.size(1), kernel_size[0], dilation[0]},
           {query.size(2), kernel_size[1], dilation[1]},
-          scale,
-          {}};
+          scale};
 }
 
 std::tuple<at::Tensor, at::Tensor> neighborhood_attention_cpu(
