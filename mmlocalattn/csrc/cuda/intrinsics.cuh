@@ -137,13 +137,15 @@ void launch(void (*kernel)(Parameters...), int64_t blocks, int threads, int64_t 
   if (blocks == 0) {
     return;
   }
-  constexpr int64_t kAlwaysAllowed = 48 << 10;
+  constexpr int64_t kAlwaysAllowed = 48 * 1024;
   if (shared_bytes > kAlwaysAllowed) {
     C10_CUDA_CHECK(cudaFuncSetAttribute(kernel, cudaFuncAttributeMaxDynamicSharedMemorySize,
                                         static_cast<int>(shared_bytes)));
   }
-  kernel<<<static_cast<unsigned>(blocks), threads, shared_bytes,
-           at::cuda::getCurrentCUDAStream()>>>(arguments...);
+  const auto grid = static_cast<unsigned>(blocks);
+  // clang-format off
+  kernel<<<grid, threads, shared_bytes, at::cuda::getCurrentCUDAStream()>>>(arguments...);
+  // clang-format on
   C10_CUDA_KERNEL_LAUNCH_CHECK();
 }
 
