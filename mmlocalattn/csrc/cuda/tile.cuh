@@ -129,6 +129,14 @@ class Tile {
     return kStages * kStageTokens * kTokenBytes + own * kWarps * Own<T, kDim>::kSharedBytes;
   }
 
+  // Blocks of a kernel with the own vectors of `own` tensors and `results` results that a
+  // multiprocessor can hold: by its 65536 registers, and at most three by shared memory.
+  static constexpr int blocks(int own, int results) {
+    const int registers = (sizeof(T) == 2 ? 44 : 96) + own * Own<T, kDim>::kRegisters +
+                          results * (kTokens * kDim / kWarpSize);
+    return std::min(3, (1 << 16) / (kThreads * registers));
+  }
+
   __device__ Tile(const Neighborhood<T, T>& na, const Tiling& tiling) {
     int block = blockIdx.x;
     const auto next = [&](int count) {

@@ -8,7 +8,8 @@ namespace {
 constexpr float kSlack = 8;
 
 template <typename T, int kDim>
-__global__ void __launch_bounds__(Tile<T, kDim, false>::kThreads)
+__global__ void __launch_bounds__(Tile<T, kDim, false>::kThreads,
+                                  Tile<T, kDim, false>::blocks(1, 1))
     tiled_kernel(Neighborhood<T, T> na, Tiling tiling, T* output, float* logsumexp) {
   const Tile<T, kDim, false> tile(na, tiling);
   if (tile.is_empty()) {
