@@ -61,7 +61,8 @@ struct Partners {
 template <typename T, int kDim>
 struct Own {
   static constexpr int kWarps = kWarpsAtMost;
-  static constexpr int kSharedBytes = 0;  // per warp
+  static constexpr int kSharedBytes = 0;            // per warp
+  static constexpr int kRegisters = kDim / 4 + 16;  // with those of products
 
   uint32_t fragments[kDim / 16][4];
 
@@ -137,6 +138,7 @@ struct Own<float, kDim> {
   static constexpr int kWarps = kDim > 32 ? 256 / kDim : kWarpsAtMost;
   static constexpr int kPitch = Partners<float, kDim>::kPitch;
   static constexpr int kSharedBytes = kTokens * kPitch * sizeof(float);
+  static constexpr int kRegisters = 0;
 
   const float* vectors;
 

@@ -121,12 +121,22 @@ class Tile {
   static constexpr int kThreads = kWarps * kWarpSize;
   static constexpr int kStages = 2;
   static constexpr int kPitch = Partners<T, kDim>::kPitch;
+  static constexpr int kElements = kCopyBytes / sizeof(T);  // of one copy
+  static constexpr int kCopies = kDim / kElements;          // of one vector
   static constexpr int kTokenBytes = 2 * kPitch * sizeof(T) + sizeof(Float4);
   static constexpr int kStageTokens = (32 << 10) / kTokenBytes;
 
   // Of a kernel that has the own vectors of `own` tensors.
   static constexpr int shared_bytes(int own) {
     return kStages * kStageTokens * kTokenBytes + own * kWarps * Own<T, kDim>::kSharedBytes;
+  }
+
+  // Blocks of a kernel with the own vectors of `own` tensors and `results` results that a
+  // multiprocessor can hold: by its 65536 registers, and at most three by shared memory.
+  static constexpr int blocks(int own, int results) {
+    const int registers = (sizeof(T) == 2 ? 44 : 96) + own * Own<T, kDim>::kRegisters +
+                          results * (kTokens * kDim / kWarpSize);
+    return std::min(3, (1 << 16) / (kThreads * registers));
   }
 
   __device__ Tile(const Neighborhood<T, T>& na, const Tiling& tiling) {
@@ -139,8 +149,8 @@ class Tile {
     const int heads = na.heads, head = next(heads);
     const int group_x = next(na.cols.dilation), tile_x = next(tiling.tiles_x);
     const int group_y = next(na.rows.dilation), tile_y = next(tiling.tiles_y);
-    const WindowAxis rows{na.rows.group_length(group_y), na.rows.kernel, 1};
-    const WindowAxis cols{na.cols.group_length(group_x), na.cols.kernel, 1};
+    const Axis rows{narrow(na.rows).group_length(group_y), static_cast<int>(na.rows.kernel), 1};
+    const Axis cols{narrow(na.cols).group_length(group_x), static_cast<int>(na.cols.kernel), 1};
     height_ = rows.length;
     width_ = cols.length;
     heads_ = heads;
@@ -199,34 +209,52 @@ class Tile {
                                    const Float4* statistics, const Use& use) const {
     const auto ceil_div = [](int a, int b) { return (a + b - 1) / b; };
     const int chunks = ceil_div(block_cols_.size(), kStageTokens);
-    const int stage_cols = ceil_div(block_cols_.size(), chunks);
-    const int stages_down = ceil_div(block_rows_.size(), kStageTokens / stage_cols);
-    const int stage_rows = ceil_div(block_rows_.size(), stages_down);
-    const int stages = chunks * stages_down;
-    const auto stage_at = [&](int index) {
-      const int row = block_rows_.begin + index / chunks * stage_rows;
-      const int col = block_cols_.begin + index % chunks * stage_cols;
-      return Stage{Span{row, row + stage_rows} & block_rows_,
-                   Span{col, col + stage_cols} & block_cols_, index % kStages};
+    const int cols = ceil_div(block_cols_.size(), chunks);
+    const int rows =
+        ceil_div(block_rows_.size(), ceil_div(block_rows_.size(), kStageTokens / cols));
+    constexpr int kStep = kThreads / kCopies;
+    const int place = threadIdx.x / kCopies;
+    const Copier copier{place / cols, place % cols, kStep / cols, kStep % cols};
+    const auto stage_at = [&](int row, int col, int buffer) {
+      return Stage{Span{row, row + rows} & block_rows_, Span{col, col + cols} & block_cols_, cols,
+                   buffer};
     };
-    copy(stage_at(0), first, second, statistics);
+    Stage stage = stage_at(block_rows_.begin, block_cols_.begin, 0);
+    copy(stage, copier, first, second, statistics);
     copy_async_commit();
-    for (int index = 0; index < stages; ++index) {
-      if (index + 1 < stages) {
-        copy(stage_at(index + 1), first, second, statistics);
+    while (true) {
+      const bool ends_row = stage.cols.end == block_cols_.end;
+      const Stage next =
+          stage_at(ends_row ? stage.rows.end : stage.rows.begin,
+                   ends_row ? block_cols_.begin : stage.cols.end, (stage.buffer + 1) % kStages);
+      const bool is_last = next.rows.begin == block_rows_.end;
+      if (!is_last) {
+        copy(next, copier, first, second, statistics);
       }
       copy_async_commit();
       copy_async_wait<1>();
       sync_block();
-      multiply(stage_at(index), use);
+      multiply(stage, use);
+      if (is_last) {
+        break;
+      }
       sync_block();
+      stage = next;
     }
   }
 
  private:
+  using Axis = BasicWindowAxis<int>;  // divides faster
+
+  __device__ static Axis narrow(const WindowAxis& axis) {
+    return {static_cast<int>(axis.length), static_cast<int>(axis.kernel),
+            static_cast<int>(axis.dilation)};
+  }
+
   // A rectangle of partners in shared memory, row by row.
   struct Stage {
     Span rows, cols;
+    int pitch;  // tokens from one row to the next
     int buffer;
 
     __device__ T* first() const {
@@ -238,13 +266,13 @@ class Tile {
     }
   };
 
-  __device__ static Span partners(const WindowAxis& axis, int position) {
+  __device__ static Span partners(const Axis& axis, int position) {
     if constexpr (kInverse) {
       const int begin = axis.inverse_start(position);
-      return {begin, begin + static_cast<int>(axis.inverse_count(position))};
+      return {begin, begin + axis.inverse_count(position)};
     } else {
       const int begin = axis.start(position);
-      return {begin, begin + static_cast<int>(axis.kernel)};
+      return {begin, begin + axis.kernel};
     }
   }
 
@@ -254,14 +282,14 @@ class Tile {
 
   // Positions that are partners of one, or of all, of `count` positions from `position` on. Both
   // ends of the partners of a position grow with it.
-  __device__ static Span all_partners(const WindowAxis& axis, int position, int count) {
+  __device__ static Span all_partners(const Axis& axis, int position, int count) {
     if (position >= axis.length) {
       return {0, 0};
     }
     return {partners(axis, position).begin,
             partners(axis, inside(axis.length, position + count - 1)).end};
   }
-  __device__ static Span common_partners(const WindowAxis& axis, int position, int count) {
+  __device__ static Span common_partners(const Axis& axis, int position, int count) {
     const Span first = partners(axis, inside(axis.length, position));
     return first & partners(axis, inside(axis.length, position + count - 1));
   }
@@ -274,27 +302,31 @@ class Tile {
     return position(inside(height_, y_ + i / own_cols_), inside(width_, x_ + i % own_cols_));
   }
 
+  // The part of a thread in copies: which token of a stage it begins with, and how many tokens
+  // further the next one is.
+  struct Copier {
+    int row, col, step_rows, step_cols;
+  };
+
   // Starts the copies of all threads of the block.
-  __device__ void copy(const Stage& stage, const Source<T>& first, const Source<T>& second,
-                       const Float4* statistics) const {
-    constexpr int kElements = kCopyBytes / sizeof(T), kCopies = kDim / kElements;
-    constexpr int kStep = kThreads / kCopies;
-    const int channel = threadIdx.x % kCopies * kElements;
-    const int cols = stage.cols.size(), tokens = stage.rows.size() * cols;
-    const int step_rows = kStep / cols, step_cols = kStep % cols;
-    int i = threadIdx.x / kCopies, row = i / cols, col = i % cols;
-    for (; i < tokens; i += kStep) {
-      const int64_t source = position(stage.rows.begin + row, stage.cols.begin + col);
-      const int offset = head_ * kDim + channel, target = i * kPitch + channel;
-      copy_async_16(stage.first() + target, first.data + source * first.step + offset, true);
-      copy_async_16(stage.second() + target, second.data + source * second.step + offset, true);
-      if (statistics != nullptr && channel == 0) {
-        copy_async_16(stage.statistics() + i, statistics + source * heads_ + head_, true);
+  __device__ void copy(const Stage& stage, const Copier& copier, const Source<T>& first,
+                       const Source<T>& second, const Float4* statistics) const {
+    const int channel = threadIdx.x % kCopies * kElements, offset = head_ * kDim + channel;
+    int row = copier.row, col = copier.col;
+    while (row < stage.rows.size()) {
+      if (col < stage.cols.size()) {
+        const int64_t source = position(stage.rows.begin + row, stage.cols.begin + col);
+        const int token = row * stage.pitch + col, target = token * kPitch + channel;
+        copy_async_16(stage.first() + target, first.data + source * first.step + offset, true);
+        copy_async_16(stage.second() + target, second.data + source * second.step + offset, true);
+        if (statistics != nullptr && channel == 0) {
+          copy_async_16(stage.statistics() + token, statistics + source * heads_ + head_, true);
+        }
       }
-      row += step_rows;
-      col += step_cols;
-      if (col >= cols) {
-        col -= cols;
+      row += copier.step_rows;
+      col += copier.step_cols;
+      if (col >= stage.pitch) {
+        col -= stage.pitch;
         ++row;
       }
     }
@@ -315,7 +347,7 @@ class Tile {
         }
       }
       for (int col = cols.begin; col < cols.end; col += kTokens) {
-        const int i = (row - stage.rows.begin) * stage.cols.size() + col - stage.cols.begin;
+        const int i = (row - stage.rows.begin) * stage.pitch + col - stage.cols.begin;
         const int last = stage.cols.end - 1 - col;
         use(Product<T, kDim>{{stage.first() + i * kPitch, last},
                              {stage.second() + i * kPitch, last},

@@ -12,7 +12,8 @@ __device__ __forceinline__ Float4 query_statistics(float logsumexp2, float delta
 
 // Gradient of query, and the statistics for the kernel below.
 template <typename T, int kDim>
-__global__ void __launch_bounds__(Tile<T, kDim, false>::kThreads)
+__global__ void __launch_bounds__(Tile<T, kDim, false>::kThreads,
+                                  Tile<T, kDim, false>::blocks(2, 1))
     tiled_backward_query_kernel(Neighborhood<T, T> na, Tiling tiling, Gradient<T> grad_query,
                                 Float4* statistics) {
   const Tile<T, kDim, false> tile(na, tiling);
@@ -66,7 +67,7 @@ __global__ void __launch_bounds__(Tile<T, kDim, false>::kThreads)
 
 // Gradients of key and value. The own tokens are keys, their partners the queries that see them.
 template <typename T, int kDim>
-__global__ void __launch_bounds__(Tile<T, kDim, true>::kThreads)
+__global__ void __launch_bounds__(Tile<T, kDim, true>::kThreads, Tile<T, kDim, true>::blocks(2, 2))
     tiled_backward_key_value_kernel(Neighborhood<T, T> na, Tiling tiling, const Float4* statistics,
                                     Gradient<T> grad_key, T* grad_value) {
   const Tile<T, kDim, true> tile(na, tiling);

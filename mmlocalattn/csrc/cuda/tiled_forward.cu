@@ -8,7 +8,8 @@ namespace {
 constexpr float kSlack = 8;
 
 template <typename T, int kDim>
-__global__ void __launch_bounds__(Tile<T, kDim, false>::kThreads)
+__global__ void __launch_bounds__(Tile<T, kDim, false>::kThreads,
+                                  Tile<T, kDim, false>::blocks(1, 1))
     tiled_kernel(Neighborhood<T, T> na, Tiling tiling, T* output, float* logsumexp) {
   const Tile<T, kDim, false> tile(na, tiling);
   if (tile.is_empty()) {
@@ -55,15 +56,15 @@ __global__ void __launch_bounds__(Tile<T, kDim, false>::kThreads)
   });
 #pragma unroll
   for (int slot = 0; slot < 2; ++slot) {
-    const float row_total = row_sum(total[slot]);
+    const float row_total = row_sum(total[slot]), factor = 1 / row_total;
     if (!tile.has_token(own_row(slot))) {
       continue;
     }
     const int64_t token = tile.token(own_row(slot));
 #pragma unroll
     for (int part = 0; part < kDim / 8; ++part) {
-      store_pair(output + token * kDim + query.channel(part), sum[part][2 * slot] / row_total,
-                 sum[part][2 * slot + 1] / row_total);
+      store_pair(output + token * kDim + query.channel(part), factor * sum[part][2 * slot],
+                 factor * sum[part][2 * slot + 1]);
     }
     if (lane() % 4 == 0) {
       logsumexp[token] = (max[slot] + log2f(row_total)) / kLog2E;
