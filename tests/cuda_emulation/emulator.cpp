@@ -2,7 +2,6 @@
 // others or ends, so that a run is deterministic; what another order could change, races.cpp finds.
 #include "emulator.h"
 
-#include <setjmp.h>
 #include <sys/mman.h>
 #include <ucontext.h>
 
@@ -17,7 +16,7 @@
 
 #include "emulation_intrinsics.h"
 
-#ifdef __SANITIZE_ADDRESS__
+#ifdef MMLOCALATTN_ADDRESS_SANITIZER
 #include <sanitizer/common_interface_defs.h>
 #endif
 
@@ -36,6 +35,8 @@ constexpr size_t kStackBytes = 128 << 10;
 constexpr int kCopyBytes = 16;
 constexpr int kPoison = 0xff;  // four of these bytes are NaN, as are two
 
+using JumpTarget = void* [5];  // of __builtin_setjmp, which costs no system call
+
 struct Copy {
   void* shared;
   const void* global;  // null: zeros
@@ -52,7 +53,7 @@ struct Fiber : Lane {
   std::vector<std::vector<Copy>> groups;  // oldest first
   bool has_started;
   ucontext_t start;
-  jmp_buf resume;
+  JumpTarget resume;
   void* fake_stack;  // AddressSanitizer's
 };
 
@@ -61,7 +62,7 @@ const std::function<void()>* body;
 std::vector<Fiber> fibers(kMostThreads);
 Fiber* current;  // null: the scheduler runs
 std::string error;
-jmp_buf scheduler;
+JumpTarget scheduler;
 char* dynamic_memory;
 int64_t dynamic_bytes;
 const void* running_kernel;
@@ -79,7 +80,7 @@ char* stacks() {
 char* stack_of(const Fiber& fiber) { return stacks() + fiber.thread * kStackBytes; }
 
 // Tell AddressSanitizer to which stack execution goes, and that it has arrived.
-#ifdef __SANITIZE_ADDRESS__
+#ifdef MMLOCALATTN_ADDRESS_SANITIZER
 const void* scheduler_stack;
 size_t scheduler_stack_bytes;
 
@@ -101,14 +102,17 @@ void arrive_in_fiber(void*) {}
 void arrive_in_scheduler(void*) {}
 #endif
 
-void resume(Fiber& fiber) {
+// A function of its own: in the one that saves a target, __builtin_longjmp has no defined meaning.
+__attribute__((noinline)) void jump(JumpTarget& target) { __builtin_longjmp(target, 1); }
+
+__attribute__((noinline)) void resume(Fiber& fiber) {
   void* fake_stack = nullptr;
   current = &fiber;
   threadIdx = {static_cast<unsigned>(fiber.thread), 0, 0};
   leave(&fake_stack, stack_of(fiber), kStackBytes);
-  if (_setjmp(scheduler) == 0) {
+  if (__builtin_setjmp(scheduler) == 0) {
     if (fiber.has_started) {
-      _longjmp(fiber.resume, 1);
+      jump(fiber.resume);
     }
     fiber.has_started = true;
     setcontext(&fiber.start);
@@ -117,10 +121,10 @@ void resume(Fiber& fiber) {
   current = nullptr;
 }
 
-void go_to_scheduler() {
+__attribute__((noinline)) void go_to_scheduler() {
   leave(&current->fake_stack, scheduler_stack, scheduler_stack_bytes);
-  if (_setjmp(current->resume) == 0) {
-    _longjmp(scheduler, 1);
+  if (__builtin_setjmp(current->resume) == 0) {
+    jump(scheduler);
   }
   arrive_in_fiber(current->fake_stack);
 }
@@ -130,7 +134,7 @@ void run_fiber() {
   (*body)();
   current->state = Fiber::kDone;
   leave(nullptr, scheduler_stack, scheduler_stack_bytes);
-  _longjmp(scheduler, 1);
+  jump(scheduler);
 }
 
 void start(Fiber& fiber, int thread, int64_t block) {

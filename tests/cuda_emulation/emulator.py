@@ -23,13 +23,16 @@ CSRC = ROOT / 'mmlocalattn' / 'csrc'
 TORCH = Path(torch.__file__).parent
 CXX = os.getenv('CXX', 'g++')
 
-COMPILE_FLAGS = {
+SANITIZER_FLAGS = {
     'races': '-fsanitize=thread',
-    'asan': '-fsanitize=address,alignment -fno-sanitize-recover=alignment -fno-omit-frame-pointer',
+    'asan': '-fsanitize=address,alignment -fno-sanitize-recover=alignment',
 }
-# The calls of -fsanitize=thread come to races.cpp; the emulator itself is no kernel to check.
-EMULATOR_FLAGS = {'races': '-O2 -DMMLOCALATTN_CHECK_RACES', 'asan': COMPILE_FLAGS['asan']}
-LINK_FLAGS = {'races': '', 'asan': COMPILE_FLAGS['asan']}
+# No sanitizer for what switches stacks; the calls of -fsanitize=thread come to races.cpp.
+EMULATOR_FLAGS = {
+    'races': '-O2 -DMMLOCALATTN_CHECK_RACES',
+    'asan': '-O2 -DMMLOCALATTN_ADDRESS_SANITIZER',
+}
+LINK_FLAGS = {'races': '', 'asan': SANITIZER_FLAGS['asan']}
 
 NINJA_FILE = """\
 rule compile
@@ -62,7 +65,7 @@ def ninja_file(build: str) -> str:
     )
     emulator = ['emulator.cpp', *(['races.cpp'] if build == 'races' else [])]
     sources = dict.fromkeys((HERE / name for name in emulator), EMULATOR_FLAGS[build])
-    sources |= dict.fromkeys([HERE / 'probes.cpp', *CSRC.glob('cuda/*.cu')], COMPILE_FLAGS[build])
+    sources |= dict.fromkeys([HERE / 'probes.cpp', *CSRC.glob('cuda/*.cu')], SANITIZER_FLAGS[build])
     for source, flags in sources.items():
         text += f'build {source.stem}.o: compile {source}\n  flags = {flags}\n'
     objects = ' '.join(f'{source.stem}.o' for source in sources)

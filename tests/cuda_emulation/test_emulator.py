@@ -1,8 +1,12 @@
 """The emulator does what a GPU does, and reports what kernels must not do."""
 
+import subprocess
+import sys
+from pathlib import Path
+
 import pytest
 import torch
-from emulator import Emulator
+from emulator import Emulator, asan_env, build_library
 
 
 @pytest.mark.parametrize('dtype', [torch.float16, torch.bfloat16], ids=['half', 'bfloat16'])
@@ -58,3 +62,23 @@ def test_reports(kernel: str, message: str, emulator: Emulator) -> None:
     assert error.startswith(f'{kernel}_kernel, block '), error
     with pytest.raises(RuntimeError, match=message):
         raise RuntimeError(error)
+
+
+def test_address_sanitizer_reports(emulator: Emulator) -> None:
+    build_library('asan')
+    script = """
+import torch
+from emulator import Emulator
+numbers = torch.zeros(256)
+Emulator('asan').probe('past_the_end', numbers, numbers, numbers)
+"""
+    result = subprocess.run(
+        [sys.executable, '-c', script],
+        capture_output=True,
+        text=True,
+        env=asan_env(),
+        cwd=Path(__file__).parent,
+    )
+    assert result.returncode != 0
+    assert 'AddressSanitizer: heap-buffer-overflow' in result.stderr
+    assert 'past_the_end_kernel' in result.stderr
