@@ -34,17 +34,6 @@ __device__ __forceinline__ float row_max(float value) {
   return fmaxf(value, shuffle_xor(value, 2));
 }
 
-// Two channels of a result; the first is even.
-template <typename T>
-__device__ __forceinline__ void store_pair(T* channels, float even, float odd) {
-  if constexpr (sizeof(T) == 2) {
-    *reinterpret_cast<uint32_t*>(channels) = pack_pair<T>(even, odd);
-  } else {
-    channels[0] = even;
-    channels[1] = odd;
-  }
-}
-
 // Up to 16 vectors in a row in shared memory; those past the last stand for the last.
 template <typename T, int kDim>
 struct Partners {

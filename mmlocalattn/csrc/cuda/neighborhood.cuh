@@ -59,6 +59,12 @@ struct Neighborhood {
   }
 };
 
+// Two adjacent channels; the first is even.
+template <typename T>
+struct alignas(2 * sizeof(T)) Pair {
+  T even, odd;
+};
+
 // Where the gradient of query or key goes. Steps of an operator that share query and key leave the
 // sum of their gradients here, the last one rotates it back (see sparse_scan_kernel.cu).
 template <typename T>
@@ -69,12 +75,10 @@ struct Gradient {
   accum_t* sum;              // of all steps, null if there is only this one
   const accum_t *sin, *cos;  // (height, width, head_dim), null without rotation
 
-  // Takes channels `channel` (even) and, if there is one, the next of a token.
-  template <typename query_t, typename value_t>
-  __device__ void store(const Neighborhood<query_t, value_t>& na, int64_t token, int64_t channel,
-                        accum_t even, accum_t odd) const {
-    const int64_t index = token * na.head_dim + channel;
-    const bool has_odd = channel + 1 < na.head_dim;
+  // Takes an even channel and, if there is one, the next. They are number `index` of the tensor,
+  // their angles number `angle` of the tables.
+  __device__ void store(int64_t index, int64_t angle, accum_t even, accum_t odd,
+                        bool has_odd = true) const {
     if (grad == nullptr) {
       sum[index] = even;
       if (has_odd) {
@@ -87,8 +91,6 @@ struct Gradient {
       odd += has_odd ? sum[index + 1] : 0;
     }
     if (sin != nullptr) {
-      const int64_t position = token / na.heads % (na.rows.length * na.cols.length);
-      const int64_t angle = position * na.head_dim + channel;
       const accum_t rotated = even * cos[angle] + odd * sin[angle + 1];
       odd = odd * cos[angle + 1] - even * sin[angle];
       even = rotated;

@@ -134,11 +134,13 @@ struct Channels {
   template <typename query_t, typename value_t>
   __device__ void store(const Gradient<value_t>& gradient, const Neighborhood<query_t, value_t>& na,
                         const Work& work) const {
+    const int64_t position = work.y * na.cols.length + work.x;
 #pragma unroll
     for (int pair = 0; pair < kPairs; ++pair) {
       const int64_t c = work.channel + pair * kPairStep;
       if (c < na.head_dim) {
-        gradient.store(na, work.token, c, sum[pair][0], sum[pair][1]);
+        gradient.store(work.token * na.head_dim + c, position * na.head_dim + c, sum[pair][0],
+                       sum[pair][1], c + 1 < na.head_dim);
       }
     }
   }

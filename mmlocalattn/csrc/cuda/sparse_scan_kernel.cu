@@ -28,11 +28,6 @@ using at::Tensor;
 
 constexpr int kThreads = 256;
 
-template <typename T>
-struct alignas(2 * sizeof(T)) Pair {
-  T even, odd;
-};
-
 template <typename input_t, typename output_t>
 __device__ __forceinline__ Pair<output_t> rotate(const Pair<input_t>& input,
                                                  const Pair<at::opmath_type<input_t>>& sin,

@@ -155,7 +155,8 @@ class Tile {
     width_ = cols.length;
     heads_ = heads;
     head_ = head;
-    origin_ = (block * na.rows.length + group_y) * na.cols.length + group_x;
+    map_ = block * (na.rows.length * na.cols.length);
+    origin_ = map_ + group_y * na.cols.length + group_x;
     row_step_ = na.rows.dilation * na.cols.length;
     col_step_ = na.cols.dilation;
 
@@ -189,6 +190,9 @@ class Tile {
     return y_ + i / own_cols_ < height_ && x_ + i % own_cols_ < width_;
   }
   __device__ int64_t token(int i) const { return own_position(i) * heads_ + head_; }
+
+  // Its position in its map.
+  __device__ int64_t map_position(int i) const { return own_position(i) - map_; }
 
   // The vector of that token.
   __device__ const T* vector(const Source<T>& tensor, int i) const {
@@ -361,7 +365,7 @@ class Tile {
 
   int height_, width_;  // of the group
   int heads_, head_;
-  int64_t origin_;  // position of the first token of the group
+  int64_t map_, origin_;  // positions of the first token of the map and of the group
   int row_step_, col_step_;
   int own_cols_, y_, x_;  // the own tokens of the warp
   bool is_empty_;

@@ -30,8 +30,13 @@ __global__ void __launch_bounds__(Tile<T, kDim, false>::kThreads,
     const T* outputs = tile.vector(na.output, own_row(slot));
     logsumexp[slot] = na.logsumexp[token] * kLog2E;
     delta[slot] = 0;
-    for (int channel = lane() % 4; channel < kDim; channel += 4) {
-      delta[slot] += static_cast<float>(grads[channel]) * static_cast<float>(outputs[channel]);
+#pragma unroll
+    for (int part = 0; part < kDim / 8; ++part) {
+      const int channel = query.channel(part);
+      const auto grad = *reinterpret_cast<const Pair<T>*>(grads + channel);
+      const auto out = *reinterpret_cast<const Pair<T>*>(outputs + channel);
+      delta[slot] += static_cast<float>(grad.even) * static_cast<float>(out.even);
+      delta[slot] += static_cast<float>(grad.odd) * static_cast<float>(out.odd);
     }
     delta[slot] = row_sum(delta[slot]);
     if (lane() % 4 == 0 && tile.has_token(own_row(slot))) {
@@ -55,12 +60,15 @@ __global__ void __launch_bounds__(Tile<T, kDim, false>::kThreads,
   });
 #pragma unroll
   for (int slot = 0; slot < 2; ++slot) {
-    if (tile.has_token(own_row(slot))) {
+    const int i = own_row(slot);
+    if (!tile.has_token(i)) {
+      continue;
+    }
 #pragma unroll
-      for (int part = 0; part < kDim / 8; ++part) {
-        grad_query.store(na, tile.token(own_row(slot)), query.channel(part),
-                         na.scale * sum[part][2 * slot], na.scale * sum[part][2 * slot + 1]);
-      }
+    for (int part = 0; part < kDim / 8; ++part) {
+      const int channel = query.channel(part);
+      grad_query.store(tile.token(i) * kDim + channel, tile.map_position(i) * kDim + channel,
+                       na.scale * sum[part][2 * slot], na.scale * sum[part][2 * slot + 1]);
     }
   }
 }
@@ -101,16 +109,18 @@ __global__ void __launch_bounds__(Tile<T, kDim, true>::kThreads, Tile<T, kDim, t
   });
 #pragma unroll
   for (int slot = 0; slot < 2; ++slot) {
-    if (tile.has_token(own_row(slot))) {
-      const int64_t token = tile.token(own_row(slot));
+    const int i = own_row(slot);
+    if (!tile.has_token(i)) {
+      continue;
+    }
 #pragma unroll
-      for (int part = 0; part < kDim / 8; ++part) {
-        const int channel = key.channel(part);
-        grad_key.store(na, token, channel, na.scale * key_sum[part][2 * slot],
-                       na.scale * key_sum[part][2 * slot + 1]);
-        store_pair(grad_value + token * kDim + channel, value_sum[part][2 * slot],
-                   value_sum[part][2 * slot + 1]);
-      }
+    for (int part = 0; part < kDim / 8; ++part) {
+      const int channel = key.channel(part);
+      const int64_t index = tile.token(i) * kDim + channel;
+      grad_key.store(index, tile.map_position(i) * kDim + channel,
+                     na.scale * key_sum[part][2 * slot], na.scale * key_sum[part][2 * slot + 1]);
+      *reinterpret_cast<Pair<T>*>(grad_value + index) = {
+          static_cast<T>(value_sum[part][2 * slot]), static_cast<T>(value_sum[part][2 * slot + 1])};
     }
   }
 }

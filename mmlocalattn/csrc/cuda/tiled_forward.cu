@@ -63,8 +63,9 @@ __global__ void __launch_bounds__(Tile<T, kDim, false>::kThreads,
     const int64_t token = tile.token(own_row(slot));
 #pragma unroll
     for (int part = 0; part < kDim / 8; ++part) {
-      store_pair(output + token * kDim + query.channel(part), factor * sum[part][2 * slot],
-                 factor * sum[part][2 * slot + 1]);
+      *reinterpret_cast<Pair<T>*>(output + token * kDim + query.channel(part)) = {
+          static_cast<T>(factor * sum[part][2 * slot]),
+          static_cast<T>(factor * sum[part][2 * slot + 1])};
     }
     if (lane() % 4 == 0) {
       logsumexp[token] = (max[slot] + log2f(row_total)) / kLog2E;
