@@ -21,7 +21,7 @@ HERE = Path(__file__).parent
 ROOT = HERE.parents[1]
 CSRC = ROOT / 'mmlocalattn' / 'csrc'
 TORCH = Path(torch.__file__).parent
-CXX = os.getenv('CXX', 'g++')
+CXX = 'g++'
 
 SANITIZER_FLAGS = {
     'races': '-fsanitize=thread',

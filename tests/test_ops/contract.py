@@ -138,6 +138,21 @@ class OpContract:
         case = (self.cases | self.cuda_cases)[cuda_case]
         self.check_kernel(case, dtype, contiguous, 'cuda', self.cuda_error)
 
+    @pytest.mark.cuda
+    @pytest.mark.parametrize('dtype', DTYPES, ids=str)
+    def test_cuda_graph(self, dtype: torch.dtype) -> None:
+        """Forward and backward wait for nothing, so that a graph can hold them, and repeat."""
+        case = self.cuda_cases['dim32']
+        tensors = self.tensors(case, dtype, 'cuda')
+        grad_output = torch.randn_like(tensors[0])
+        expected = self.run(tensors, case, grad_output)
+        graph = torch.cuda.CUDAGraph()
+        with torch.cuda.graph(graph):
+            actual = self.run(tensors, case, grad_output)
+        for _ in range(2):
+            graph.replay()
+            assert all(torch.equal(ours, theirs) for ours, theirs in zip(actual, expected))
+
     def check_kernel(
         self,
         case: Case,
