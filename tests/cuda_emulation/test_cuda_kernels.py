@@ -75,6 +75,31 @@ def test_strided_inputs(contract: Any, emulator: Emulator) -> None:
     contract.check_kernel(contract.cuda_cases['dim32'], torch.float32, contiguous=False)
 
 
+def parts_of_a_projection(tensors: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
+    return torch.stack(tensors, 3).unbind(3)
+
+
+def unaligned(tensors: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
+    return tuple(
+        tensor.new_empty(tensor.numel() + 1)[1:].view(tensor.shape).copy_(tensor)
+        for tensor in tensors
+    )
+
+
+@pytest.mark.parametrize('layout', [parts_of_a_projection, unaligned])
+@pytest.mark.parametrize('dtype', [torch.float32, torch.bfloat16], ids=str)
+@pytest.mark.parametrize('contract', CONTRACTS, ids=lambda contract: contract.op_name)
+def test_layout_does_not_matter(
+    contract: Any, dtype: torch.dtype, layout: Any, emulator: Emulator
+) -> None:
+    for case in [contract.cases[name] for name in contract.cases if name.startswith('dim32')][:2]:
+        tensors = contract.tensors(case, dtype)
+        grad_output = torch.randn_like(tensors[0])
+        expected = contract.run(tensors, case, grad_output)
+        actual = contract.run(layout(tensors), case, grad_output)
+        assert all(torch.equal(ours, theirs) for ours, theirs in zip(actual, expected))
+
+
 @pytest.mark.parametrize('contract', CONTRACTS, ids=lambda contract: contract.op_name)
 def test_empty_batch(contract: Any, emulator: Emulator) -> None:
     contract.test_empty_batch()

@@ -124,12 +124,14 @@ class Tile {
   static constexpr int kElements = kCopyBytes / sizeof(T);  // of one copy
   static constexpr int kCopies = kDim / kElements;          // of one vector
   static constexpr int kTokenBytes = 2 * kPitch * sizeof(T) + sizeof(Float4);
-  static constexpr int kStageTokens = (32 << 10) / kTokenBytes;
+  static constexpr int kStageTokens = (31 << 10) / kTokenBytes;
 
-  // Of a kernel that has the own vectors of `own` tensors.
+  // Of the shared memory of a kernel that has the own vectors of `own` tensors.
   static constexpr int shared_bytes(int own) {
     return kStages * kStageTokens * kTokenBytes + own * kWarps * Own<T, kDim>::kSharedBytes;
   }
+
+  static_assert(shared_bytes(2) <= 99 << 10, "GPUs of compute capability 8.6 have 99 KB");
 
   // Blocks of a kernel with the own vectors of `own` tensors and `results` results that a
   // multiprocessor can hold: by its 65536 registers, and at most three by shared memory.
