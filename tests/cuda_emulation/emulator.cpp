@@ -30,7 +30,7 @@ namespace mmlocalattn::emulation {
 namespace {
 
 constexpr int kMostThreads = 1024;
-constexpr int64_t kMostSharedBytes = 163 << 10;  // of compute capability 8.0
+constexpr int64_t kMostSharedBytes = 99 << 10;  // the least of compute capability 8.0 and newer
 constexpr size_t kStackBytes = 128 << 10;
 constexpr int kCopyBytes = 16;
 constexpr int kPoison = 0xff;  // four of these bytes are NaN, as are two
