@@ -52,7 +52,7 @@ PROBLEMS = [
 @functools.cache
 def check(contract: Any, case: str, dtype: torch.dtype) -> None:
     problem = (contract.cases | contract.cuda_cases)[case]
-    contract.check_kernel(problem, dtype, max_error=contract.cuda_error)
+    contract.check_kernel(problem, dtype)
 
 
 @pytest.mark.parametrize(('contract', 'case', 'dtype'), PROBLEMS)
