@@ -17,20 +17,21 @@
 
 namespace mmlocalattn {
 
-struct WindowAxis {
-  int64_t length;
-  int64_t kernel;
-  int64_t dilation;
+template <typename index_t>
+struct BasicWindowAxis {
+  index_t length;
+  index_t kernel;
+  index_t dilation;
 
   // Number of positions in the dilation group of index i.
-  MMLOCALATTN_HOST_DEVICE int64_t group_length(int64_t i) const {
+  MMLOCALATTN_HOST_DEVICE index_t group_length(index_t i) const {
     return (length - i % dilation + dilation - 1) / dilation;
   }
 
   // First index seen by query i; the others follow in steps of `dilation`.
-  MMLOCALATTN_HOST_DEVICE int64_t start(int64_t i) const {
-    const int64_t last = group_length(i) - kernel;
-    int64_t position = i / dilation - kernel / 2;
+  MMLOCALATTN_HOST_DEVICE index_t start(index_t i) const {
+    const index_t last = group_length(i) - kernel;
+    index_t position = i / dilation - kernel / 2;
     position = position < 0 ? 0 : position;
     position = position > last ? last : position;
     return position * dilation + i % dilation;
@@ -38,23 +39,25 @@ struct WindowAxis {
 
   // Row of a relative position table (2 * kernel - 1 rows) for the first tap of query i; the taps
   // that follow use the rows that follow.
-  MMLOCALATTN_HOST_DEVICE int64_t first_offset(int64_t i) const {
+  MMLOCALATTN_HOST_DEVICE index_t first_offset(index_t i) const {
     return (start(i) - i) / dilation + kernel - 1;
   }
 
   // First query that sees key j; the others follow in steps of `dilation`. Near a border this is
   // not the window of j itself, because windows there are shifted.
-  MMLOCALATTN_HOST_DEVICE int64_t inverse_start(int64_t j) const {
-    const int64_t position = j / dilation;
+  MMLOCALATTN_HOST_DEVICE index_t inverse_start(index_t j) const {
+    const index_t position = j / dilation;
     return (position < kernel ? 0 : position - kernel / 2) * dilation + j % dilation;
   }
 
   // Number of queries that see key j: between 1 and 2 * kernel - 1.
-  MMLOCALATTN_HOST_DEVICE int64_t inverse_count(int64_t j) const {
-    const int64_t position = j / dilation, group = group_length(j);
-    const int64_t end = position >= group - kernel ? group : position + kernel / 2 + 1;
+  MMLOCALATTN_HOST_DEVICE index_t inverse_count(index_t j) const {
+    const index_t position = j / dilation, group = group_length(j);
+    const index_t end = position >= group - kernel ? group : position + kernel / 2 + 1;
     return end - inverse_start(j) / dilation;
   }
 };
+
+using WindowAxis = BasicWindowAxis<int64_t>;
 
 }  // namespace mmlocalattn

@@ -61,7 +61,8 @@ def sparse_scan_attention(
         anchor_dilation: Distance between anchors in positions.
         scale: Factor on the logits of both steps, ``head_dim ** -0.5`` if None.
         rotary: ``(sin, cos)``, each (H, W, head_dim), floating point: rotates adjacent channel
-            pairs of query and key. They get no gradient. head_dim must be even.
+            pairs of query and key, rounded to their dtype. The tables get no gradient. head_dim
+            must be even.
 
     Returns:
         (B, H, W, num_heads, head_dim), dtype of ``query`` (of autocast, if enabled).
@@ -211,9 +212,11 @@ def _steps(local_kernel: Sequence[int], anchor_kernel: Sequence[int]) -> tuple[b
 def _rotated(
     query: Tensor, key: Tensor, sin: Tensor | None, cos: Tensor | None
 ) -> tuple[Tensor, Tensor]:
+    """Both rotated, rounded to their dtype and held in at least fp32."""
     if sin is None or cos is None:
         return query, key
-    return rotate_pairs(query, sin, cos), rotate_pairs(key, sin, cos)
+    query_, key_ = (rotate_pairs(tensor, sin, cos) for tensor in (query, key))
+    return query_.to(query.dtype).to(query_.dtype), key_.to(key.dtype).to(key_.dtype)
 
 
 def _transposed(sin: Tensor | None) -> Tensor | None:

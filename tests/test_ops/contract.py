@@ -36,11 +36,13 @@ class OpContract:
         op_name: Name below ``torch.ops.mmlocalattn``.
         cases: Small problems: H != W, window as large as the map, dilation, a 1x1 map, odd
             head_dim.
+        cuda_cases: More of them for CUDA, which has kernels of its own for some head_dims.
         errors: ``(change of the first case or of its tensors, part of the message)``.
     """
 
     op_name: str
     cases: dict[str, Case]
+    cuda_cases: dict[str, Case]
     errors: dict[str, tuple[Case, str]]
 
     def tensors(
@@ -87,7 +89,11 @@ class OpContract:
 
     def pytest_generate_tests(self, metafunc: pytest.Metafunc) -> None:
         """Parametrise the tests over the cases and errors of the operator."""
-        for argument, values in (('case', self.cases), ('error', self.errors)):
+        for argument, values in (
+            ('case', self.cases),
+            ('cuda_case', [*self.cases, *self.cuda_cases]),
+            ('error', self.errors),
+        ):
             if argument in metafunc.fixturenames:
                 metafunc.parametrize(argument, list(values))
 
@@ -121,29 +127,47 @@ class OpContract:
         if not has_kernel(self.op_name, 'cpu'):
             pytest.skip('no compiled kernel on this platform to compare')
         monkeypatch.setenv('MMLOCALATTN_CPU_ISA', isa)
-        self.check_kernel(case, dtype, contiguous, 'cpu')
+        self.check_kernel(self.cases[case], dtype, contiguous)
 
     @pytest.mark.cuda
     @pytest.mark.parametrize('contiguous', [True, False], ids=['contiguous', 'strided'])
     @pytest.mark.parametrize('dtype', DTYPES, ids=str)
     def test_cuda_kernel_is_reference(
-        self, case: str, dtype: torch.dtype, contiguous: bool
+        self, cuda_case: str, dtype: torch.dtype, contiguous: bool
     ) -> None:
         assert has_kernel(self.op_name, 'cuda'), 'build with FORCE_CUDA=1'
+        case = (self.cases | self.cuda_cases)[cuda_case]
         self.check_kernel(case, dtype, contiguous, 'cuda')
 
-    def check_kernel(self, case: str, dtype: torch.dtype, contiguous: bool, device: str) -> None:
-        tensors = self.tensors(self.cases[case], dtype, device)
+    @pytest.mark.cuda
+    @pytest.mark.parametrize('dtype', DTYPES, ids=str)
+    def test_cuda_graph(self, dtype: torch.dtype) -> None:
+        """Forward and backward wait for nothing, so that a graph can hold them, and repeat."""
+        case = self.cuda_cases['dim32']
+        tensors = self.tensors(case, dtype, 'cuda')
+        grad_output = torch.randn_like(tensors[0])
+        expected = self.run(tensors, case, grad_output)
+        graph = torch.cuda.CUDAGraph()
+        with torch.cuda.graph(graph):
+            actual = self.run(tensors, case, grad_output)
+        for _ in range(2):
+            graph.replay()
+            assert all(torch.equal(ours, theirs) for ours, theirs in zip(actual, expected))
+
+    def check_kernel(
+        self, case: Case, dtype: torch.dtype, contiguous: bool = True, device: str = 'cpu'
+    ) -> None:
+        tensors = self.tensors(case, dtype, device)
         if not contiguous:
             tensors = tuple(
                 tensor.transpose(0, -1).contiguous().transpose(0, -1) for tensor in tensors
             )
         grad_output = torch.randn(tensors[0].shape, dtype=dtype, device=device)
-        actual = self.run(tensors, self.cases[case], grad_output)
+        actual = self.run(tensors, case, grad_output)
         if dtype not in (torch.float64, torch.float32):
-            self.check_rounding(tensors, self.cases[case], grad_output, actual)
+            self.check_rounding(tensors, case, grad_output, actual)
             return
-        reference = self.run_reference(tensors, self.cases[case], grad_output)
+        reference = self.run_reference(tensors, case, grad_output)
         tolerance = 1e-11 if dtype == torch.float64 else 1e-5
         for ours, theirs in zip(actual, reference, strict=True):
             torch.testing.assert_close(ours, theirs, rtol=tolerance, atol=tolerance)

@@ -82,6 +82,22 @@ class TestNeighborhoodAttention(OpContract):
         'map_1x1': case((2, 1, 1, 2, 4), (1, 1)),
         'kernel_1_wide_map': case((1, 3, 5, 1, 33), (1, 1), (3, 5)),
     }
+    cuda_cases: ClassVar[dict[str, Case]] = {
+        'dim16': case((2, 9, 11, 2, 16), (3, 3)),
+        'dim32': case((1, 11, 13, 2, 32), (7, 5)),
+        'dim64': case((1, 7, 13, 1, 64), (5, 7)),
+        'dim128': case((1, 9, 8, 1, 128), (7, 3)),
+        'dim16_dilated': case((1, 17, 13, 1, 16), (5, 3), (3, 2)),
+        'dim32_dilated': case((1, 13, 20, 1, 32), (3, 5), (4, 3)),
+        'dim64_dilated': case((1, 8, 9, 1, 64), (3, 3), (2, 3)),
+        'dim128_dilated': case((1, 7, 11, 1, 128), (3, 5), (2, 2)),
+        'dim32_bias': case((1, 7, 9, 2, 32), (5, 3), (1, 2), bias=True),
+        'dim32_negative_scale': case((1, 5, 6, 1, 32), (3, 3), scale=-0.2),
+        # Three parts or more of what a block reads pass through shared memory.
+        'dim128_window_is_map': case((1, 11, 13, 1, 128), (11, 13)),
+        'dim128_wide': case((1, 3, 70, 1, 128), (1, 69)),
+        'dim32_tall': case((1, 70, 3, 1, 32), (23, 1), (3, 1)),
+    }
     errors: ClassVar[dict[str, tuple[Case, str]]] = {
         'even_kernel': (
             dict(kernel_size=(4, 3)),

@@ -6,15 +6,16 @@
 // R rotates adjacent channel pairs of every vector of the map by its position's angles:
 //   x'[2c] = x[2c] cos[2c] - x[2c+1] sin[2c]    x'[2c+1] = x[2c+1] cos[2c+1] + x[2c] sin[2c+1]
 //
-// Memory, all contiguous:
+// Memory:
 //   query key value inner output, their gradients   (batch, height, width, heads, head_dim)
-//   q' k', their gradients                          the same; accumulation type if rotated
+//   q' k'                                           the same, contiguous
 //   sin cos                                         (height, width, head_dim), accumulation type
 //   local_logsumexp anchor_logsumexp                (batch, height, width, heads)
 //
-// Work split: q' and k' are written once, one thread per channel pair, and serve both steps, which
-// are the kernels of neighborhood_kernel.cu. Backward runs the steps in reverse order, adds up the
-// gradients of q' and k', and rotates them back once.
+// Work split: one launch writes q' and k', which serve both steps. They are rounded to the type of
+// query where the tiled kernels need that, else they have its accumulation type. Backward runs the
+// steps in reverse order; the kernels of the last one add the gradients of q' and k' of the other
+// and rotate the sums back.
 #include <torch/library.h>
 
 #include "neighborhood.cuh"
@@ -22,113 +23,154 @@
 namespace mmlocalattn {
 namespace {
 
+using at::IntArrayRef;
 using at::Tensor;
 
-// output = R input or, for gradients, its transpose. `positions` is height * width.
+constexpr int kThreads = 256;
+
+template <typename input_t, typename output_t>
+__device__ __forceinline__ Pair<output_t> rotate(const Pair<input_t>& input,
+                                                 const Pair<at::opmath_type<input_t>>& sin,
+                                                 const Pair<at::opmath_type<input_t>>& cos) {
+  using accum_t = at::opmath_type<input_t>;
+  const auto even = static_cast<accum_t>(input.even), odd = static_cast<accum_t>(input.odd);
+  return {static_cast<output_t>(even * cos.even - odd * sin.even),
+          static_cast<output_t>(odd * cos.odd + even * sin.odd)};
+}
+
+// One thread per pair of channels of a token, of both query and key.
 template <typename input_t, typename output_t>
 __global__ void __launch_bounds__(kThreads)
-    rotate_pairs_kernel(int64_t pairs, int64_t positions, int64_t heads, int64_t head_dim,
-                        bool transpose, const input_t* input, const at::opmath_type<input_t>* sin,
-                        const at::opmath_type<input_t>* cos, output_t* output) {
+    rotate_kernel(int64_t pairs, int64_t positions, int64_t heads, int64_t head_dim,
+                  Source<input_t> query, Source<input_t> key, const at::opmath_type<input_t>* sin,
+                  const at::opmath_type<input_t>* cos, output_t* rotated_query,
+                  output_t* rotated_key) {
   using accum_t = at::opmath_type<input_t>;
-  for (int64_t pair = grid_thread(); pair < pairs; pair += grid_threads()) {
-    const int64_t token = pair / (head_dim / 2), channel = pair % (head_dim / 2) * 2;
-    const int64_t angle = token / heads % positions * head_dim + channel;
-    const accum_t even = static_cast<accum_t>(input[2 * pair]);
-    const accum_t odd = static_cast<accum_t>(input[2 * pair + 1]);
-    const accum_t from_odd = transpose ? sin[angle + 1] : -sin[angle];
-    const accum_t from_even = transpose ? -sin[angle] : sin[angle + 1];
-    output[2 * pair] = static_cast<output_t>(even * cos[angle] + odd * from_odd);
-    output[2 * pair + 1] = static_cast<output_t>(odd * cos[angle + 1] + even * from_even);
+  const int64_t pair = static_cast<int64_t>(blockIdx.x) * kThreads + threadIdx.x;
+  if (pair >= pairs) {
+    return;
   }
+  const int64_t row = heads * head_dim, position = 2 * pair / row, channel = 2 * pair % row;
+  const int64_t angle = position % positions * head_dim + channel % head_dim;
+  const auto sines = *reinterpret_cast<const Pair<accum_t>*>(sin + angle);
+  const auto cosines = *reinterpret_cast<const Pair<accum_t>*>(cos + angle);
+  const auto at = [&](const Source<input_t>& source) {
+    return *reinterpret_cast<const Pair<input_t>*>(source.data + position * source.step + channel);
+  };
+  reinterpret_cast<Pair<output_t>*>(rotated_query)[pair] =
+      rotate<input_t, output_t>(at(query), sines, cosines);
+  reinterpret_cast<Pair<output_t>*>(rotated_key)[pair] =
+      rotate<input_t, output_t>(at(key), sines, cosines);
+}
+
+// A table of angles, in a form that kernels read.
+Tensor table(const std::optional<Tensor>& angles, const Tensor& query) {
+  if (!angles) {
+    return {};
+  }
+  TORCH_CHECK(query.dim() == 5 && query.size(4) % 2 == 0, "rotary needs an even head_dim, got ",
+              query.sizes());
+  check_like(*angles, {query.size(1), query.size(2), query.size(4)}, query);
+  return aligned_contiguous(angles->to(at::toOpMathType(query.scalar_type())));
 }
 
 template <typename input_t, typename output_t>
-void launch_rotate_pairs(bool transpose, const Tensor& input, const Tensor& sin, const Tensor& cos,
-                         const Tensor& output) {
+void launch_rotate(const Tensor& query, const Tensor& key, const Tensor& sin, const Tensor& cos,
+                   const Tensor& rotated_query, const Tensor& rotated_key) {
   using accum_t = at::opmath_type<input_t>;
-  const int64_t positions = input.size(1) * input.size(2), pairs = input.numel() / 2;
-  launch(rotate_pairs_kernel<input_t, output_t>, pairs, pairs, positions, input.size(3),
-         input.size(4), transpose, input.const_data_ptr<input_t>(), sin.const_data_ptr<accum_t>(),
-         cos.const_data_ptr<accum_t>(), output.mutable_data_ptr<output_t>());
+  const int64_t pairs = query.numel() / 2;
+  launch(rotate_kernel<input_t, output_t>, (pairs + kThreads - 1) / kThreads, kThreads, 0, pairs,
+         query.size(1) * query.size(2), query.size(3), query.size(4), source<input_t>(query),
+         source<input_t>(key), sin.const_data_ptr<accum_t>(), cos.const_data_ptr<accum_t>(),
+         rotated_query.mutable_data_ptr<output_t>(), rotated_key.mutable_data_ptr<output_t>());
 }
 
-// The rotation of all the tensors of one call, or nothing.
-class Rotary {
+// One call: the two steps, and query and key as both of them read them.
+class Scan {
  public:
-  Rotary(const Tensor& query, const std::optional<Tensor>& sin, const std::optional<Tensor>& cos)
-      : dtype_(query.scalar_type()),
-        accum_dtype_(at::toOpMathType(dtype_)),
-        enabled_(sin.has_value()) {
+  Scan(const Tensor& query, const Tensor& key, const std::optional<Tensor>& sin,
+       const std::optional<Tensor>& cos, IntArrayRef local_kernel, IntArrayRef anchor_kernel,
+       IntArrayRef anchor_dilation, double scale)
+      : has_local(takes_step(local_kernel)),
+        has_anchor(takes_step(anchor_kernel)),
+        query_(query),
+        key_(key),
+        local_kernel_(local_kernel),
+        anchor_kernel_(anchor_kernel),
+        anchor_dilation_(anchor_dilation),
+        scale_(scale) {
     TORCH_CHECK(sin.has_value() == cos.has_value(), "rotary needs sin and cos");
-    if (enabled_) {
-      TORCH_CHECK(query.dim() == 5 && query.size(4) % 2 == 0, "rotary needs an even head_dim, got ",
-                  query.sizes());
-      check_like(*sin, {query.size(1), query.size(2), query.size(4)}, query);
-      check_like(*cos, sin->sizes(), query);
-      sin_ = sin->to(accum_dtype_).contiguous();
-      cos_ = cos->to(accum_dtype_).contiguous();
+    sin_ = table(sin, query);
+    cos_ = table(cos, query);
+    if (sin_.defined() && (has_local || has_anchor)) {
+      rotate();
     }
   }
 
-  // Query or key, ready for both steps.
-  Tensor rotate(const Tensor& tensor) const {
-    return enabled_ ? run(false, tensor, accum_dtype_) : tensor;
+  Attention local(const Tensor& value) const {
+    return {query_, key_, value, {}, local_kernel_, kNoDilation, scale_};
+  }
+  Attention anchor(const Tensor& value) const {
+    return {query_, key_, value, {}, anchor_kernel_, anchor_dilation_, scale_};
   }
 
-  // Gradient of what rotate() got from the gradient of what it returned.
-  Tensor rotate_back(const Tensor& grad) const { return enabled_ ? run(true, grad, dtype_) : grad; }
+  // For the gradient of query or key of the last step of backward. `sum`, if it is defined, holds
+  // that of the other.
+  GradientTensors gradient(const Tensor& grad, const Tensor& sum) const {
+    return {grad, sum, sin_, cos_};
+  }
+
+  const bool has_local, has_anchor;
 
  private:
-  Tensor run(bool transpose, const Tensor& tensor, at::ScalarType dtype) const {
-    const Tensor input = tensor.contiguous();
-    const Tensor output = at::empty(input.sizes(), input.options().dtype(dtype));
-    AT_DISPATCH_FLOATING_TYPES_AND2(
-        at::kHalf, at::kBFloat16, dtype_, "sparse_scan_attention_cuda", [&] {
-          using accum_t = at::opmath_type<scalar_t>;
-          if (transpose) {
-            launch_rotate_pairs<accum_t, scalar_t>(transpose, input, sin_, cos_, output);
-          } else {
-            launch_rotate_pairs<scalar_t, accum_t>(transpose, input, sin_, cos_, output);
-          }
-        });
-    return output;
+  static constexpr int64_t kNoDilation[2] = {1, 1};
+
+  // A kernel of one tap skips its step.
+  static bool takes_step(IntArrayRef kernel_size) {
+    return kernel_size[0] != 1 || kernel_size[1] != 1;
   }
 
-  at::ScalarType dtype_, accum_dtype_;
-  bool enabled_;
-  Tensor sin_, cos_;
+  void rotate() {
+    check_like(key_, query_.sizes(), query_);
+    const Tensor query = aligned_rows(query_), key = aligned_rows(key_);
+    const bool is_tiled = has_tiles(query, false, scale_);
+    const at::ScalarType type = query.scalar_type();
+    const auto options = query.options().dtype(is_tiled ? type : at::toOpMathType(type));
+    query_ = at::empty(query.sizes(), options);
+    key_ = at::empty(key.sizes(), options);
+    AT_DISPATCH_FLOATING_TYPES_AND2(at::kHalf, at::kBFloat16, type, "sparse_scan_attention", [&] {
+      if (is_tiled) {
+        launch_rotate<scalar_t, scalar_t>(query, key, sin_, cos_, query_, key_);
+      } else {
+        launch_rotate<scalar_t, at::opmath_type<scalar_t>>(query, key, sin_, cos_, query_, key_);
+      }
+    });
+  }
+
+  Tensor query_, key_, sin_, cos_;
+  IntArrayRef local_kernel_, anchor_kernel_, anchor_dilation_;
+  double scale_;
 };
-
-// A kernel of one tap skips its step.
-bool has_step(at::IntArrayRef kernel_size) { return kernel_size[0] != 1 || kernel_size[1] != 1; }
-
-}  // namespace
 
 std::tuple<Tensor, Tensor, Tensor, Tensor> sparse_scan_attention_cuda(
     const Tensor& query, const Tensor& key, const Tensor& value, const std::optional<Tensor>& sin,
-    const std::optional<Tensor>& cos, at::IntArrayRef local_kernel, at::IntArrayRef anchor_kernel,
-    at::IntArrayRef anchor_dilation, double scale) {
+    const std::optional<Tensor>& cos, IntArrayRef local_kernel, IntArrayRef anchor_kernel,
+    IntArrayRef anchor_dilation, double scale) {
   const c10::cuda::CUDAGuard device_guard(query.device());
-  const bool has_local = has_step(local_kernel), has_anchor = has_step(anchor_kernel);
+  const Scan scan(query, key, sin, cos, local_kernel, anchor_kernel, anchor_dilation, scale);
   const auto accum_options = query.options().dtype(at::toOpMathType(query.scalar_type()));
-  Tensor output, inner = at::empty({0}, query.options());
+  Tensor output = value, inner = at::empty({0}, query.options());
   Tensor local_logsumexp = at::empty({0}, accum_options);
   Tensor anchor_logsumexp = at::empty({0}, accum_options);
-  if (!has_local && !has_anchor) {
-    return {value.clone(at::MemoryFormat::Contiguous), inner, local_logsumexp, anchor_logsumexp};
+  if (!scan.has_local && !scan.has_anchor) {
+    output = value.clone(at::MemoryFormat::Contiguous);
   }
-  const Rotary rotary(query, sin, cos);
-  const Tensor rotated_query = rotary.rotate(query), rotated_key = rotary.rotate(key);
-  if (has_local) {
-    std::tie(output, local_logsumexp) = neighborhood_attention_cuda(
-        rotated_query, rotated_key, value, std::nullopt, local_kernel, {1, 1}, scale);
+  if (scan.has_local) {
+    std::tie(output, local_logsumexp) = attend(scan.local(output));
   }
-  if (has_anchor) {
-    inner = has_local ? output : inner;
-    std::tie(output, anchor_logsumexp) =
-        neighborhood_attention_cuda(rotated_query, rotated_key, has_local ? inner : value,
-                                    std::nullopt, anchor_kernel, anchor_dilation, scale);
+  if (scan.has_anchor) {
+    inner = scan.has_local ? output : inner;
+    std::tie(output, anchor_logsumexp) = attend(scan.anchor(output));
   }
   return {output, inner, local_logsumexp, anchor_logsumexp};
 }
@@ -137,35 +179,40 @@ std::tuple<Tensor, Tensor, Tensor> sparse_scan_attention_backward_cuda(
     const Tensor& grad_output, const Tensor& query, const Tensor& key, const Tensor& value,
     const std::optional<Tensor>& sin, const std::optional<Tensor>& cos, const Tensor& output,
     const Tensor& inner, const Tensor& local_logsumexp, const Tensor& anchor_logsumexp,
-    at::IntArrayRef local_kernel, at::IntArrayRef anchor_kernel, at::IntArrayRef anchor_dilation,
+    IntArrayRef local_kernel, IntArrayRef anchor_kernel, IntArrayRef anchor_dilation,
     double scale) {
   const c10::cuda::CUDAGuard device_guard(query.device());
-  const bool has_local = has_step(local_kernel), has_anchor = has_step(anchor_kernel);
-  if (!has_local && !has_anchor) {
+  const Scan scan(query, key, sin, cos, local_kernel, anchor_kernel, anchor_dilation, scale);
+  if (!scan.has_local && !scan.has_anchor) {
     return {at::zeros(query.sizes(), query.options()), at::zeros(key.sizes(), key.options()),
             grad_output.clone(at::MemoryFormat::Contiguous)};
   }
-  const Rotary rotary(query, sin, cos);
-  const Tensor rotated_query = rotary.rotate(query), rotated_key = rotary.rotate(key);
-  Tensor grad_query, grad_key, grad_value = grad_output;
-  if (has_anchor) {
-    std::tie(grad_query, grad_key, grad_value, std::ignore) = neighborhood_attention_backward_cuda(
-        grad_value, rotated_query, rotated_key, has_local ? inner : value, std::nullopt, output,
-        anchor_logsumexp, anchor_kernel, anchor_dilation, scale);
+  const Tensor grad_query = at::empty(query.sizes(), query.options());
+  const Tensor grad_key = at::empty(key.sizes(), key.options());
+  Tensor query_sum, key_sum;
+  if (scan.has_local && scan.has_anchor) {
+    const auto options = query.options().dtype(at::toOpMathType(query.scalar_type()));
+    query_sum = at::empty(query.sizes(), options);
+    key_sum = at::empty(key.sizes(), options);
   }
-  if (has_local) {
-    const Tensor anchor_grad_query = grad_query, anchor_grad_key = grad_key;
-    std::tie(grad_query, grad_key, grad_value, std::ignore) = neighborhood_attention_backward_cuda(
-        grad_value, rotated_query, rotated_key, value, std::nullopt, has_anchor ? inner : output,
-        local_logsumexp, local_kernel, {1, 1}, scale);
-    if (has_anchor) {
-      grad_query += anchor_grad_query;
-      grad_key += anchor_grad_key;
-    }
+  const auto last_query = scan.gradient(grad_query, query_sum);
+  const auto last_key = scan.gradient(grad_key, key_sum);
+  Tensor grad_value = grad_output;
+  if (scan.has_anchor) {
+    const GradientTensors sum_query{{}, query_sum}, sum_key{{}, key_sum};
+    std::tie(grad_value, std::ignore) = attend_backward(
+        scan.anchor(scan.has_local ? inner : value), grad_value, output, anchor_logsumexp,
+        scan.has_local ? sum_query : last_query, scan.has_local ? sum_key : last_key);
   }
-  return {rotary.rotate_back(grad_query), rotary.rotate_back(grad_key), grad_value};
+  if (scan.has_local) {
+    std::tie(grad_value, std::ignore) =
+        attend_backward(scan.local(value), grad_value, scan.has_anchor ? inner : output,
+                        local_logsumexp, last_query, last_key);
+  }
+  return {grad_query, grad_key, grad_value};
 }
 
+}  // namespace
 }  // namespace mmlocalattn
 
 TORCH_LIBRARY_IMPL(mmlocalattn, CUDA, m) {

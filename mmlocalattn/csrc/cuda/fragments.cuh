@@ -1,0 +1,202 @@
+// Products of 16 own vectors of a warp with 16 partner vectors in shared memory, in the layout of
+// the tensor core instruction mma.m16n8k16 for all types.
+//
+// A 16 x 16 matrix is float[2][4]. The lane has two rows, slots 0 and 1: own vectors lane / 4 and
+// lane / 4 + 8. Entry [half][2 slot + i] is column partner_column(half, i). A 16 x kDim matrix is
+// float[kDim / 8][4]: entry [part][2 slot + i] is channel Own::channel(part) + i.
+#pragma once
+
+#include "intrinsics.cuh"
+
+namespace mmlocalattn {
+
+constexpr int kTokens = 16;      // own vectors of a warp, and partners of one product
+constexpr int kCopyBytes = 16;   // of one asynchronous copy
+constexpr int kWarpsAtMost = 8;  // of a block
+
+__device__ __forceinline__ int lane() { return threadIdx.x % kWarpSize; }
+__device__ __forceinline__ int warp() { return threadIdx.x / kWarpSize; }
+
+// Own vector of a slot of this lane.
+__device__ __forceinline__ int own_row(int slot) { return lane() / 4 + 8 * slot; }
+
+__device__ __forceinline__ int partner_column(int half, int i) {
+  return 8 * half + lane() % 4 * 2 + i;
+}
+
+// Sum and maximum over the four lanes that share a row.
+__device__ __forceinline__ float row_sum(float value) {
+  value += shuffle_xor(value, 1);
+  return value + shuffle_xor(value, 2);
+}
+__device__ __forceinline__ float row_max(float value) {
+  value = fmaxf(value, shuffle_xor(value, 1));
+  return fmaxf(value, shuffle_xor(value, 2));
+}
+
+// Up to 16 vectors in a row in shared memory; those past the last stand for the last.
+template <typename T, int kDim>
+struct Partners {
+  // The padding spreads vectors over the banks.
+  static constexpr int kPitch = kDim + kCopyBytes / sizeof(T);
+
+  const T* data;
+  int last;
+
+  __device__ const T* operator[](int i) const { return data + (i < last ? i : last) * kPitch; }
+};
+
+// The own vectors of a warp: 16 bit.
+template <typename T, int kDim>
+struct Own {
+  static constexpr int kWarps = kWarpsAtMost;
+  static constexpr int kSharedBytes = 0;            // per warp
+  static constexpr int kRegisters = kDim / 4 + 16;  // with those of products
+
+  uint32_t fragments[kDim / 16][4];
+
+  __device__ static int channel(int part) { return 8 * part + lane() % 4 * 2; }
+
+  // vector(i) is the address of own vector i.
+  template <typename Vector>
+  __device__ Own(const Vector& vector, T*) {
+#pragma unroll
+    for (int slot = 0; slot < 2; ++slot) {
+      const T* channels = vector(own_row(slot));
+#pragma unroll
+      for (int step = 0; step < kDim / 16; ++step) {
+#pragma unroll
+        for (int half = 0; half < 2; ++half) {
+          fragments[step][2 * half + slot] =
+              *reinterpret_cast<const uint32_t*>(channels + channel(2 * step + half));
+        }
+      }
+    }
+  }
+
+  // This lane's row of the matrices that load_matrix_x4 loads at once: partners 0-7 and 8-15, eight
+  // channels and the next eight.
+  __device__ static const T* matrix_row(const Partners<T, kDim>& partners) {
+    return partners[lane() % 8 + lane() / 16 * 8] + lane() / 8 % 2 * 8;
+  }
+
+  // result[i][j] = <own i, partner j>
+  __device__ void dot(float (&result)[2][4], const Partners<T, kDim>& partners) const {
+    const T* row = matrix_row(partners);
+#pragma unroll
+    for (int half = 0; half < 2; ++half) {
+#pragma unroll
+      for (int i = 0; i < 4; ++i) {
+        result[half][i] = 0;
+      }
+    }
+#pragma unroll
+    for (int step = 0; step < kDim / 16; ++step) {
+      uint32_t matrices[4];
+      load_matrix_x4(matrices, row + 16 * step);
+      mma_16x8x16<T>(result[0], fragments[step], {matrices[0], matrices[1]});
+      mma_16x8x16<T>(result[1], fragments[step], {matrices[2], matrices[3]});
+    }
+  }
+
+  // sum[i] += sum over j of weight[i][j] partner j
+  __device__ static void add(float (&sum)[kDim / 8][4], const float (&weight)[2][4],
+                             const Partners<T, kDim>& partners) {
+    const T* row = matrix_row(partners);
+    const uint32_t weights[4] = {
+        pack_pair<T>(weight[0][0], weight[0][1]), pack_pair<T>(weight[0][2], weight[0][3]),
+        pack_pair<T>(weight[1][0], weight[1][1]), pack_pair<T>(weight[1][2], weight[1][3])};
+#pragma unroll
+    for (int step = 0; step < kDim / 16; ++step) {
+      uint32_t matrices[4];
+      load_matrix_x4_transposed(matrices, row + 16 * step);
+      mma_16x8x16<T>(sum[2 * step], weights, {matrices[0], matrices[2]});
+      mma_16x8x16<T>(sum[2 * step + 1], weights, {matrices[1], matrices[3]});
+    }
+  }
+};
+
+struct alignas(kCopyBytes) Float4 {
+  float at[4];
+};
+
+// fp32: exact products, the own vectors in shared memory.
+template <int kDim>
+struct Own<float, kDim> {
+  // Their own vectors of two tensors fill 36 KB at most.
+  static constexpr int kWarps = kDim > 32 ? 256 / kDim : kWarpsAtMost;
+  static constexpr int kPitch = Partners<float, kDim>::kPitch;
+  static constexpr int kSharedBytes = kTokens * kPitch * sizeof(float);
+  static constexpr int kRegisters = 0;
+
+  const float* vectors;
+
+  // A lane has four channels in a row, so that it can load them at once.
+  __device__ static int channel(int part) { return part / 2 * 16 + lane() % 4 * 4 + part % 2 * 2; }
+
+  // The copies belong to the next committed group.
+  template <typename Vector>
+  __device__ Own(const Vector& vector, float* shared) : vectors(shared) {
+    constexpr int kCopies = kDim / 4;
+    for (int i = lane(); i < kTokens * kCopies; i += kWarpSize) {
+      const int row = i / kCopies, first = i % kCopies * 4;
+      copy_async_16(shared + row * kPitch + first, vector(row) + first, true);
+    }
+  }
+
+  __device__ void dot(float (&result)[2][4], const Partners<float, kDim>& partners) const {
+    const float* row[2] = {vectors + own_row(0) * kPitch, vectors + own_row(1) * kPitch};
+    const float* column[2][2];
+#pragma unroll
+    for (int half = 0; half < 2; ++half) {
+#pragma unroll
+      for (int i = 0; i < 2; ++i) {
+        column[half][i] = partners[partner_column(half, i)];
+        result[half][i] = result[half][2 + i] = 0;
+      }
+    }
+#pragma unroll 4
+    for (int first = 0; first < kDim; first += 4) {
+      const Float4 own[2] = {load(row[0] + first), load(row[1] + first)};
+#pragma unroll
+      for (int half = 0; half < 2; ++half) {
+#pragma unroll
+        for (int i = 0; i < 2; ++i) {
+          const Float4 partner = load(column[half][i] + first);
+#pragma unroll
+          for (int c = 0; c < 4; ++c) {
+            result[half][i] += own[0].at[c] * partner.at[c];
+            result[half][2 + i] += own[1].at[c] * partner.at[c];
+          }
+        }
+      }
+    }
+  }
+
+  __device__ static void add(float (&sum)[kDim / 8][4], const float (&weight)[2][4],
+                             const Partners<float, kDim>& partners) {
+#pragma unroll
+    for (int j = 0; j < kTokens; ++j) {
+      const int holder = lane() / 4 * 4 + j % 8 / 2;
+      const float weights[2] = {shuffle(weight[j / 8][j % 2], holder),
+                                shuffle(weight[j / 8][2 + j % 2], holder)};
+      const float* partner = partners[j];
+#pragma unroll
+      for (int part = 0; part < kDim / 8; part += 2) {
+        const Float4 channels = load(partner + channel(part));
+#pragma unroll
+        for (int i = 0; i < 4; ++i) {
+          sum[part + i / 2][i % 2] += weights[0] * channels.at[i];
+          sum[part + i / 2][2 + i % 2] += weights[1] * channels.at[i];
+        }
+      }
+    }
+  }
+
+ private:
+  __device__ static Float4 load(const float* address) {
+    return *reinterpret_cast<const Float4*>(address);
+  }
+};
+
+}  // namespace mmlocalattn

@@ -1,0 +1,157 @@
+"""Builds the CUDA kernels' own source for the CPU and loads it.
+
+There are two builds: `races` checks for races in shared and global memory and loads into any
+process; `asan` has AddressSanitizer, whose library must be loaded first (see :func:`asan_env`).
+"""
+
+import ctypes
+import os
+import re
+import subprocess
+import sys
+from functools import cache
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from mmlocalattn.ops import OPS
+
+HERE = Path(__file__).parent
+ROOT = HERE.parents[1]
+CSRC = ROOT / 'mmlocalattn' / 'csrc'
+TORCH = Path(torch.__file__).parent
+CXX = 'g++'
+
+SANITIZER_FLAGS = {
+    'races': '-fsanitize=thread',
+    'asan': '-fsanitize=address,alignment -fno-sanitize-recover=alignment',
+}
+# No sanitizer for what switches stacks; the calls of -fsanitize=thread come to races.cpp.
+EMULATOR_FLAGS = {
+    'races': '-O2 -DMMLOCALATTN_CHECK_RACES',
+    'asan': '-O2 -DMMLOCALATTN_ADDRESS_SANITIZER',
+}
+LINK_FLAGS = {'races': '', 'asan': SANITIZER_FLAGS['asan']}
+
+NINJA_FILE = """\
+rule compile
+  command = {cxx} -MMD -MF $out.d -std=c++17 -O1 -g1 -fPIC -w -DMMLOCALATTN_CUDA_EMULATION $
+    -D_GLIBCXX_USE_CXX11_ABI={abi:d} {includes} $flags -x c++ -c $in -o $out
+  depfile = $out.d
+  deps = gcc
+rule link
+  command = {cxx} -shared $in $flags -L{torch_libraries} -Wl,-rpath,{torch_libraries} $
+    -ltorch_cpu -lc10 -Wl,-z,defs -o $out
+"""
+
+
+def kernel_names() -> list[str]:
+    """The `__global__` functions of csrc/cuda, in no order."""
+    pattern = re.compile(r'__global__\s+void\s+(?:__launch_bounds__\([^{;]*?\)\s+)?(\w+)\s*\(')
+    sources = [*CSRC.glob('cuda/*.cu'), *CSRC.glob('cuda/*.cuh')]
+    return [name for source in sources for name in pattern.findall(source.read_text())]
+
+
+def ninja_file(build: str) -> str:
+    api = TORCH / 'include' / 'torch' / 'csrc' / 'api' / 'include'
+    includes = [f'-I{path}' for path in (HERE, CSRC, CSRC / 'cuda')]
+    includes += [f'-isystem {path}' for path in (TORCH / 'include', api)]
+    text = NINJA_FILE.format(
+        cxx=CXX,
+        abi=torch.compiled_with_cxx11_abi(),
+        includes=' '.join(includes),
+        torch_libraries=TORCH / 'lib',
+    )
+    emulator = ['emulator.cpp', *(['races.cpp'] if build == 'races' else [])]
+    sources = dict.fromkeys((HERE / name for name in emulator), EMULATOR_FLAGS[build])
+    sources |= dict.fromkeys([HERE / 'probes.cpp', *CSRC.glob('cuda/*.cu')], SANITIZER_FLAGS[build])
+    for source, flags in sources.items():
+        text += f'build {source.stem}.o: compile {source}\n  flags = {flags}\n'
+    objects = ' '.join(f'{source.stem}.o' for source in sources)
+    return text + f'build emulated.so: link {objects}\n  flags = {LINK_FLAGS[build]}\n'
+
+
+@cache
+def build_library(build: str) -> Path:
+    """Compiles what has changed.
+
+    Raises:
+        RuntimeError: With the compiler's output.
+    """
+    folder = ROOT / 'build' / 'cuda_emulation' / build
+    folder.mkdir(parents=True, exist_ok=True)
+    (folder / 'build.ninja').write_text(ninja_file(build))
+    command = [sys.executable, '-m', 'ninja', '-C', folder]
+    result = subprocess.run(command, capture_output=True, text=True)
+    if result.returncode != 0:
+        raise RuntimeError(f'the emulation of the CUDA kernels does not build:\n{result.stdout}')
+    return folder / 'emulated.so'
+
+
+def asan_env() -> dict[str, str]:
+    """Environment of a process that loads the `asan` build."""
+    libraries = [
+        subprocess.run(
+            [CXX, f'-print-file-name={name}'], capture_output=True, text=True, check=True
+        ).stdout.strip()
+        for name in ('libasan.so', 'libstdc++.so')
+    ]
+    options = 'detect_leaks=0:detect_stack_use_after_return=0'
+    return os.environ | {'LD_PRELOAD': ' '.join(libraries), 'ASAN_OPTIONS': options}
+
+
+class Emulator:
+    """The loaded kernels; ``torch.ops.mmlocalattn_emulated`` then has the operators.
+
+    Attributes:
+        kernels: Name of every compiled kernel instance by its place in the library.
+    """
+
+    def __init__(self, build: str) -> None:
+        path = build_library(build)
+        self._schemas = torch.library.Library('mmlocalattn_emulated', 'DEF')
+        for name in (*OPS, *(f'_{name}_backward' for name in OPS)):
+            schema = str(getattr(torch.ops.mmlocalattn, name).default._schema)
+            self._schemas.define(schema.removeprefix('mmlocalattn::'))
+        torch.ops.load_library(path)
+        self._library = ctypes.CDLL(path)
+        self._library.emulation_probe.restype = ctypes.c_char_p
+        self._library.emulation_has_launched.restype = ctypes.c_bool
+        self._library.emulation_has_launched.argtypes = [ctypes.c_size_t]
+        self._library.emulation_name_kernel.argtypes = [ctypes.c_size_t, ctypes.c_char_p]
+        self.kernels = {}
+        for place, name in functions(path):
+            self._library.emulation_name_kernel(place, name.encode())
+            if name.partition('<')[0] in kernel_names():
+                self.kernels[place] = name
+
+    def launched(self) -> set[str]:
+        """The kernel instances that have run."""
+        has_launched = self._library.emulation_has_launched
+        return {name for place, name in self.kernels.items() if has_launched(place)}
+
+    def probe(self, name: str, a: Tensor, b: Tensor, out: Tensor, blocks: int = 1) -> str:
+        """Runs a kernel of probes.cpp in blocks of 64 threads, those of fragments of 32.
+
+        Returns:
+            The error that the emulator reports, empty if none.
+        """
+        threads = 32 if ' ' in name or 'copy' in name else 64
+        pointers = [ctypes.c_void_p(tensor.data_ptr()) for tensor in (a, b, out)]
+        return self._library.emulation_probe(name.encode(), blocks, threads, *pointers).decode()
+
+
+def functions(library: Path) -> list[tuple[int, str]]:
+    """Place and name, with template arguments, of every kernel function of a library."""
+    command = ['nm', '--demangle', '--defined-only', library]
+    output = subprocess.run(command, capture_output=True, text=True, check=True).stdout
+    found = []
+    for line in output.splitlines():
+        place, kind, name = line.split(' ', 2)
+        if kind in 'tTwW' and '[clone' not in name:
+            name = name.replace('(anonymous namespace)::', '').partition('(')[0]
+            match = re.search(r'\b(?P<name>\w+_kernel)(?P<arguments><.*>)?$', name)
+            if match:
+                found.append((int(place, 16), match[0]))
+    return found

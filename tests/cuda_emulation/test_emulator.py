@@ -1,0 +1,84 @@
+"""The emulator does what a GPU does, and reports what kernels must not do."""
+
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+from emulator import Emulator, asan_env, build_library
+
+
+@pytest.mark.parametrize('dtype', [torch.float16, torch.bfloat16], ids=['half', 'bfloat16'])
+@pytest.mark.parametrize('loads', ['mma', 'load_matrix'])
+def test_matrix_product(
+    loads: str, dtype: torch.dtype, emulator: Emulator, request: pytest.FixtureRequest
+) -> None:
+    a, b, product = torch.randn(16, 16), torch.randn(16, 8), torch.zeros(16, 8)
+    assert not emulator.probe(request.node.callspec.id.replace('-', ' '), a, b, product)
+    torch.testing.assert_close(product, a.to(dtype).float() @ b.to(dtype).float())
+
+
+def test_warp_and_block(emulator: Emulator) -> None:
+    numbers, out = torch.arange(64.0), torch.zeros(4)
+    assert not emulator.probe('sum', numbers, numbers, out)
+    assert out.tolist() == [numbers.sum() + 31, numbers.sum() + 63, 1, 0]
+
+
+def test_copy(emulator: Emulator) -> None:
+    numbers, out = torch.randn(256), torch.ones(256)
+    assert not emulator.probe('copy', numbers, numbers, out)
+    assert torch.equal(out[:192], numbers[:192])
+    assert not out[192:].any()
+
+
+def test_barriers_order_accesses(emulator: Emulator) -> None:
+    numbers, out = torch.randn(64), torch.zeros(64)
+    assert not emulator.probe('barriers', numbers, numbers, out)
+    assert torch.equal(out, numbers.view(32, 2).flip(1).flatten() + numbers.flip(0))
+
+
+@pytest.mark.parametrize(
+    ('kernel', 'message'),
+    [
+        ('no_wait', r'race at shared .*: lane 0 copies without a wait, lane 0 reads'),
+        ('no_barrier_after_wait', r'race at shared .*: lane 0 reads, lane 1 writes'),
+        ('no_block_barrier', r'race at shared .*: lane 31 reads, lane 32 writes'),
+        ('no_warp_barrier', r'race at shared .*: lane 1 writes, lane 0 reads'),
+        ('no_barrier_between_rounds', r'race at shared .*: lane 31 writes, lane 32 reads'),
+        (
+            'blocks_write_one_address',
+            r'block 1: race at global .*: lane 0 of block 0 writes, lane 0 writes',
+        ),
+        ('diverging_shuffle', r'lanes of warp 0 diverge: shuffle_xor .* sync_block \(lanes 16'),
+        ('early_exit', r'lanes of warp 0 diverge: any .* end of the kernel \(lanes 3\)'),
+        ('misaligned_copy', 'copy_async_16 of an address that is no multiple of 16'),
+        ('copy_to_global', 'copy_async_16 of an address that is not in shared memory'),
+    ],
+)
+def test_reports(kernel: str, message: str, emulator: Emulator) -> None:
+    numbers, out = torch.randn(256), torch.zeros(256)
+    error = emulator.probe(kernel, numbers, numbers, out, blocks=2)
+    assert error.startswith(f'{kernel}_kernel, block '), error
+    with pytest.raises(RuntimeError, match=message):
+        raise RuntimeError(error)
+
+
+def test_address_sanitizer_reports(emulator: Emulator) -> None:
+    build_library('asan')
+    script = """
+import torch
+from emulator import Emulator
+numbers = torch.zeros(256)
+Emulator('asan').probe('past_the_end', numbers, numbers, numbers)
+"""
+    result = subprocess.run(
+        [sys.executable, '-c', script],
+        capture_output=True,
+        text=True,
+        env=asan_env(),
+        cwd=Path(__file__).parent,
+    )
+    assert result.returncode != 0
+    assert 'AddressSanitizer: heap-buffer-overflow' in result.stderr
+    assert 'past_the_end_kernel' in result.stderr
