@@ -7,6 +7,7 @@
 #include <c10/util/StringUtil.h>
 
 #include <algorithm>
+#include <atomic>
 #include <cstdlib>
 #include <memory>
 #include <string>
@@ -112,10 +113,14 @@ struct Place {
   int64_t gy, gx, y_begin, y_end, x_begin, x_end;
 };
 
-// Cuts `length` into pieces of about equal size, at most `most` and a multiple of `step`.
-int64_t piece_size(int64_t length, int64_t most, int64_t step) {
-  const int64_t pieces = (length + most - 1) / most;
-  return ((length + pieces - 1) / pieces + step - 1) / step * step;
+// Where the pieces of `length` positions begin, and its end: multiples of `step`, about equally far
+// apart and not much more than `most`.
+std::vector<int64_t> cuts(int64_t length, int64_t most, int64_t step) {
+  const int64_t pieces = (length + most - 1) / most, steps = (length + step - 1) / step;
+  std::vector<int64_t> cuts;
+  for (int64_t i = 0; i < pieces; ++i) cuts.push_back(i * steps / pieces * step);
+  cuts.push_back(length);
+  return cuts;
 }
 
 // The axis of one dilation group.
@@ -130,11 +135,10 @@ std::vector<Place> places(const WindowAxis& rows, const WindowAxis& cols) {
   std::vector<Place> places;
   for (int64_t gy = 0; gy < rows.dilation; ++gy) {
     for (int64_t gx = 0; gx < cols.dilation; ++gx) {
-      const int64_t height = rows.group_length(gy), width = cols.group_length(gx);
-      const int64_t band = piece_size(height, 32, 4), strip = piece_size(width, 64, 8);
-      for (int64_t y = 0; y < height; y += band) {
-        for (int64_t x = 0; x < width; x += strip) {
-          places.push_back({gy, gx, y, std::min(y + band, height), x, std::min(x + strip, width)});
+      const auto y = cuts(rows.group_length(gy), 32, 4), x = cuts(cols.group_length(gx), 64, 8);
+      for (size_t i = 0; i + 1 < y.size(); ++i) {
+        for (size_t j = 0; j + 1 < x.size(); ++j) {
+          places.push_back({gy, gx, y[i], y[i + 1], x[j], x[j + 1]});
         }
       }
     }
@@ -224,21 +228,28 @@ void for_each_piece(int64_t batch, int64_t places, int64_t heads, const Run& run
 }
 
 // Calls run(piece) for the pieces that make(b, place, head) describes, in parallel, with the
-// beginning of the next one on its way to the caches.
+// beginning of the next one on its way to the caches. Threads take a few neighbors at a time, so
+// that none waits for the others at the end.
 template <typename T, typename Make, typename Run>
 void run_pieces(const Kernels<T>& kernels, int64_t batch, int64_t places, int64_t heads,
                 const Make& make, const Run& run) {
-  at::parallel_for(0, batch * places * heads, 1, [&](int64_t begin, int64_t end) {
-    const auto make_at = [&](int64_t i) {
-      return make(i / heads / places, i / heads % places, i % heads);
-    };
-    auto piece = make_at(begin);
-    kernels.prefetch(piece);
-    for (int64_t i = begin; i < end; ++i) {
-      const auto next = make_at(std::min(i + 1, end - 1));
-      kernels.prefetch(next);
-      run(piece);
-      piece = next;
+  const auto make_at = [&](int64_t i) {
+    return make(i / heads / places, i / heads % places, i % heads);
+  };
+  const int64_t pieces = batch * places * heads, threads = at::get_num_threads();
+  const int64_t turn = std::max<int64_t>(1, pieces / (8 * threads));
+  std::atomic<int64_t> next_turn{0};
+  at::parallel_for(0, threads, 1, [&](int64_t, int64_t) {
+    for (int64_t begin; (begin = next_turn++ * turn) < pieces;) {
+      const int64_t end = std::min(begin + turn, pieces);
+      auto piece = make_at(begin);
+      kernels.prefetch(piece);
+      for (int64_t i = begin + 1; i <= end; ++i) {
+        const auto next = make_at(std::min(i, pieces - 1));
+        kernels.prefetch(next);
+        run(piece);
+        piece = next;
+      }
     }
   });
 }
