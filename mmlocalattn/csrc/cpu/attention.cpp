@@ -108,9 +108,21 @@ void check(const Problem& problem) {
               at::IntArrayRef(table));
 }
 
-// The queries of a piece in its dilation group (gy, gx).
+// The columns of some dilation groups side by side, see ColumnAxis.
+struct ColumnSet {
+  std::vector<int64_t> column, first_tap, table_column;
+};
+
+// The queries of a piece: in rows of the dilation group gy, and in columns of a set.
 struct Place {
-  int64_t gy, gx, y_begin, y_end, x_begin, x_end;
+  int64_t gy, set, y_begin, y_end, x_begin, x_end;
+};
+
+// All pieces of one (batch, head), those of a group of rows and a set of columns one after the
+// other.
+struct Split {
+  std::vector<ColumnSet> sets;
+  std::vector<Place> places;
 };
 
 // Where the pieces of `length` positions begin, and its end: multiples of `step`, about equally far
@@ -128,22 +140,51 @@ WindowAxis group_axis(const WindowAxis& axis, int64_t group) {
   return {axis.group_length(group), axis.kernel, 1};
 }
 
-// All pieces of one (batch, head), those of a group one after the other. The split depends on the
-// shape alone, so that results do not depend on the number of threads. A piece's keys take about a
-// MiB at head_dim 32: they stay in L2.
-std::vector<Place> places(const WindowAxis& rows, const WindowAxis& cols) {
-  std::vector<Place> places;
+constexpr int64_t kMostRows = 32, kMostCols = 64;  // of a piece: its keys then stay in L2
+
+// How many of the groups from `first` on to work on side by side, so that their columns fill
+// vectors: as many as leave the smallest part of groups of 8 lanes unused.
+int64_t groups_of_set(const WindowAxis& cols, int64_t first) {
+  const auto lanes = [](int64_t columns) { return (columns + 7) / 8 * 8; };
+  int64_t columns = 0, best = 1, best_columns = cols.group_length(first);
+  for (int64_t groups = 1; first + groups <= cols.dilation; ++groups) {
+    columns += cols.group_length(first + groups - 1);
+    if (columns > kMostCols) break;
+    if (columns * lanes(best_columns) >= best_columns * lanes(columns)) {
+      best = groups, best_columns = columns;
+    }
+  }
+  return best;
+}
+
+// The split depends on the shape alone, so that results do not depend on the number of threads.
+Split split(const WindowAxis& rows, const WindowAxis& cols) {
+  Split split;
+  for (int64_t gx = 0; gx < cols.dilation;) {
+    ColumnSet set;
+    for (const int64_t end = gx + groups_of_set(cols, gx); gx < end; ++gx) {
+      const WindowAxis axis = group_axis(cols, gx);
+      const int64_t first = set.column.size();
+      for (int64_t x = 0; x < axis.length; ++x) {
+        set.column.push_back(gx + x * cols.dilation);
+        set.first_tap.push_back(first + axis.start(x));
+        set.table_column.push_back(axis.first_offset(x));
+      }
+    }
+    split.sets.push_back(std::move(set));
+  }
   for (int64_t gy = 0; gy < rows.dilation; ++gy) {
-    for (int64_t gx = 0; gx < cols.dilation; ++gx) {
-      const auto y = cuts(rows.group_length(gy), 32, 4), x = cuts(cols.group_length(gx), 64, 8);
+    for (size_t set = 0; set < split.sets.size(); ++set) {
+      const auto y = cuts(rows.group_length(gy), kMostRows, 4),
+                 x = cuts(split.sets[set].column.size(), kMostCols, 8);
       for (size_t i = 0; i + 1 < y.size(); ++i) {
         for (size_t j = 0; j + 1 < x.size(); ++j) {
-          places.push_back({gy, gx, y[i], y[i + 1], x[j], x[j + 1]});
+          split.places.push_back({gy, static_cast<int64_t>(set), y[i], y[i + 1], x[j], x[j + 1]});
         }
       }
     }
   }
-  return places;
+  return split;
 }
 
 // The dtype of the maps that the kernels get: fp32 for fp16.
@@ -163,7 +204,8 @@ class Pieces {
 
   explicit Pieces(const Problem& problem)
       : problem_(problem),
-        dtype_(problem.query.scalar_type() == at::kHalf ? at::kFloat : problem.query.scalar_type()),
+        split_(split(problem.rows, problem.cols)),
+        dtype_(kernel_type(problem.query.scalar_type())),
         query_(ready(problem.query)),
         key_(ready(problem.key)),
         value_(ready(problem.value)) {
@@ -177,17 +219,18 @@ class Pieces {
 
   at::TensorOptions options() const { return problem_.query.options().dtype(dtype_); }
   at::TensorOptions compute_options() const { return options().dtype(at::toOpMathType(dtype_)); }
+  const std::vector<Place>& places() const { return split_.places; }
   int64_t batch() const { return query_.size(0); }
   int64_t heads() const { return query_.size(3); }
   int64_t dim() const { return query_.size(4); }
 
-  // Vectors, or in (B, H, W, num_heads) scalars, of one dilation group of one (batch, head).
+  // Vectors, or in (B, H, W, num_heads) scalars, of the rows and columns of a place.
   template <typename U>
   Grid<U> grid(const at::Tensor& tensor, int64_t b, int64_t head, const Place& place) const {
     const auto strides = tensor.strides();
-    U* data = data_of<U>(tensor) + b * strides[0] + place.gy * strides[1] + place.gx * strides[2] +
-              head * strides[3];
-    return {data, strides[1] * problem_.rows.dilation, strides[2] * problem_.cols.dilation};
+    U* data = data_of<U>(tensor) + b * strides[0] + place.gy * strides[1] + head * strides[3];
+    return {data, strides[1] * problem_.rows.dilation, strides[2],
+            split_.sets[place.set].column.data()};
   }
 
   template <typename U>
@@ -199,7 +242,9 @@ class Pieces {
   Piece<T> piece(int64_t b, int64_t head, const Place& place) const {
     Piece<T> piece{};
     piece.rows = group_axis(problem_.rows, place.gy);
-    piece.cols = group_axis(problem_.cols, place.gx);
+    const auto& set = split_.sets[place.set];
+    piece.cols = {static_cast<int64_t>(set.column.size()), problem_.cols.kernel, set.column.data(),
+                  set.first_tap.data(), set.table_column.data()};
     piece.dim = dim();
     piece.y_begin = place.y_begin, piece.y_end = place.y_end;
     piece.x_begin = place.x_begin, piece.x_end = place.x_end;
@@ -215,17 +260,10 @@ class Pieces {
 
  private:
   const Problem& problem_;
+  Split split_;
   at::ScalarType dtype_;
   at::Tensor query_, key_, value_, bias_;
 };
-
-// Calls run(b, place, head) for all of them in parallel. Neighbors in this order share cache lines.
-template <typename Run>
-void for_each_piece(int64_t batch, int64_t places, int64_t heads, const Run& run) {
-  at::parallel_for(0, batch * places * heads, 1, [&](int64_t begin, int64_t end) {
-    for (int64_t i = begin; i < end; ++i) run(i / heads / places, i / heads % places, i % heads);
-  });
-}
 
 // Calls run(piece) for the pieces that make(b, place, head) describes, in parallel, with the
 // beginning of the next one on its way to the caches. Threads take a few neighbors at a time, so
@@ -273,8 +311,7 @@ class KeyValueGrads {
  public:
   using C = Compute<T>;
 
-  KeyValueGrads(const Pieces<T>& pieces, const std::vector<Place>& places)
-      : pieces_(pieces), places_(places) {
+  explicit KeyValueGrads(const Pieces<T>& pieces) : pieces_(pieces), places_(pieces.places()) {
     for (const auto& place : places_) {
       offsets_.push_back(size_);
       size_ += pieces_.piece(0, 0, place).grad_size();
@@ -288,41 +325,46 @@ class KeyValueGrads {
 
   // Adds the parts up, always in the same order.
   void write(const Kernels<T>& kernels, const Grads& grads, bool add_key) const {
-    std::vector<int64_t> groups;  // the first place of each dilation group
+    std::vector<int64_t> groups;  // the first place of each group of rows and set of columns
     for (size_t i = 0; i < places_.size(); ++i) {
       if (places_[i].y_begin == 0 && places_[i].x_begin == 0) groups.push_back(i);
     }
-    const int64_t num_groups = groups.size();
+    const int64_t num_groups = groups.size(), heads = pieces_.heads();
     groups.push_back(places_.size());
-    for_each_piece(
-        pieces_.batch(), num_groups, pieces_.heads(), [&](int64_t b, int64_t group, int64_t head) {
-          write_group(kernels, grads, add_key, b, head, groups[group], groups[group + 1]);
-        });
+    // Row y of all groups of rows, for all y in the longest.
+    const int64_t rows = pieces_.piece(0, 0, places_[0]).rows.length;
+    at::parallel_for(0, pieces_.batch() * num_groups * heads * rows, 1,
+                     [&](int64_t begin, int64_t end) {
+                       for (int64_t i = begin; i < end; ++i) {
+                         const int64_t task = i / rows, group = task / heads % num_groups;
+                         write_row(kernels, grads, add_key, task / heads / num_groups, task % heads,
+                                   i % rows, groups[group], groups[group + 1]);
+                       }
+                     });
   }
 
  private:
-  void write_group(const Kernels<T>& kernels, const Grads& grads, bool add_key, int64_t b,
-                   int64_t head, int64_t begin, int64_t end) const {
+  void write_row(const Kernels<T>& kernels, const Grads& grads, bool add_key, int64_t b,
+                 int64_t head, int64_t y, int64_t begin, int64_t end) const {
     const Place& place = places_[begin];
-    auto key = pieces_.template map<C>(grads.key, b, head, place, kLn2);
-    key.add = add_key;
-    const auto value = pieces_.template map<C>(grads.value, b, head, place);
     const auto first = pieces_.piece(b, head, place);
+    if (y >= first.rows.length) return;
     const int64_t width = first.cols.length, padded = padded_dim<T>(first.dim), step = 2 * padded;
     C* sums = scratch<C>(width * step);
-    for (int64_t y = 0; y < first.rows.length; ++y) {
-      std::fill_n(sums, width * step, C(0));
-      for (int64_t i = begin; i < end; ++i) {
-        const auto piece = pieces_.piece(b, head, places_[i]);
-        const int64_t u = y - piece.first_row();
-        if (u < 0 || u >= piece.key_rows()) continue;
-        const C* row = part(b, i, head) + u * piece.grad_cols() * step;
-        C* to = sums + piece.first_col() * step;
-        for (int64_t j = 0; j < piece.key_cols() * step; ++j) to[j] += row[j];
-      }
-      kernels.write(key, y, width, first.dim, sums, step);
-      kernels.write(value, y, width, first.dim, sums + padded, step);
+    std::fill_n(sums, width * step, C(0));
+    for (int64_t i = begin; i < end; ++i) {
+      const auto piece = pieces_.piece(b, head, places_[i]);
+      const int64_t u = y - piece.first_row();
+      if (u < 0 || u >= piece.key_rows()) continue;
+      const C* row = part(b, i, head) + u * piece.grad_cols() * step;
+      C* to = sums + piece.first_col() * step;
+      for (int64_t j = 0; j < piece.key_cols() * step; ++j) to[j] += row[j];
     }
+    auto key = pieces_.template map<C>(grads.key, b, head, place, kLn2);
+    key.add = add_key;
+    kernels.write(key, y, width, first.dim, sums, step);
+    kernels.write(pieces_.template map<C>(grads.value, b, head, place), y, width, first.dim,
+                  sums + padded, step);
   }
 
   const Pieces<T>& pieces_;
@@ -336,11 +378,11 @@ class KeyValueGrads {
 
 std::tuple<at::Tensor, at::Tensor> attend(const Problem& problem) {
   check(problem);
-  const auto places = cpu::places(problem.rows, problem.cols);
   at::Tensor output, logsumexp;
   dispatch(problem.query.scalar_type(), [&](auto type) {
     using T = decltype(type);
     const Pieces<T> pieces(problem);
+    const auto& places = pieces.places();
     const auto kernels = cpu::kernels<T>();
     output = at::empty(problem.query.sizes(), pieces.options());
     logsumexp = at::empty(problem.query.sizes().slice(0, 4), pieces.compute_options());
@@ -366,12 +408,12 @@ Grads attend_backward(const Problem& problem, const at::Tensor& grad_output,
                   output.sizes() == problem.query.sizes() &&
                   logsumexp.sizes() == problem.query.sizes().slice(0, 4),
               "grad_output, output and logsumexp must belong to query");
-  const auto places = cpu::places(problem.rows, problem.cols);
-  const int64_t num_places = places.size();
   const bool add = grads.query.defined();
   dispatch(problem.query.scalar_type(), [&](auto type) {
     using T = decltype(type);
     const Pieces<T> pieces(problem);
+    const auto& places = pieces.places();
+    const int64_t num_places = places.size();
     const auto kernels = cpu::kernels<T>();
     const auto ready_output = ready(output.to(pieces.options())),
                ready_grad = ready(grad_output.to(pieces.options()));
@@ -387,7 +429,7 @@ Grads attend_backward(const Problem& problem, const at::Tensor& grad_output,
           {pieces.batch(), num_places, pieces.heads(), problem.bias.size(1), problem.bias.size(2)},
           pieces.compute_options());
     }
-    const KeyValueGrads<T> key_value(pieces, places);
+    const KeyValueGrads<T> key_value(pieces);
     run_pieces(
         kernels, pieces.batch(), num_places, pieces.heads(),
         [&](int64_t b, int64_t i, int64_t head) {
@@ -433,13 +475,10 @@ void rotate_map(const at::Tensor& input, const at::Tensor& output, const Rotary&
       const auto row = [&](auto* data, const at::Tensor& map) {
         return data + b * map.stride(0) + y * map.stride(1) + head * map.stride(3);
       };
-      kernel({{row(data_of<const In>(input), input), 0, input.stride(2)},
-              {row(data_of<Out>(output), output), 0, output.stride(2)},
+      kernel({row(data_of<const In>(input), input), row(data_of<Out>(output), output),
+              input.stride(2), output.stride(2),
               data_of<const Compute<In>>(sin) + y * sin.stride(0),
-              data_of<const Compute<In>>(cos) + y * cos.stride(0),
-              table[1],
-              table[2],
-              transpose});
+              data_of<const Compute<In>>(cos) + y * cos.stride(0), table[1], table[2], transpose});
     }
   });
 }

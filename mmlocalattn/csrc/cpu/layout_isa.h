@@ -194,10 +194,10 @@ void rotate(const RotaryRow<In, Out>& row) {
       const int64_t count = row.dim - d, angle = x * row.dim + d;
       const auto sin = load_some<N>(row.sin + angle, count),
                  cos = load_some<N>(row.cos + angle, count);
-      const auto value = load_some<N>(row.input.at(0, x) + d, count);
+      const auto value = load_some<N>(row.input + x * row.input_step + d, count);
       const auto rotated = row.transpose ? value * cos - quarter_turn<T, N>(value * sin, all)
                                          : value * cos + quarter_turn<T, N>(value, all) * sin;
-      store_some<N>(row.output.at(0, x) + d, rotated, count);
+      store_some<N>(row.output + x * row.output_step + d, rotated, count);
     }
   }
 }

@@ -1,8 +1,8 @@
 // Interface between the CPU operators (tensors, threads) and the kernels for one instruction set.
 //
-// The kernels work on one dilation group of one (batch, head) at a time: positions whose rows and
-// columns are equal modulo the dilation. Inside it rows and columns are counted by themselves and
-// the dilation is 1.
+// The kernels work on dilation groups of one (batch, head): positions whose rows and columns are
+// equal modulo the dilation. Inside a group rows and columns are counted by themselves and the
+// dilation is 1.
 #pragma once
 
 #include <cstdint>
@@ -37,14 +37,25 @@ struct ComputeType<const T> : ComputeType<T> {};
 template <typename T>
 using Compute = typename ComputeType<T>::type;
 
-// Vectors of the positions of a dilation group: that of (y, x) begins at data + y * row + x *
-// column.
+// Columns of a map: those of one dilation group, or of several narrow ones side by side, so that
+// they fill the lanes of vectors.
+struct ColumnAxis {
+  int64_t length, kernel;
+  const int64_t* column;        // in the map
+  const int64_t* first_tap;     // of each; nondecreasing, the others follow it
+  const int64_t* table_column;  // of the first tap in a relative position table
+};
+
+// Vectors of a map: that of (y, x) begins at data + y * row + columns[x] * column.
 template <typename T>
 struct Grid {
   T* data = nullptr;
   int64_t row = 0, column = 0;
+  const int64_t* columns = nullptr;
 
-  MMLOCALATTN_HOST_DEVICE T* at(int64_t y, int64_t x) const { return data + y * row + x * column; }
+  MMLOCALATTN_HOST_DEVICE T* at(int64_t y, int64_t x) const {
+    return data + y * row + columns[x] * column;
+  }
 };
 
 // A map as the kernels read or write it: factor * vector. `add`: added to what is there.
@@ -59,8 +70,9 @@ struct Map {
 // or by the transposed rotation. The tables are (width, dim).
 template <typename In, typename Out>
 struct RotaryRow {
-  Grid<const In> input;  // one row of it
-  Grid<Out> output;
+  const In* input;
+  Out* output;
+  int64_t input_step, output_step;  // from one position to the next
   const Compute<In>*sin, *cos;
   int64_t width, dim;
   bool transpose;
@@ -73,10 +85,11 @@ MMLOCALATTN_HOST_DEVICE int64_t padded_dim(int64_t dim) {
   return (dim + kMost - 1) / kMost * kMost;
 }
 
-// One piece of an attention problem: queries [y_begin, y_end) x [x_begin, x_end) of a group.
+// One piece of an attention problem: queries [y_begin, y_end) x [x_begin, x_end).
 template <typename T>
 struct Piece {
-  WindowAxis rows, cols;  // of the group; their dilation is 1
+  WindowAxis rows;  // of the dilation group; its dilation is 1
+  ColumnAxis cols;
   int64_t dim;
   int64_t y_begin, y_end, x_begin, x_end;
   Map<const T> query, key, value;  // the logits are in base 2: query's factor has log2(e)
@@ -93,12 +106,12 @@ struct Piece {
 
   // Keys that the piece sees: from the first row and column, so many.
   MMLOCALATTN_HOST_DEVICE int64_t first_row() const { return rows.start(y_begin); }
-  MMLOCALATTN_HOST_DEVICE int64_t first_col() const { return cols.start(x_begin); }
+  MMLOCALATTN_HOST_DEVICE int64_t first_col() const { return cols.first_tap[x_begin]; }
   MMLOCALATTN_HOST_DEVICE int64_t key_rows() const {
     return rows.start(y_end - 1) + rows.kernel - first_row();
   }
   MMLOCALATTN_HOST_DEVICE int64_t key_cols() const {
-    return cols.start(x_end - 1) + cols.kernel - first_col();
+    return cols.first_tap[x_end - 1] + cols.kernel - first_col();
   }
   // One more than the keys: the kernels work on two at a time.
   MMLOCALATTN_HOST_DEVICE int64_t grad_cols() const { return key_cols() + 1; }

@@ -115,18 +115,27 @@ struct Columns {
   Index<T, N> table_source;
 
   template <typename In>
-  Columns(const Piece<In>& piece, int64_t x)
-      : x(x), count(smaller(N, piece.x_end - x)), source{}, table_source{} {
-    const WindowAxis& cols = piece.cols;
-    base = cols.start(x) - piece.first_col();
-    taps = cols.kernel;
-    keys = cols.start(x + count - 1) - cols.start(x) + taps;
-    table_base = cols.first_offset(x + count - 1);
-    is_shift = keys == taps + count - 1;
-    for (int i = 0; i < N; ++i) source[i] = i;
-    if (is_shift) return;
-    for (int64_t i = 0; i < N; ++i) source[i] = i < count ? cols.start(x + i) - cols.start(x) : 0;
-    for (int64_t i = 0; i < count; ++i) table_source[i] = cols.first_offset(x + i) - table_base;
+  Columns(const Piece<In>& piece, int64_t x) : x(x), count(0), source{}, table_source{} {
+    const int64_t *first_tap = piece.cols.first_tap + x,
+                  *table_column = piece.cols.table_column + x;
+    int64_t table_end = table_column[0];
+    base = first_tap[0] - piece.first_col();
+    taps = piece.cols.kernel;
+    table_base = table_column[0];
+    is_shift = true;
+    // A vector of keys, and one of a table, must hold the first taps of all lanes.
+    for (; count < N && x + count < piece.x_end; ++count) {
+      const int64_t low = smaller(table_base, table_column[count]),
+                    high = larger(table_end, table_column[count]);
+      if (first_tap[count] - first_tap[0] >= N || (piece.bias && high - low >= N)) break;
+      table_base = low, table_end = high;
+      source[count] = first_tap[count] - first_tap[0];
+      is_shift = is_shift && source[count] == count;
+    }
+    for (int64_t i = count; is_shift && i < N; ++i) source[i] = i;
+    for (int64_t i = 0; piece.bias && i < count; ++i)
+      table_source[i] = table_column[i] - table_base;
+    keys = source[count - 1] + taps;
   }
 };
 
@@ -367,8 +376,8 @@ struct ForwardScratch {
 };
 
 template <int N, typename In>
-void forward_columns(const Piece<In>& piece, int64_t x, const Planes<Compute<In>>& keys,
-                     const Planes<Compute<In>>& values, const ForwardScratch<In, N>& scratch) {
+int64_t forward_columns(const Piece<In>& piece, int64_t x, const Planes<Compute<In>>& keys,
+                        const Planes<Compute<In>>& values, const ForwardScratch<In, N>& scratch) {
   using T = Compute<In>;
   constexpr bool kPairs = has_pairs<In>;
   const Columns<T, N> columns(piece, x);
@@ -428,6 +437,7 @@ void forward_columns(const Piece<In>& piece, int64_t x, const Planes<Compute<In>
       }
     }
   }
+  return columns.count;
 }
 
 // Prefetches where a piece begins; the loops over it prefetch the rest.
@@ -439,19 +449,19 @@ void prefetch_piece(const Piece<In>& piece) {
   prefetch_tile(piece, piece.query, piece.y_begin, piece.x_begin);
 }
 
-// Calls body(x, N) for columns of queries: whole vectors, and half of one where that is enough for
-// the rest.
+// Calls body(x, N) for columns of queries, which returns how many of N it has worked on: whole
+// vectors, and half of one where that is enough for the rest.
 template <typename In, typename Body>
 MMLOCALATTN_INLINE void for_each_columns(const Piece<In>& piece, const Body& body) {
   constexpr int N = kLanes<Compute<In>>;
-  for (int64_t x = piece.x_begin; x < piece.x_end; x += N) {
+  for (int64_t x = piece.x_begin; x < piece.x_end;) {
     if constexpr (N > 4) {
       if (piece.x_end - x <= N / 2) {
-        body(x, std::integral_constant<int, N / 2>());
+        x += body(x, std::integral_constant<int, N / 2>());
         continue;
       }
     }
-    body(x, std::integral_constant<int, N>());
+    x += body(x, std::integral_constant<int, N>());
   }
 }
 
@@ -480,7 +490,7 @@ void forward(const Piece<In>& piece, Compute<In>* memory) {
   }
   for_each_columns(piece, [&](int64_t x, auto lanes) {
     auto rest = arena;
-    forward_columns<lanes>(piece, x, keys, values, ForwardScratch<In, lanes>(piece, rest));
+    return forward_columns<lanes>(piece, x, keys, values, ForwardScratch<In, lanes>(piece, rest));
   });
 }
 
@@ -575,12 +585,12 @@ void add_key_value(const Piece<In>& piece, const BackwardScratch<In, N>& scratch
 
 template <typename T>
 MMLOCALATTN_INLINE Map<const T> as_input(const Map<T>& map) {
-  return {{map.grid.data, map.grid.row, map.grid.column}, map.factor};
+  return {{map.grid.data, map.grid.row, map.grid.column, map.grid.columns}, map.factor};
 }
 
 template <int N, typename In>
-void backward_columns(const Piece<In>& piece, int64_t x, const Planes<Compute<In>>& keys,
-                      const Planes<Compute<In>>& values, const BackwardScratch<In, N>& scratch) {
+int64_t backward_columns(const Piece<In>& piece, int64_t x, const Planes<Compute<In>>& keys,
+                         const Planes<Compute<In>>& values, const BackwardScratch<In, N>& scratch) {
   using T = Compute<In>;
   const Columns<T, N> columns(piece, x);
   const int64_t planes = num_planes(piece.dim), step = planes * N;
@@ -648,16 +658,17 @@ void backward_columns(const Piece<In>& piece, int64_t x, const Planes<Compute<In
                 scratch.sums + t * step, N, factor);
     }
   }
-  if (!piece.grad_bias) return;
+  if (!piece.grad_bias) return columns.count;
   for (int64_t a = 0; a < 2 * piece.rows.kernel - 1; ++a) {
     T* table = piece.grad_bias + a * (2 * columns.taps - 1);
     for (int64_t b = 0; b < columns.taps; ++b) {
       const T* grad = scratch.grad_bias + (a * columns.taps + b) * N;
       for (int64_t i = 0; i < columns.count; ++i) {
-        table[piece.cols.first_offset(x + i) + b] += grad[i];
+        table[piece.cols.table_column[x + i] + b] += grad[i];
       }
     }
   }
+  return columns.count;
 }
 
 template <typename In>
@@ -677,7 +688,7 @@ void backward(const Piece<In>& piece, Compute<In>* memory) {
   for (int64_t i = 0; i < piece.grad_size(); ++i) piece.grad_key_value[i] = 0;
   for_each_columns(piece, [&](int64_t x, auto lanes) {
     auto rest = arena;
-    backward_columns<lanes>(piece, x, keys, values, BackwardScratch<In, lanes>(piece, rest));
+    return backward_columns<lanes>(piece, x, keys, values, BackwardScratch<In, lanes>(piece, rest));
   });
 }
 
