@@ -45,7 +45,7 @@ class SSViTBlock(nn.Module):
         layer_scale: float | None = None,
     ) -> None:
         super().__init__()
-        self.pos_conv = DepthwiseConv2d(dim, 3)
+        self.pos_conv = DepthwiseConv2d(dim, 3, residual=True)
         self.norm1 = nn.LayerNorm(dim, eps=1e-6)
         self.attn = SparseScanAttention(dim, num_heads, scan)
         self.norm2 = nn.LayerNorm(dim, eps=1e-6)
@@ -56,7 +56,7 @@ class SSViTBlock(nn.Module):
 
     def forward(self, x: Tensor, rotary: tuple[Tensor, Tensor]) -> Tensor:
         """(B, H, W, C) and the rotary table (sin, cos), each (H, W, head_dim), to (B, H, W, C)."""
-        x = add_residual(self.pos_conv(x), x)
+        x = self.pos_conv(x)
         x = add_residual(self.drop_path(self.scale1(self.attn(self.norm1(x), rotary))), x)
         return add_residual(self.drop_path(self.scale2(self.ffn(self.norm2(x)))), x)
 

@@ -3,7 +3,6 @@
 from torch import Tensor, nn
 
 from mmlocalattn.layers.depthwise_conv import DepthwiseConv2d
-from mmlocalattn.layers.residual import add_residual
 
 
 class ConvFFN(nn.Module):
@@ -20,10 +19,10 @@ class ConvFFN(nn.Module):
         super().__init__()
         self.fc1 = nn.Linear(dim, hidden_dim)
         self.act = nn.GELU()
-        self.dwconv = DepthwiseConv2d(hidden_dim, 3)
+        self.dwconv = DepthwiseConv2d(hidden_dim, 3, residual=True)
         self.fc2 = nn.Linear(hidden_dim, dim)
 
     def forward(self, x: Tensor) -> Tensor:
         """(B, H, W, C) to the same shape."""
         x = self.act(self.fc1(x))
-        return self.fc2(add_residual(self.dwconv(x), x))
+        return self.fc2(self.dwconv(x))
