@@ -16,4 +16,6 @@ def add_residual(branch: Tensor, x: Tensor) -> Tensor:
     Returns:
         ``branch + x``.
     """
-    return branch + x if branch.requires_grad else branch.add_(x)
+    if branch.requires_grad or branch.dtype != x.dtype:  # autocast may have lowered the branch
+        return branch + x
+    return branch.add_(x)
