@@ -4,6 +4,7 @@ import torch
 from torch import Tensor, nn
 
 from mmlocalattn.layers.residual import add_residual
+from mmlocalattn.ops._window import is_autocasting
 
 
 class DepthwiseConv2d(nn.Conv2d):
@@ -31,8 +32,7 @@ class DepthwiseConv2d(nn.Conv2d):
 
     def forward(self, x: Tensor) -> Tensor:
         """(B, H, W, C) to the same shape."""
-        autocast = torch.is_autocast_enabled(x.device.type)
-        folds = self.residual and x.dtype == torch.float32 and not autocast
+        folds = self.residual and x.dtype == torch.float32 and not is_autocasting(x)
         weight = self.weight + self.identity if folds else self.weight
         output = self._conv_forward(x.permute(0, 3, 1, 2), weight, self.bias)
         output = output.permute(0, 2, 3, 1).contiguous()

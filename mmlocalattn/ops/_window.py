@@ -38,7 +38,7 @@ def window_indices(length: int, kernel: int, dilation: int, device: torch.device
 
 
 def is_autocasting(tensor: Tensor) -> bool:
-    """Whether the operators cast what they get: they have an autocast rule for CPU and CUDA."""
+    """Whether autocast is on for the device, of those that have rules for the operators."""
     device_type = tensor.device.type
     return device_type in ('cpu', 'cuda') and torch.is_autocast_enabled(device_type)
 
