@@ -360,11 +360,17 @@ class KeyValueGrads {
       C* to = sums + piece.first_col() * step;
       for (int64_t j = 0; j < piece.key_cols() * step; ++j) to[j] += row[j];
     }
-    auto key = pieces_.template map<C>(grads.key, b, head, place, kLn2);
-    key.add = add_key;
-    kernels.write(key, y, width, first.dim, sums, step);
-    kernels.write(pieces_.template map<C>(grads.value, b, head, place), y, width, first.dim,
-                  sums + padded, step);
+    const auto write = [&](auto type, const auto& kernel) {
+      using U = decltype(type);
+      auto key = pieces_.template map<U>(grads.key, b, head, place, kLn2);
+      key.add = add_key;
+      kernel(key, y, width, first.dim, sums, step);
+      kernel(pieces_.template map<U>(grads.value, b, head, place), y, width, first.dim,
+             sums + padded, step);
+    };
+    grads.key.scalar_type() == c10::typeMetaToScalarType(pieces_.options().dtype())
+        ? write(T(), kernels.write_rounded)
+        : write(C(), kernels.write);
   }
 
   const Pieces<T>& pieces_;
@@ -402,7 +408,8 @@ std::tuple<at::Tensor, at::Tensor> attend(const Problem& problem) {
 }
 
 Grads attend_backward(const Problem& problem, const at::Tensor& grad_output,
-                      const at::Tensor& output, const at::Tensor& logsumexp, Grads grads) {
+                      const at::Tensor& output, const at::Tensor& logsumexp, bool rounded,
+                      Grads grads) {
   check(problem);
   TORCH_CHECK(grad_output.sizes() == problem.query.sizes() &&
                   output.sizes() == problem.query.sizes() &&
@@ -418,11 +425,12 @@ Grads attend_backward(const Problem& problem, const at::Tensor& grad_output,
     const auto ready_output = ready(output.to(pieces.options())),
                ready_grad = ready(grad_output.to(pieces.options()));
     const auto ready_logsumexp = logsumexp.to(pieces.compute_options()).contiguous();
+    const auto options = rounded ? pieces.options() : pieces.compute_options();
     if (!add) {
-      grads.query = at::empty(problem.query.sizes(), pieces.compute_options());
+      grads.query = at::empty(problem.query.sizes(), options);
       grads.key = at::empty_like(grads.query);
     }
-    grads.value = at::empty(problem.query.sizes(), pieces.compute_options());
+    grads.value = at::empty(problem.query.sizes(), options);
     at::Tensor grad_bias;  // one table for each piece
     if (problem.bias.defined()) {
       grad_bias = at::zeros(
@@ -437,9 +445,14 @@ Grads attend_backward(const Problem& problem, const at::Tensor& grad_output,
           piece.output = pieces.template map<T>(ready_output, b, head, places[i]);
           piece.grad_output = pieces.template map<const T>(ready_grad, b, head, places[i]);
           piece.logsumexp = pieces.template grid<Compute<T>>(ready_logsumexp, b, head, places[i]);
-          piece.grad_query =
-              pieces.template map<Compute<T>>(grads.query, b, head, places[i], problem.scale);
-          piece.grad_query.add = add;
+          if (rounded) {
+            piece.rounded_grad_query =
+                pieces.template map<T>(grads.query, b, head, places[i], problem.scale);
+          } else {
+            piece.grad_query =
+                pieces.template map<Compute<T>>(grads.query, b, head, places[i], problem.scale);
+          }
+          piece.grad_query.add = piece.rounded_grad_query.add = add;
           piece.grad_key_value = key_value.part(b, i, head);
           if (grad_bias.defined()) {
             piece.grad_bias =

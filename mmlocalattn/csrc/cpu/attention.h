@@ -22,15 +22,18 @@ struct Problem {
 // Output like query, contiguous, and log-sum-exp (B, H, W, num_heads) in the compute dtype.
 std::tuple<at::Tensor, at::Tensor> attend(const Problem& problem);
 
-// Gradients in the compute dtype, contiguous.
+// Gradients, contiguous.
 struct Grads {
   at::Tensor query, key, value;
   at::Tensor bias;  // undefined without bias
 };
 
-// Gradients of a problem; those of query and key are added to `grads` where it has some.
+// Gradients of a problem, in the compute dtype, or those of query, key and value in the dtype of
+// query (fp32 for fp16) if they are `rounded`. Those of query and key are added to `grads` where it
+// has some.
 Grads attend_backward(const Problem& problem, const at::Tensor& grad_output,
-                      const at::Tensor& output, const at::Tensor& logsumexp, Grads grads = {});
+                      const at::Tensor& output, const at::Tensor& logsumexp, bool rounded,
+                      Grads grads = {});
 
 // Tables (H, W, head_dim) that rotate adjacent channel pairs of the vectors of a map: x cos +
 // (-x[1], x[0], ...) sin. Undefined tables rotate nothing.

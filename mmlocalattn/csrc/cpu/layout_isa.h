@@ -213,9 +213,9 @@ void copy_vectors(const Map<const In>& map, int64_t y, int64_t x, int64_t count,
 }
 
 template <typename Out>
-void write_vectors(const Map<Out>& map, int64_t y, int64_t num, int64_t dim, const Out* vectors,
-                   int64_t step) {
-  constexpr int N = kLanes<Out>;
+void write_vectors(const Map<Out>& map, int64_t y, int64_t num, int64_t dim,
+                   const Compute<Out>* vectors, int64_t step) {
+  constexpr int N = kLanes<Compute<Out>>;
   for (int64_t x = 0; x < num; ++x, vectors += step) {
     for (int64_t d = 0; d < dim; d += N) write<N>(map, y, x, d, dim, load<N>(vectors + d));
   }

@@ -99,6 +99,7 @@ struct Piece {
   // Backward only.
   Map<const T> grad_output;
   Map<Compute<T>> grad_query;
+  Map<T> rounded_grad_query;  // instead, if it has data
   // The piece's contributions to the gradients of its keys and values, (key_rows, grad_cols, 2,
   // padded_dim).
   Compute<T>* grad_key_value;
@@ -132,6 +133,8 @@ struct Kernels {
   // Writes vectors that are `step` values apart, padded to padded_dim, to a row of a map.
   void (*write)(const Map<Compute<T>>&, int64_t y, int64_t num, int64_t dim,
                 const Compute<T>* vectors, int64_t step);
+  void (*write_rounded)(const Map<T>&, int64_t y, int64_t num, int64_t dim,
+                        const Compute<T>* vectors, int64_t step);
   void (*rotate)(const RotaryRow<T, T>&);
   void (*rotate_gradient)(const RotaryRow<Compute<T>, T>&);
 };

@@ -623,7 +623,11 @@ int64_t backward_columns(const Piece<In>& piece, int64_t x, const Planes<Compute
         logsumexp[t][i] = *piece.logsumexp.at(y + t, x + i) * T(1.44269504088896340736);
       }
     }
-    prefetch_tile<true>(piece, piece.grad_query, y, x);
+    if (piece.rounded_grad_query.grid.data) {
+      prefetch_tile<true>(piece, piece.rounded_grad_query, y, x);
+    } else {
+      prefetch_tile<true>(piece, piece.grad_query, y, x);
+    }
     prefetch_tile(piece, piece.query, y + kRows, x);
     prefetch_tile(piece, piece.grad_output, y + kRows, x);
     prefetch_tile(piece, piece.output, y + kRows, x);
@@ -654,8 +658,13 @@ int64_t backward_columns(const Piece<In>& piece, int64_t x, const Planes<Compute
     for (int t = 0; t < rows.count; ++t) {
       T factor[N];
       store(factor, one[t]);
-      unpack<N>(piece.grad_query, y + t, x, x + columns.count - 1, piece.dim, planes,
-                scratch.sums + t * step, N, factor);
+      const T* sums = scratch.sums + t * step;
+      const int64_t last = x + columns.count - 1;
+      if (piece.rounded_grad_query.grid.data) {
+        unpack<N>(piece.rounded_grad_query, y + t, x, last, piece.dim, planes, sums, N, factor);
+      } else {
+        unpack<N>(piece.grad_query, y + t, x, last, piece.dim, planes, sums, N, factor);
+      }
     }
   }
   if (!piece.grad_bias) return columns.count;
@@ -694,9 +703,9 @@ void backward(const Piece<In>& piece, Compute<In>* memory) {
 
 template <typename In>
 Kernels<In> make_kernels() {
-  return {&forward_scratch<In>, &backward_scratch<In>,   &prefetch_piece<In>,
-          &forward<In>,         &backward<In>,           &write_vectors<Compute<In>>,
-          &rotate<In, In>,      &rotate<Compute<In>, In>};
+  return {&forward_scratch<In>, &backward_scratch<In>, &prefetch_piece<In>,
+          &forward<In>,         &backward<In>,         &write_vectors<Compute<In>>,
+          &write_vectors<In>,   &rotate<In, In>,       &rotate<Compute<In>, In>};
 }
 
 }  // namespace

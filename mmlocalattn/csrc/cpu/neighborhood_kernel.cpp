@@ -40,7 +40,7 @@ std::tuple<at::Tensor, at::Tensor, at::Tensor, at::Tensor> neighborhood_attentio
     double scale) {
   const auto grads =
       attend_backward(make_problem(query, key, value, bias, kernel_size, dilation, scale),
-                      grad_output, output, logsumexp);
+                      grad_output, output, logsumexp, /*rounded=*/true);
   const auto dtype = query.scalar_type();
   return {grads.query.to(dtype), grads.key.to(dtype), grads.value.to(dtype),
           bias ? grads.bias.to(bias->scalar_type()) : at::empty({0}, query.options())};

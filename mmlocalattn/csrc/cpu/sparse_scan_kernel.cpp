@@ -96,11 +96,12 @@ std::tuple<at::Tensor, at::Tensor, at::Tensor> sparse_scan_attention_backward_cp
   const Scan scan(query, key, value, rotary, local_kernel, anchor_kernel, anchor_dilation, scale);
   Grads grads;
   if (has_anchor) {
-    grads = attend_backward(scan.anchor(inner), grad_output, output, anchor_logsumexp);
+    grads = attend_backward(scan.anchor(inner), grad_output, output, anchor_logsumexp,
+                            /*rounded=*/false);
   }
   if (has_local) {
     grads = attend_backward(scan.local(), has_anchor ? grads.value : grad_output,
-                            has_anchor ? inner : output, local_logsumexp, grads);
+                            has_anchor ? inner : output, local_logsumexp, /*rounded=*/false, grads);
   }
   const auto dtype = query.scalar_type();
   return {rotary.rotate_back(grads.query, dtype), rotary.rotate_back(grads.key, dtype),
