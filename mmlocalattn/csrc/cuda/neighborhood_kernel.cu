@@ -1,5 +1,5 @@
 // Neighborhood attention on CUDA: the operator, and kernels for all that the tiled ones do not
-// take. Those are fp64, head_dims other than 16, 32, 64 and 128, and bias.
+// take: fp64, head_dims other than 16, 32, 64 and 128, bias, and a scale that is not positive.
 //
 // Work split here: one warp per token and slab of 128 channels of its result. Lanes run over
 // channels, so that loads coalesce, and share each dot product with shuffles. A block gathers one
