@@ -66,8 +66,7 @@ struct Planes {
 MMLOCALATTN_INLINE int64_t num_planes(int64_t dim) { return round_up(dim, kChannels); }
 
 // Loads of a tap may reach one vector past the last key: what is there goes to lanes that nobody
-// reads. An odd number of cache lines spreads the
-// planes over the sets of a cache.
+// reads. An odd number of cache lines spreads the planes over the sets of a cache.
 template <typename In>
 Planes<Compute<In>> make_planes(const Piece<In>& piece, Arena<Compute<In>>& arena) {
   using T = Compute<In>;
