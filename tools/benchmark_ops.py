@@ -14,12 +14,12 @@ from pathlib import Path
 
 import torch
 from attention_baselines import WAYS, Attend, Problem, Unavailable, has_backward, scratch_bytes
+from benchmark_report import PASSES, draw, full_table, short_table
 from benchmarking import (
     Run,
     environment,
     free_memory,
     peak_memory,
-    print_table,
     time_in_turns,
     write_json,
 )
@@ -27,6 +27,7 @@ from torch import Tensor
 
 from mmlocalattn.layers.rotary import rotary_table
 from mmlocalattn.layers.scan_geometry import adaptive_scan
+from mmlocalattn.ops._window import as_pair
 from mmlocalattn.ops.sparse_scan import rotate_pairs, sparse_scan_attention
 
 SHAPES = (
@@ -41,7 +42,6 @@ SCAN_SHAPES = ('200x334,2', '100x167,4', '50x84,8', '25x42,16')
 TWO_OPS = 'two ops'
 MATRIX = 2048
 TOLERANCE = {'float32': 1e-4, 'bfloat16': 4e-2, 'float16': 5e-3}
-PASSES = {False: 'forward', True: 'forward+backward'}
 
 
 @dataclass(frozen=True)
@@ -51,13 +51,14 @@ class Neighborhood:
     problem: Problem
 
     title = 'neighborhood_attention'
+    window_title = 'kernel, dilation'
 
     @property
     def label(self) -> tuple[str, str]:
         """The map, the window."""
         problem = self.problem
-        window = problem.kernel[0], problem.dilation[0]
-        return map_label(problem), ', '.join(map(str, window))
+        kernel = 'x'.join(map(str, dict.fromkeys(problem.kernel)))
+        return map_label(problem), f'{kernel}, {problem.dilation[0]}'
 
     @property
     def steps(self) -> list[Problem]:
@@ -81,6 +82,7 @@ class SparseScan:
     dilation: tuple[int, int]
 
     title = 'sparse_scan_attention'
+    window_title = 'window, anchors, dilation'
 
     @property
     def label(self) -> tuple[str, str]:
@@ -166,11 +168,14 @@ def parse_args(argv: Sequence[str] | None = None) -> argparse.Namespace:
     return parser.parse_args(argv)
 
 
-def parse_shape(text: str, fields: int = 5) -> tuple[int, ...]:
-    """``'100x167,2,7,1'`` to (height, width, heads, kernel, dilation)."""
+def parse_shape(text: str, fields: int = 5) -> tuple:
+    """``'100x167,2,7,1'`` to (height, width, heads, kernel, dilation); a kernel can be ``5x11``."""
     try:
         size, *rest = text.split(',')
-        numbers = (*map(int, size.split('x')), *map(int, rest))
+        numbers = (*map(int, size.split('x')), *map(int, rest[:1]))
+        if len(rest) > 1:
+            kernel = tuple(map(int, rest[1].split('x')))
+            numbers += (kernel[0] if len(kernel) == 1 else kernel, *map(int, rest[2:]))
     except ValueError:
         numbers = ()
     if len(numbers) != fields:
@@ -210,7 +215,7 @@ def make_problem(
     height: int,
     width: int,
     heads: int,
-    kernel: int = 1,
+    kernel: int | tuple[int, int] = 1,
     dilation: int = 1,
     bias: bool = False,
 ) -> Problem:
@@ -220,7 +225,7 @@ def make_problem(
         width,
         heads,
         args.head_dim,
-        (kernel, kernel),
+        as_pair(kernel, 'kernel'),
         (dilation, dilation),
         getattr(torch, args.dtype),
         args.device,
@@ -359,132 +364,11 @@ def describe(case: Case) -> dict:
         'op': case.title,
         'map': where,
         'window': window,
+        'window_title': case.window_title,
         'shape': list(problem.shape),
         'steps': [[list(step.kernel), list(step.dilation)] for step in case.steps],
         'tensor_bytes': 4 * problem.dtype.itemsize * torch.Size(problem.shape).numel(),
     }
-
-
-def full_table(records: list[dict]) -> None:
-    """Every number, one line per way and pass."""
-    columns = (
-        'map, heads',
-        window_title(records),
-        'way',
-        'pass',
-        'ms',
-        'GFLOP/s',
-        'of matrix product',
-        'extra memory (of q, k, v, o)',
-    )
-    rows = []
-    for record in records:
-        row = [record['map'], record['window'], record['way'], record['pass']]
-        if 'skipped' in record:
-            row += ['', '', '', f'skipped: {record["skipped"]}']
-        else:
-            row += [
-                digits(record['seconds'] * 1e3),
-                digits(record['gflops']),
-                f'{record["fraction_of_matrix_product"]:.2f}',
-                memory_text(record),
-            ]
-        rows.append(row)
-    print_table(columns, rows, left=4)
-
-
-def digits(value: float) -> str:
-    """Three of them, or more before the point."""
-    return f'{value:.0f}' if value >= 100 else f'{value:.3g}'
-
-
-def memory_text(record: dict) -> str:
-    """Peak memory, and that over the size of query, key, value and output."""
-    peak = record['peak_bytes']
-    return '' if peak is None else f'{peak / 1e6:.1f} MB ({peak / record["tensor_bytes"]:.1f}x)'
-
-
-def short_table(records: list[dict]) -> None:
-    """Our times, rates (fraction of the matrix product), peak memory (over the size of q, k, v, o),
-    and how much longer the others take, forward / forward and backward."""
-    ways = list(dict.fromkeys(record['way'] for record in records if record['way'] != 'ours'))
-    columns = ('map, heads', window_title(records), *PASSES.values(), 'extra memory', *ways)
-    rows = []
-    for key, group in grouped(records).items():
-        ours = [group['ours', name] for name in PASSES.values() if ('ours', name) in group]
-        row = [*key]
-        row += [
-            f'{digits(r["seconds"] * 1e3)} ms, {digits(r["gflops"])} GFLOP/s '
-            f'({r["fraction_of_matrix_product"]:.2f})'
-            for r in ours
-        ]
-        row += [''] * (4 - len(row))
-        row.append(memory_text(ours[0]))
-        for way in ways:
-            others = [group[way, record['pass']] for record in ours]
-            ratios = [
-                f'{digits(other["seconds"] / record["seconds"])}x' if 'seconds' in other else '-'
-                for other, record in zip(others, ours)
-            ]
-            row.append(' / '.join(ratios))
-        rows.append(row)
-    print_table(columns, rows)
-
-
-def window_title(records: list[dict]) -> str:
-    scan = records[0]['op'] == SparseScan.title
-    return 'window, anchors, dilation' if scan else 'kernel, dilation'
-
-
-def grouped(records: list[dict]) -> dict[tuple[str, str], dict[tuple[str, str], dict]]:
-    """(map, window) -> (way, pass) -> record."""
-    groups: dict = {}
-    for record in records:
-        group = groups.setdefault((record['map'], record['window']), {})
-        group[record['way'], record['pass']] = record
-    return groups
-
-
-def draw(records: list[dict], path: Path) -> None:
-    """Bars of GFLOP/s: a row per operator, a column per pass, a colour per way."""
-    import matplotlib
-
-    matplotlib.use('Agg')
-    from matplotlib import pyplot as plt
-
-    ops = list(dict.fromkeys(record['op'] for record in records))
-    passes = list(dict.fromkeys(record['pass'] for record in records))
-    size = (7 * len(passes), 4 * len(ops))
-    figure, grid = plt.subplots(
-        len(ops), len(passes), figsize=size, squeeze=False, constrained_layout=True
-    )
-    ways = dict.fromkeys(record['way'] for record in records if 'gflops' in record)
-    colors = {way: f'C{index}' for index, way in enumerate(ways)}
-    for op, line in zip(ops, grid):
-        for name, axes in zip(passes, line):
-            timed = [r for r in records if (r['op'], r['pass']) == (op, name) and 'gflops' in r]
-            draw_bars(axes, timed, colors)
-            axes.set(title=f'{op}, {name}', ylabel='useful GFLOP/s', yscale='log')
-    figure.savefig(path, dpi=120)
-    plt.close(figure)
-    print(path)
-
-
-def draw_bars(axes: object, records: list[dict], colors: dict[str, str]) -> None:
-    groups = list(dict.fromkeys((record['map'], record['window']) for record in records))
-    ways = list(dict.fromkeys(record['way'] for record in records))
-    for offset, way in enumerate(ways):
-        bars = [record for record in records if record['way'] == way]
-        places = [
-            groups.index((r['map'], r['window'])) + 0.8 * (offset + 0.5) / len(ways) for r in bars
-        ]
-        rates = [record['gflops'] for record in bars]
-        axes.bar(places, rates, 0.8 / len(ways), label=way, color=colors[way])
-    product = statistics.median(record['matrix_product_gflops'] for record in records)
-    axes.axhline(product, color='grey', linestyle='--', label='matrix product')
-    axes.set_xticks([index + 0.4 for index in range(len(groups))])
-    axes.set_xticklabels(['\n'.join(group) for group in groups], fontsize='small')
-    axes.legend(fontsize='small')
 
 
 def main(argv: Sequence[str] | None = None) -> None:

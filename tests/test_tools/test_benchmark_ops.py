@@ -185,3 +185,8 @@ def test_bad_shape(tool: ModuleType, text: str, capsys: pytest.CaptureFixture[st
     with pytest.raises(SystemExit):
         tool.parse_args(['--shapes', text])
     assert f"not HxW,HEADS,KERNEL,DILATION: '{text}'" in capsys.readouterr().err
+
+
+def test_rectangular_windows(tool: ModuleType, capsys: pytest.CaptureFixture[str]) -> None:
+    tool.main([*SMALL, '--shapes', '9x12,2,3x5,1', '--scan-shapes', '--baselines', 'reference'])
+    assert '3x5, 1' in capsys.readouterr().out
