@@ -64,6 +64,7 @@ class PyramidBackbone(BaseModule):
         with_cp: Recompute each block in the backward pass instead of keeping its activations.
         init_cfg: MMEngine's, for example ``dict(type='Pretrained', checkpoint=...,
             prefix='backbone.')``. None keeps the initialisation of the constructor.
+        norm_eps: Of the output norms.
 
     Raises:
         ValueError: If ``out_indices`` or ``frozen_stages`` do not match the stages.
@@ -79,6 +80,7 @@ class PyramidBackbone(BaseModule):
         norm_eval: bool = False,
         with_cp: bool = False,
         init_cfg: Mapping | Sequence[Mapping] | None = None,
+        norm_eps: float = 1e-6,
     ) -> None:
         super().__init__(init_cfg)
         out_indices = tuple(out_indices)
@@ -100,10 +102,10 @@ class PyramidBackbone(BaseModule):
         self.stages = nn.ModuleList(stages)
         self.output_norms = nn.ModuleDict()
         for index in out_indices:
-            norm = (
-                nn.LayerNorm(stages[index].out_channels, eps=1e-6) if output_norm else nn.Identity()
+            channels = stages[index].out_channels
+            self.output_norms[str(index)] = (
+                nn.LayerNorm(channels, eps=norm_eps) if output_norm else nn.Identity()
             )
-            self.output_norms[str(index)] = norm
         for module in self._frozen_modules():
             module.requires_grad_(False)
         self.train()

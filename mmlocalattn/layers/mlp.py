@@ -5,6 +5,26 @@ from torch import Tensor, nn
 from mmlocalattn.layers.depthwise_conv import DepthwiseConv2d
 
 
+class MLP(nn.Module):
+    """Linear, GELU, Linear.
+
+    Args:
+        dim: Channels in and out.
+        hidden_dim: Channels inside.
+        approximate: Of :class:`torch.nn.GELU`: ``'none'`` or ``'tanh'`` (as in Flax).
+    """
+
+    def __init__(self, dim: int, hidden_dim: int, approximate: str = 'none') -> None:
+        super().__init__()
+        self.fc1 = nn.Linear(dim, hidden_dim)
+        self.act = nn.GELU(approximate)
+        self.fc2 = nn.Linear(hidden_dim, dim)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(B, H, W, C) to the same shape."""
+        return self.fc2(self.act(self.fc1(x)))
+
+
 class ConvFFN(nn.Module):
     """Linear, GELU, residual 3x3 depthwise convolution, Linear.
 

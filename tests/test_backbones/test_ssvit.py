@@ -2,6 +2,7 @@ import copy
 
 import pytest
 import torch
+from backbone_contract import BackboneContract
 from mmengine.analysis import FlopAnalyzer
 from torch import nn
 from torch.utils.flop_counter import FlopCounterMode
@@ -164,15 +165,6 @@ def test_any_image_and_every_parameter_gets_a_gradient(size, scan):
         assert torch.isfinite(parameter.grad).all(), name
 
 
-def test_the_attention_weights_learn_where_there_is_something_to_attend_to():
-    model = SSViT(NARROW)
-    sum(
-        (output * torch.randn_like(output)).sum() for output in model(torch.randn(1, 3, 256, 288))
-    ).backward()
-    for name, parameter in model.named_parameters():
-        assert parameter.grad.abs().sum() > 0, name
-
-
 def test_adaptive_and_fixed_agree_at_224():
     adaptive, fixed = SSViT(NARROW).eval(), SSViT(NARROW, scan='fixed').eval()
     fixed.load_state_dict(adaptive.state_dict())
@@ -253,12 +245,6 @@ def test_initialisation_is_the_released_one():
     assert model.stages[2].blocks[0].scale1.weight.unique().tolist() == [pytest.approx(0.1)]
 
 
-def test_drop_path_rises_over_the_blocks():
-    model = SSViT(NARROW, drop_path_rate=0.5)
-    rates = [block.drop_path.rate for stage in model.stages for block in stage.blocks]
-    assert rates == pytest.approx([0, 0.1, 0.2, 0.3, 0.4, 0.5])
-
-
 def test_checkpointing_changes_nothing():
     results = []
     for with_cp in (False, True):
@@ -270,34 +256,7 @@ def test_checkpointing_changes_nothing():
     torch.testing.assert_close(results[1], results[0], rtol=1e-6, atol=1e-7)
 
 
-def test_the_state_does_not_depend_on_the_size():
-    model = SSViT(NARROW).eval()
-    before = {name: tensor.shape for name, tensor in model.state_dict().items()}
-    model(torch.randn(1, 3, 37, 53))
-    model(torch.randn(1, 3, 64, 64))
-    assert {name: tensor.shape for name, tensor in model.state_dict().items()} == before
-    names = dict(model.named_parameters())
-    statistics = ('running_mean', 'running_var', 'num_batches_tracked')
-    assert all(name in names or name.endswith(statistics) for name in before)
-
-
-def test_autocast():
-    model, image = SSViT(NARROW).eval(), torch.randn(2, 3, 64, 96)
-    with torch.autocast('cpu', torch.bfloat16):
-        outputs = model(image)
-        sum(output.float().square().sum() for output in outputs).backward()
-    for output, expected in zip(outputs, model(image), strict=True):
-        error = (output.float() - expected).abs().mean()
-        assert error < 0.03 * expected.abs().mean()
-    assert all(torch.isfinite(parameter.grad).all() for parameter in model.parameters())
-
-
-def test_compiles_to_one_graph():
-    model, image = SSViT(NARROW, out_indices=(0, 1)), torch.randn(2, 3, 64, 40)
-    results = []
-    for run in (model, torch.compile(model, fullgraph=True, backend='aot_eager')):
-        model.zero_grad()
-        outputs = run(image)
-        sum(output.square().sum() for output in outputs).backward()
-        results.append((outputs, [parameter.grad.clone() for parameter in model.parameters()]))
-    torch.testing.assert_close(results[1], results[0], rtol=1e-4, atol=1e-5)
+class TestSSViT(BackboneContract):
+    backbone = SSViT
+    narrow = NARROW
+    parameters = {arch: alone for arch, (_, alone) in PARAMETERS.items()}  # noqa: RUF012

@@ -1,7 +1,8 @@
+import pytest
 import torch
 from torch.nn import functional as F
 
-from mmlocalattn.layers.mlp import ConvFFN
+from mmlocalattn.layers.mlp import MLP, ConvFFN
 
 
 def test_equals_the_convolutions_of_the_released_code():
@@ -11,3 +12,11 @@ def test_equals_the_convolutions_of_the_released_code():
     y = y + F.conv2d(y, ffn.dwconv.weight, ffn.dwconv.bias, padding=1, groups=24)
     y = F.conv2d(y, ffn.fc2.weight[:, :, None, None], ffn.fc2.bias)
     torch.testing.assert_close(ffn(x), y.permute(0, 2, 3, 1), rtol=1e-5, atol=1e-6)
+
+
+@pytest.mark.parametrize('approximate', ['none', 'tanh'])
+def test_two_linear_layers_around_a_gelu(approximate):
+    mlp, x = MLP(8, 24, approximate), torch.randn(2, 5, 7, 8)
+    hidden = F.gelu(F.linear(x, mlp.fc1.weight, mlp.fc1.bias), approximate=approximate)
+    expected = F.linear(hidden, mlp.fc2.weight, mlp.fc2.bias)
+    torch.testing.assert_close(mlp(x), expected, rtol=0, atol=0)

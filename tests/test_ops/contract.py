@@ -38,12 +38,14 @@ class OpContract:
             head_dim.
         cuda_cases: More of them for CUDA, which has kernels of its own for some head_dims.
         errors: ``(change of the first case or of its tensors, part of the message)``.
+        autocast_keeps: Indices of tensors that stay in their own dtype under autocast.
     """
 
     op_name: str
     cases: dict[str, Case]
     cuda_cases: dict[str, Case]
     errors: dict[str, tuple[Case, str]]
+    autocast_keeps: tuple[int, ...] = ()
 
     def tensors(
         self, case: Case, dtype: torch.dtype = torch.float64, device: str = 'cpu'
@@ -224,7 +226,11 @@ class OpContract:
         with torch.autocast('cpu', dtype=torch.bfloat16):
             output = self.call(mixed, self.cases[case])
         assert output.dtype == torch.bfloat16
-        expected = self.call(tuple(tensor.bfloat16() for tensor in mixed), self.cases[case])
+        cast = (
+            tensor if i in self.autocast_keeps else tensor.bfloat16()
+            for i, tensor in enumerate(mixed)
+        )
+        expected = self.call(tuple(cast), self.cases[case])
         torch.testing.assert_close(output, expected, rtol=0, atol=0)
         for tensor, grad in zip(mixed, self.grads(output, mixed, torch.ones_like(output))):
             assert grad.dtype == tensor.dtype

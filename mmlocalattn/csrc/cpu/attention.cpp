@@ -1,89 +1,34 @@
 // Pieces, threads and the choice of the instruction set around the kernels of neighborhood.h.
 #include "attention.h"
 
-#include <ATen/Dispatch.h>
-#include <ATen/OpMathType.h>
-#include <ATen/Parallel.h>
-#include <c10/util/StringUtil.h>
-
 #include <algorithm>
-#include <atomic>
-#include <cstdlib>
-#include <memory>
-#include <string>
 #include <type_traits>
 #include <vector>
 
 #include "neighborhood.h"
 #include "pytorch_cpp_helper.hpp"
+#include "runtime.h"
 
 namespace mmlocalattn {
 namespace cpu {
 namespace {
 
-constexpr double kLog2E = 1.44269504088896340736, kLn2 = 0.69314718055994530942;
-
-// Instruction sets with kernels of their own that this machine has, the best one first.
-const std::vector<std::string>& instruction_sets() {
-  static const std::vector<std::string> sets = [] {
-    std::vector<std::string> sets;
-#ifdef MMLOCALATTN_X86
-    if (__builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512bw") &&
-        __builtin_cpu_supports("avx512dq") && __builtin_cpu_supports("avx512vl")) {
-      if (__builtin_cpu_supports("avx512bf16")) sets.push_back("avx512_bf16");
-      sets.push_back("avx512");
-    }
-    if (__builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma")) sets.push_back("avx2");
-#endif
-    sets.push_back("portable");
-    return sets;
-  }();
-  return sets;
-}
-
-// The kernels for the best instruction set, or the one that the environment variable
-// MMLOCALATTN_CPU_ISA asks for.
+// The kernels for the instruction set in use.
 template <typename T>
 Kernels<T> kernels() {
-  const auto& sets = instruction_sets();
-  const char* wish = std::getenv("MMLOCALATTN_CPU_ISA");
-  const std::string isa = wish ? wish : sets.front();
-  TORCH_CHECK(std::find(sets.begin(), sets.end(), isa) != sets.end(), "MMLOCALATTN_CPU_ISA=", isa,
-              " cannot be used here, choose one of: ", c10::Join(", ", sets));
+  switch (instruction_set()) {
 #ifdef MMLOCALATTN_X86
-  if (isa == "avx512_bf16") {
-    if constexpr (std::is_same_v<T, BFloat16>) return kernels_avx512_bf16();
-    return kernels_avx512<T>();
-  }
-  if (isa == "avx512") return kernels_avx512<T>();
-  if (isa == "avx2") return kernels_avx2<T>();
+    case InstructionSet::kAvx512Bf16:
+      if constexpr (std::is_same_v<T, BFloat16>) return kernels_avx512_bf16();
+      [[fallthrough]];
+    case InstructionSet::kAvx512:
+      return kernels_avx512<T>();
+    case InstructionSet::kAvx2:
+      return kernels_avx2<T>();
 #endif
-  return kernels_portable<T>();
-}
-
-template <typename T>
-T* data_of(const at::Tensor& tensor) {
-  return static_cast<T*>(tensor.data_ptr());
-}
-
-// Scratch memory of this thread. It is kept for the next call: its pages would cost more than the
-// attention of a small map.
-template <typename T>
-T* scratch(int64_t size) {
-  struct Free {
-    void operator()(void* memory) const { std::free(memory); }
-  };
-  thread_local std::unique_ptr<void, Free> memory;
-  thread_local size_t capacity = 0;
-  const size_t bytes = (size * sizeof(T) + kVectorBytes - 1) / kVectorBytes * kVectorBytes;
-  if (bytes > capacity) {
-    memory.reset();
-    capacity = 0;
-    memory.reset(std::aligned_alloc(kVectorBytes, bytes));
-    TORCH_CHECK(memory, "out of memory: ", bytes, " bytes of scratch");
-    capacity = bytes;
+    default:
+      return kernels_portable<T>();
   }
-  return static_cast<T*>(memory.get());
 }
 
 // The public functions check their arguments and say what is wrong; this only keeps direct calls of
@@ -187,15 +132,6 @@ Split split(const WindowAxis& rows, const WindowAxis& cols) {
   return split;
 }
 
-// The dtype of the maps that the kernels get: fp32 for fp16.
-at::ScalarType kernel_type(at::ScalarType dtype) { return dtype == at::kHalf ? at::kFloat : dtype; }
-
-// A map as the kernels need it: in their dtype, with unit stride of channels.
-at::Tensor ready(const at::Tensor& tensor) {
-  const auto typed = tensor.to(kernel_type(tensor.scalar_type()));
-  return typed.stride(4) == 1 ? typed : typed.contiguous();
-}
-
 // The maps of a problem and their pieces.
 template <typename T>
 class Pieces {
@@ -266,43 +202,24 @@ class Pieces {
 };
 
 // Calls run(piece) for the pieces that make(b, place, head) describes, in parallel, with the
-// beginning of the next one on its way to the caches. Threads take a few neighbors at a time, so
-// that none waits for the others at the end.
+// beginning of the next one on its way to the caches.
 template <typename T, typename Make, typename Run>
 void run_pieces(const Kernels<T>& kernels, int64_t batch, int64_t places, int64_t heads,
                 const Make& make, const Run& run) {
   const auto make_at = [&](int64_t i) {
     return make(i / heads / places, i / heads % places, i % heads);
   };
-  const int64_t pieces = batch * places * heads, threads = at::get_num_threads();
-  const int64_t turn = std::max<int64_t>(1, pieces / (8 * threads));
-  std::atomic<int64_t> next_turn{0};
-  at::parallel_for(0, threads, 1, [&](int64_t, int64_t) {
-    for (int64_t begin; (begin = next_turn++ * turn) < pieces;) {
-      const int64_t end = std::min(begin + turn, pieces);
-      auto piece = make_at(begin);
-      kernels.prefetch(piece);
-      for (int64_t i = begin + 1; i <= end; ++i) {
-        const auto next = make_at(std::min(i, pieces - 1));
-        kernels.prefetch(next);
-        run(piece);
-        piece = next;
-      }
+  const int64_t pieces = batch * places * heads;
+  run_in_turns(pieces, [&](int64_t begin, int64_t end) {
+    auto piece = make_at(begin);
+    kernels.prefetch(piece);
+    for (int64_t i = begin + 1; i <= end; ++i) {
+      const auto next = make_at(std::min(i, pieces - 1));
+      kernels.prefetch(next);
+      run(piece);
+      piece = next;
     }
   });
-}
-
-// Calls body(T()) with the type of the kernels for a dtype.
-template <typename Body>
-void dispatch(at::ScalarType dtype, const Body& body) {
-  AT_DISPATCH_FLOATING_TYPES_AND2(at::kHalf, at::kBFloat16, dtype, "neighborhood_attention_cpu",
-                                  [&] {
-                                    if constexpr (std::is_same_v<scalar_t, at::BFloat16>) {
-                                      body(BFloat16());
-                                    } else {
-                                      body(at::opmath_type<scalar_t>());
-                                    }
-                                  });
 }
 
 // Gradients of keys and values: pieces overlap there, so that each first writes its own part.

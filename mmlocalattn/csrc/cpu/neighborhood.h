@@ -5,37 +5,10 @@
 // dilation is 1.
 #pragma once
 
-#include <cstdint>
-
-#include "window.h"
-
-#if defined(__x86_64__)
-#define MMLOCALATTN_X86
-#endif
+#include "maps.h"
 
 namespace mmlocalattn {
 namespace cpu {
-
-constexpr int kVectorBytes = 64;  // the longest of any instruction set
-
-// The bits of a bfloat16, for files that may not use the standard library.
-struct BFloat16 {
-  uint16_t bits;
-};
-
-// The type that a kernel computes in.
-template <typename T>
-struct ComputeType {
-  using type = T;
-};
-template <>
-struct ComputeType<BFloat16> {
-  using type = float;
-};
-template <typename T>
-struct ComputeType<const T> : ComputeType<T> {};
-template <typename T>
-using Compute = typename ComputeType<T>::type;
 
 // Columns of a map: those of one dilation group, or of several narrow ones side by side, so that
 // they fill the lanes of vectors.
@@ -45,45 +18,6 @@ struct ColumnAxis {
   const int64_t* first_tap;     // of each; nondecreasing, the others follow it
   const int64_t* table_column;  // of the first tap in a relative position table
 };
-
-// Vectors of a map: that of (y, x) begins at data + y * row + columns[x] * column.
-template <typename T>
-struct Grid {
-  T* data = nullptr;
-  int64_t row = 0, column = 0;
-  const int64_t* columns = nullptr;
-
-  MMLOCALATTN_HOST_DEVICE T* at(int64_t y, int64_t x) const {
-    return data + y * row + columns[x] * column;
-  }
-};
-
-// A map as the kernels read or write it: factor * vector. `add`: added to what is there.
-template <typename T>
-struct Map {
-  Grid<T> grid;
-  Compute<T> factor = 1;
-  bool add = false;
-};
-
-// One row of a map of which adjacent pairs of channels are rotated: x cos + (-x[1], x[0], ...) sin,
-// or by the transposed rotation. The tables are (width, dim).
-template <typename In, typename Out>
-struct RotaryRow {
-  const In* input;
-  Out* output;
-  int64_t input_step, output_step;  // from one position to the next
-  const Compute<In>*sin, *cos;
-  int64_t width, dim;
-  bool transpose;
-};
-
-// Channels of a vector of gradients with its padding to whole SIMD vectors.
-template <typename T>
-MMLOCALATTN_HOST_DEVICE int64_t padded_dim(int64_t dim) {
-  constexpr int64_t kMost = kVectorBytes / static_cast<int64_t>(sizeof(Compute<T>));
-  return (dim + kMost - 1) / kMost * kMost;
-}
 
 // One piece of an attention problem: queries [y_begin, y_end) x [x_begin, x_end).
 template <typename T>

@@ -9,7 +9,7 @@
 #include <type_traits>
 #include <utility>
 
-#include "neighborhood.h"
+#include "maps.h"
 
 namespace mmlocalattn {
 namespace cpu {

@@ -1,0 +1,76 @@
+// Maps as the kernels for one instruction set get them: plain types, no tensors.
+#pragma once
+
+#include <cstdint>
+
+#include "window.h"
+
+#if defined(__x86_64__)
+#define MMLOCALATTN_X86
+#endif
+
+namespace mmlocalattn {
+namespace cpu {
+
+constexpr int kVectorBytes = 64;  // the longest of any instruction set
+
+// The bits of a bfloat16, for files that may not use the standard library.
+struct BFloat16 {
+  uint16_t bits;
+};
+
+// The type that a kernel computes in.
+template <typename T>
+struct ComputeType {
+  using type = T;
+};
+template <>
+struct ComputeType<BFloat16> {
+  using type = float;
+};
+template <typename T>
+struct ComputeType<const T> : ComputeType<T> {};
+template <typename T>
+using Compute = typename ComputeType<T>::type;
+
+// Vectors of a map: that of (y, x) begins at data + y * row + columns[x] * column.
+template <typename T>
+struct Grid {
+  T* data = nullptr;
+  int64_t row = 0, column = 0;
+  const int64_t* columns = nullptr;
+
+  MMLOCALATTN_HOST_DEVICE T* at(int64_t y, int64_t x) const {
+    return data + y * row + columns[x] * column;
+  }
+};
+
+// A map as the kernels read or write it: factor * vector. `add`: added to what is there.
+template <typename T>
+struct Map {
+  Grid<T> grid;
+  Compute<T> factor = 1;
+  bool add = false;
+};
+
+// One row of a map of which adjacent pairs of channels are rotated: x cos + (-x[1], x[0], ...) sin,
+// or by the transposed rotation. The tables are (width, dim).
+template <typename In, typename Out>
+struct RotaryRow {
+  const In* input;
+  Out* output;
+  int64_t input_step, output_step;  // from one position to the next
+  const Compute<In>*sin, *cos;
+  int64_t width, dim;
+  bool transpose;
+};
+
+// Channels of a vector of gradients with its padding to whole SIMD vectors.
+template <typename T>
+MMLOCALATTN_HOST_DEVICE int64_t padded_dim(int64_t dim) {
+  constexpr int64_t kMost = kVectorBytes / static_cast<int64_t>(sizeof(Compute<T>));
+  return (dim + kMost - 1) / kMost * kMost;
+}
+
+}  // namespace cpu
+}  // namespace mmlocalattn
