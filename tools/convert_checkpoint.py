@@ -19,7 +19,7 @@ from types import ModuleType
 
 import torch
 from mmengine.config import Config
-from mmengine.registry import MODELS, init_default_scope
+from mmengine.registry import MODELS, DefaultScope
 from torch import Tensor, nn
 
 from mmlocalattn import __version__
@@ -200,8 +200,7 @@ class WholeModels:
             if not configs:
                 raise ValueError(f'no published model has these weights, {names=}: pass --config')
         config = Config.fromfile(configs[0])
-        init_default_scope(config.default_scope)
-        with torch.device('meta'):
+        with DefaultScope.overwrite_default_scope(config.default_scope), torch.device('meta'):
             model = MODELS.build(config.model)
         converted = self.convert_names(weights)
         check(converted, model.state_dict())
