@@ -26,6 +26,7 @@ from mmlocalattn import __version__
 from mmlocalattn.backbones.nat import NAT, DiNAT
 from mmlocalattn.backbones.ssvit import SSViT
 from mmlocalattn.converters import nat, ssvit
+from mmlocalattn.engine import allow_mmengine_checkpoints
 from mmlocalattn.heads.ssvit_neck import SSViTNeck
 
 CONFIGS = Path(__file__).parents[1] / 'configs'
@@ -70,6 +71,7 @@ def load_state_dict(path: Path) -> Weights:
     Raises:
         ValueError: If the file holds more than tensors and plain values, or no weights.
     """
+    allow_mmengine_checkpoints()  # mmcv's hold NumPy scalars, too
     try:
         # DeiT-style training scripts store their command line, a plain container, too.
         with torch.serialization.safe_globals([argparse.Namespace]):

@@ -2,14 +2,18 @@
 
 import argparse
 import json
+import pickle
 from pathlib import Path
 
+import numpy as np
 import pytest
+import tiny_data
 import torch
 from mmengine.config import Config
 from mmengine.registry import MODELS, DefaultScope
 from mmengine.runner import load_checkpoint
 from test_convert_checkpoint import load_script
+from tiny_data import NUM_IMAGES, data, quick  # noqa: F401
 
 from mmlocalattn.backbones.nat import NAT, DiNAT
 
@@ -168,7 +172,7 @@ def test_whole_model(name, tmp_path, capsys):
     model = build(config.model, config.default_scope)
     for parameter in model.parameters():
         torch.nn.init.normal_(parameter)
-    meta = dict(epoch=36, CLASSES=('a', 'b'), mmdet_version='2.19.0', config='model = dict()')
+    meta = dict(CLASSES=('a', 'b'), config='model = dict()', hook_msgs=dict(best=np.float64(0.5)))
     optimizer = torch.optim.AdamW(model.parameters()).state_dict()
     src, dst = tmp_path / 'released.pth', tmp_path / 'ours.pth'
     torch.save(dict(meta=meta, state_dict=release(model), optimizer=optimizer), src)
@@ -207,6 +211,19 @@ def test_whole_model(name, tmp_path, capsys):
     assert not (tmp_path / 'x.pth').exists()
 
 
+@pytest.mark.usefixtures('quick')
+def test_a_converted_detector_can_be_tested(tmp_path, data):  # noqa: F811
+    text = tiny_data.DETECTION.replace('maskrcnn_ssvit_t_1x', 'maskrcnn_dinat_m_3x')
+    config = tiny_data.write_config(tmp_path / 'c.py', text, data)
+    model = build(Config.fromfile(config).model, 'mmdet')
+    src, dst, out = (tmp_path / name for name in ('released.pth', 'ours.pth', 'out.pkl'))
+    torch.save({'state_dict': release(model)}, src)
+    convert('nat_det', src, dst, '--config', config)
+    test = tiny_data.load_tool('test')
+    tiny_data.run(test, config, dst, '--work-dir', tmp_path / 'work', '--out', out)
+    assert len(pickle.loads(out.read_bytes())) == NUM_IMAGES
+
+
 @pytest.mark.parametrize(
     'name',
     [
@@ -232,6 +249,15 @@ def test_published_model(name):
     nat, dinat = name.replace('dinat', 'nat'), name.replace('dinat', 'nat').replace('nat', 'dinat')
     is_alone = '_s_' in name or '_l_' in name
     assert about == {'config': name if is_alone else f'{nat} or {dinat}'}
+
+
+def test_a_checkpoint_of_another_release(golden, tmp_path):
+    arrays = golden('ssvit_small_224x256')
+    weights = {name[6:]: torch.from_numpy(arrays[name]) for name in arrays if 'param/' in name}
+    torch.save(weights, tmp_path / 'released.pth')
+    for family in ('nat', 'dinat', 'nat_det', 'nat_seg'):
+        with pytest.raises(SystemExit, match=f'not a checkpoint of {family}: it looks like ssvit'):
+            convert(family, tmp_path / 'released.pth', tmp_path / 'x.pth')
 
 
 @pytest.mark.parametrize(
