@@ -78,7 +78,7 @@ def spread_scan(
 
 
 def _odd(size: int) -> int:
-    return size if size % 2 else size + 1
+    return size // 2 * 2 + 1
 
 
 def _fit(

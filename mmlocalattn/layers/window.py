@@ -41,7 +41,6 @@ def fit_dilation(
 
 
 def _fit_axis(length: int, kernel: int, dilation: int) -> tuple[int, int]:
-    if kernel * dilation > length:
-        taps = length // dilation
-        kernel = taps if taps % 2 else taps - 1
-    return (kernel, dilation) if kernel > 1 else (1, 1)
+    # No branches: in an exported graph the length is a symbol.
+    kernel = max(1, min(kernel, (length // dilation - 1) // 2 * 2 + 1))
+    return kernel, min(dilation, 1 + (kernel - 1) * dilation)

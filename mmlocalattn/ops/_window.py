@@ -30,9 +30,10 @@ def window_indices(length: int, kernel: int, dilation: int, device: torch.device
         (length, kernel) int64.
     """
     index = torch.arange(length, device=device)
-    group = index % dilation
+    cell = index // dilation
+    group = index - cell * dilation
     last_start = (length - group + dilation - 1) // dilation - kernel
-    start = torch.minimum((index // dilation - kernel // 2).clamp(min=0), last_start)
+    start = torch.minimum((cell - kernel // 2).clamp(min=0), last_start)
     taps = torch.arange(kernel, device=device)
     return (start[:, None] + taps) * dilation + group[:, None]
 

@@ -27,11 +27,11 @@ from mmlocalattn.ops._window import (
 
 LIB.define(
     'neighborhood_attention(Tensor query, Tensor key, Tensor value, Tensor? bias, '
-    'int[2] kernel_size, int[2] dilation, float scale) -> (Tensor output, Tensor logsumexp)'
+    'SymInt[2] kernel_size, SymInt[2] dilation, float scale) -> (Tensor output, Tensor logsumexp)'
 )
 LIB.define(
     '_neighborhood_attention_backward(Tensor grad_output, Tensor query, Tensor key, Tensor value, '
-    'Tensor? bias, Tensor output, Tensor logsumexp, int[2] kernel_size, int[2] dilation, '
+    'Tensor? bias, Tensor output, Tensor logsumexp, SymInt[2] kernel_size, SymInt[2] dilation, '
     'float scale) -> (Tensor grad_query, Tensor grad_key, Tensor grad_value, Tensor grad_bias)'
 )
 
@@ -94,14 +94,14 @@ def neighborhood_attention_reference(
         Output like ``query``, and the log-sum-exp of the logits (B, H, W, num_heads), at least
         fp32.
     """
-    rows, cols = _taps(query, kernel_size, dilation)
+    rows, cols = neighborhood_taps(query, kernel_size, dilation)
     logits = _logits(query, key, bias, rows, cols, dilation, scale)
     logsumexp = logits.flatten(4).logsumexp(-1)
     weights = (logits - logsumexp[..., None, None]).exp()
     output = torch.zeros_like(query, dtype=logits.dtype)
     for a in range(kernel_size[0]):
         taps = _gather(value, rows[:, a], cols).to(logits.dtype)
-        output += torch.einsum('bhwnk,bhwknd->bhwnd', weights[..., a, :], taps)
+        output = output + torch.einsum('bhwnk,bhwknd->bhwnd', weights[..., a, :], taps)
     return output.to(query.dtype), logsumexp
 
 
@@ -124,7 +124,7 @@ def neighborhood_attention_backward_reference(
     Returns:
         Gradients of query, key, value and bias; that of a missing bias is empty.
     """
-    rows, cols = _taps(query, kernel_size, dilation)
+    rows, cols = neighborhood_taps(query, kernel_size, dilation)
     logits = _logits(query, key, bias, rows, cols, dilation, scale)
     weights = (logits - logsumexp[..., None, None]).exp()
     query_, grad_output, output = (
@@ -161,7 +161,7 @@ def neighborhood_attention_backward_reference(
     )
 
 
-def _taps(
+def neighborhood_taps(
     query: Tensor, kernel_size: tuple[int, int], dilation: tuple[int, int]
 ) -> tuple[Tensor, Tensor]:
     """Row (H, kh) and column (W, kw) indices that each query position sees."""

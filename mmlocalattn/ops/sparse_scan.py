@@ -24,13 +24,13 @@ from mmlocalattn.ops.neighborhood import (
 
 LIB.define(
     'sparse_scan_attention(Tensor query, Tensor key, Tensor value, Tensor? sin, Tensor? cos, '
-    'int[2] local_kernel, int[2] anchor_kernel, int[2] anchor_dilation, float scale) '
+    'SymInt[2] local_kernel, SymInt[2] anchor_kernel, SymInt[2] anchor_dilation, float scale) '
     '-> (Tensor output, Tensor inner, Tensor local_logsumexp, Tensor anchor_logsumexp)'
 )
 LIB.define(
     '_sparse_scan_attention_backward(Tensor grad_output, Tensor query, Tensor key, Tensor value, '
     'Tensor? sin, Tensor? cos, Tensor output, Tensor inner, Tensor local_logsumexp, '
-    'Tensor anchor_logsumexp, int[2] local_kernel, int[2] anchor_kernel, int[2] anchor_dilation, '
+    'Tensor anchor_logsumexp, SymInt[2] local_kernel, SymInt[2] anchor_kernel, SymInt[2] anchor_dilation, '
     'float scale) -> (Tensor grad_query, Tensor grad_key, Tensor grad_value)'
 )
 
