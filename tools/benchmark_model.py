@@ -67,10 +67,17 @@ def parse_args(argv: Sequence[str] | None = None) -> argparse.Namespace:
         default='float32',
         help='of autocast, which float32 leaves off',
     )
+    parser.add_argument(
+        '--compile',
+        action='store_true',
+        help='time each backbone also as torch.compile makes it (one graph, any size)',
+    )
     parser.add_argument('--rounds', type=int, default=3)
     parser.add_argument('--profile', action='store_true', help="print PyTorch's profile of a pass")
     parser.add_argument('--out', type=Path, help='JSON file to write')
     args = parser.parse_args(argv)
+    if args.compile and args.whole:
+        parser.error('--compile is for backbones: leave out --whole')
     if args.shape:
         args.size = [tuple(args.shape)]
     return args
@@ -146,7 +153,7 @@ def measure(names: Sequence[str], runs: Sequence[Run], args: argparse.Namespace)
     records = []
     for name, run, samples in zip(names, runs, time_in_turns(runs, args.device, args.rounds)):
         seconds = statistics.median(samples)
-        with FlopCounterMode(display=False) as counter:
+        with torch.compiler.set_stance('force_eager'), FlopCounterMode(display=False) as counter:
             run()
         records.append(
             {
@@ -205,6 +212,10 @@ def main(argv: Sequence[str] | None = None) -> None:
         raise SystemExit(f'error: {error}') from None
     models = [build(cfg, args.whole).to(args.device).train(args.train) for cfg in configs]
     names = [Path(path).stem for path in paths]
+    if args.compile:
+        models += [torch.compile(model, fullgraph=True, dynamic=True) for model in models]
+        names += [f'{name}, compiled' for name in names]
+        configs += configs
     records = []
     for size in args.size:
         runs = [make_run(cfg, model, size, args) for cfg, model in zip(configs, models)]

@@ -1,11 +1,11 @@
 """What the operators become in an ONNX file: plain ONNX operators.
 
-Each operator is decomposed into its PyTorch reference. Only a window that grows with the map (the
-adaptive scan of SSViT) cannot be: the reference writes out one product per row of taps, and their
-number is not known. Its rows are visited by a loop of the file, an ONNX function.
+An operator is decomposed into its PyTorch reference. Only a window that grows with the map (the
+adaptive scan of SSViT) cannot be: the reference writes out a product per row of taps, and their
+number is not known. Then the rows are visited by a loop in an ONNX function.
 """
 
-from collections.abc import Callable
+from collections.abc import Sequence
 
 import onnxscript
 import torch
@@ -14,74 +14,56 @@ from onnxscript import opset18 as op
 from torch import Tensor
 from torch.fx.experimental.symbolic_shapes import statically_known_true
 
-from mmlocalattn.ops._library import LIB
-from mmlocalattn.ops.neighborhood import neighborhood_attention_reference, neighborhood_taps
+from mmlocalattn.ops.neighborhood import neighborhood_attention_reference
 from mmlocalattn.ops.sparse_scan import rotate_pairs
 
 OPSET = 18
 
-LIB.define(
-    '_attend_taps(Tensor query, Tensor key, Tensor value, Tensor rows, Tensor columns) -> Tensor'
-)
-
-
-@torch.library.impl(LIB, '_attend_taps', 'CompositeExplicitAutograd')
-def attend_taps(query: Tensor, key: Tensor, value: Tensor, rows: Tensor, columns: Tensor) -> Tensor:
-    """Attention of every query to the grid of its taps, one row of them at a time.
-
-    Args:
-        query: (B, H, W, num_heads, head_dim), scaled.
-        key: Same shape.
-        value: Same shape.
-        rows: (kh, H) int64, the rows that the queries of each row see.
-        columns: (W, kw) int64, the columns that those of each column see.
-
-    Returns:
-        Like ``query``.
-    """
-    top = torch.full_like(query[..., 0], -torch.inf)  # (B, H, W, n), largest logit so far
-    total = torch.zeros_like(top)
-    output = torch.zeros_like(query)
-    for row in rows:
-        keys, values = (tensor[:, row][:, :, columns] for tensor in (key, value))
-        logits = (query[:, :, :, None] * keys).sum(-1)  # (B, H, W, kw, n)
-        new_top = torch.maximum(top, logits.amax(3))
-        weights = (logits - new_top[:, :, :, None]).exp()
-        decay = (top - new_top).exp()
-        total = total * decay + weights.sum(3)
-        output = output * decay[..., None] + (weights[..., None] * values).sum(3)
-        top = new_top
-    return output / total[..., None]
-
-
-@torch.library.register_fake('mmlocalattn::_attend_taps', lib=LIB)
-def _(query: Tensor, key: Tensor, value: Tensor, rows: Tensor, columns: Tensor) -> Tensor:
-    return torch.empty_like(query)
-
 
 @onnxscript.script(onnxscript.values.Opset('mmlocalattn', 1), default_opset=op)
-def onnx_attend_taps(
-    query: FLOAT[...], key: FLOAT[...], value: FLOAT[...], rows: INT64[...], columns: INT64[...]
-) -> FLOAT[...]:
-    """:func:`attend_taps` in ONNX."""
-    last, taps = op.Constant(value_ints=[-1]), op.Constant(value_ints=[3])
-    total = op.ReduceSum(query, last, keepdims=0) * 0.0
+def onnx_neighborhood_attention(
+    query: FLOAT[...],
+    key: FLOAT[...],
+    value: FLOAT[...],
+    bias: FLOAT[...],  # there is none
+    kernel_size: INT64[2],
+    dilation: INT64[2],
+    scale: float,
+) -> tuple[FLOAT[...], FLOAT[...]]:
+    """Neighborhood attention without a bias, one row of taps at a time with a running softmax."""
+    # Where the windows lie, as in `window_indices`. Functions of a file cannot share a helper.
+    kernel_h, dilation_h = op.Gather(kernel_size, 0), op.Gather(dilation, 0)
+    index_h = op.Range(0, op.Squeeze(op.Shape(query, start=1, end=2)), 1)
+    cell_h = index_h / dilation_h
+    group_h = index_h - cell_h * dilation_h
+    last_h = (op.Size(index_h) - group_h + dilation_h - 1) / dilation_h - kernel_h
+    start_h = op.Min(op.Max(cell_h - kernel_h / 2, 0), last_h)
+    kernel_w, dilation_w = op.Gather(kernel_size, 1), op.Gather(dilation, 1)
+    index_w = op.Range(0, op.Squeeze(op.Shape(query, start=2, end=3)), 1)
+    cell_w = index_w / dilation_w
+    group_w = index_w - cell_w * dilation_w
+    last_w = (op.Size(index_w) - group_w + dilation_w - 1) / dilation_w - kernel_w
+    start_w = op.Min(op.Max(cell_w - kernel_w / 2, 0), last_w)
+    taps_w = op.Unsqueeze(start_w, [1]) + op.Range(0, kernel_w, 1)
+    columns = taps_w * dilation_w + op.Unsqueeze(group_w, [1])  # (W, kw)
+
+    queries = op.Unsqueeze(query, [3]) * scale
+    total = op.ReduceSum(query, [-1], keepdims=0) * 0.0
     top = total - 1e38
     output = query * 0.0
-    queries = op.Unsqueeze(query, taps)
-    for i in range(op.Squeeze(op.Shape(rows, start=0, end=1))):
-        row = op.Gather(rows, i, axis=0)
-        keys = op.Gather(op.Gather(key, row, axis=1), columns, axis=2)
+    for i in range(kernel_h):
+        row = (start_h + i) * dilation_h + group_h  # (H,)
+        keys = op.Gather(op.Gather(key, row, axis=1), columns, axis=2)  # (B, H, W, kw, n, d)
         values = op.Gather(op.Gather(value, row, axis=1), columns, axis=2)
-        logits = op.ReduceSum(queries * keys, last, keepdims=0)
-        new_top = op.Max(top, op.ReduceMax(logits, taps, keepdims=0))
-        weights = op.Exp(logits - op.Unsqueeze(new_top, taps))
+        logits = op.ReduceSum(queries * keys, [-1], keepdims=0)  # (B, H, W, kw, n)
+        new_top = op.Max(top, op.ReduceMax(logits, [3], keepdims=0))
+        weights = op.Exp(logits - op.Unsqueeze(new_top, [3]))
         decay = op.Exp(top - new_top)
-        total = total * decay + op.ReduceSum(weights, taps, keepdims=0)
-        gathered = op.ReduceSum(op.Unsqueeze(weights, last) * values, taps, keepdims=0)
-        output = output * op.Unsqueeze(decay, last) + gathered
+        total = total * decay + op.ReduceSum(weights, [3], keepdims=0)
+        gathered = op.ReduceSum(op.Unsqueeze(weights, [-1]) * values, [3], keepdims=0)
+        output = output * op.Unsqueeze(decay, [-1]) + gathered
         top = new_top
-    return output / op.Unsqueeze(total, last)
+    return output / op.Unsqueeze(total, [-1]), top + op.Log(total)
 
 
 def neighborhood_attention(
@@ -89,24 +71,24 @@ def neighborhood_attention(
     key: Tensor,
     value: Tensor,
     bias: Tensor | None,
-    kernel_size: tuple[int, int],
-    dilation: tuple[int, int],
+    kernel_size: Sequence[int],
+    dilation: Sequence[int],
     scale: float,
 ) -> tuple[Tensor, Tensor]:
-    """The reference, or the loop where the number of taps depends on the map."""
+    """The reference, unless the number of taps depends on the map.
+
+    Raises:
+        ValueError: If it does and there is a bias.
+    """
     kernel = tuple(map(_known, kernel_size))
     if all(isinstance(taps, int) for taps in kernel):
-        return neighborhood_attention_reference(
-            query, key, value, bias, kernel, dilation, scale
-        )
+        return neighborhood_attention_reference(query, key, value, bias, kernel, dilation, scale)
     if bias is not None:
         raise ValueError(
-            'a window with position biases shrinks on small maps, which ONNX cannot express for '
-            'all sizes at once: export for larger images only, or for one size'
+            'a window with position biases shrinks on the smaller images, which the file cannot '
+            'express: export larger sizes only, or one size alone'
         )
-    rows, columns = neighborhood_taps(query, kernel_size, dilation)
-    output = torch.ops.mmlocalattn._attend_taps(query * scale, key, value, rows.T, columns)
-    return output, query.new_empty(0)
+    return NotImplemented
 
 
 def sparse_scan_attention(
@@ -115,18 +97,17 @@ def sparse_scan_attention(
     value: Tensor,
     sin: Tensor | None,
     cos: Tensor | None,
-    local_kernel: tuple[int, int],
-    anchor_kernel: tuple[int, int],
-    anchor_dilation: tuple[int, int],
+    local_kernel: Sequence[int],
+    anchor_kernel: Sequence[int],
+    anchor_dilation: Sequence[int],
     scale: float,
 ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     """Both steps, whether or not their windows hold more than the query's own position."""
     if sin is not None and cos is not None:
         query, key = rotate_pairs(query, sin, cos), rotate_pairs(key, sin, cos)
-    inner, _ = neighborhood_attention(query, key, value, None, local_kernel, (1, 1), scale)
-    output, _ = neighborhood_attention(
-        query, key, inner, None, anchor_kernel, anchor_dilation, scale
-    )
+    attend = torch.ops.mmlocalattn.neighborhood_attention
+    inner, _ = attend(query, key, value, None, local_kernel, (1, 1), scale)
+    output, _ = attend(query, key, inner, None, anchor_kernel, anchor_dilation, scale)
     return output, *(query.new_empty(0) for _ in range(3))  # the rest serves the backward pass
 
 
@@ -135,3 +116,49 @@ def _known(size: int | torch.SymInt) -> int | torch.SymInt:
     if isinstance(size, int) or not statically_known_true(size == size.node.hint):
         return size
     return int(size.node.hint)
+
+
+def adaptive_average(x: Tensor, output_size: Sequence[int]) -> Tensor:
+    """``aten._adaptive_avg_pool2d`` as two products, for maps of any size.
+
+    Args:
+        x: (B, C, H, W).
+        output_size: (h, w).
+
+    Returns:
+        (B, C, h, w).
+    """
+    rows, columns = (_cells(side, cells, x) for side, cells in zip(x.shape[2:], output_size))
+    return rows @ x @ columns.T
+
+
+def _cells(side: int, cells: int, x: Tensor) -> Tensor:
+    """(cells, side): the weight of each position in the average of each cell."""
+    position = torch.arange(side, device=x.device)
+    cell = torch.arange(cells, device=x.device)[:, None]
+    is_inside = (position >= cell * side // cells) & (
+        position < ((cell + 1) * side - 1) // cells + 1
+    )
+    weights = is_inside.to(x.dtype)
+    return weights / weights.sum(1, keepdim=True)
+
+
+def convert(program: torch.export.ExportedProgram) -> torch.onnx.ONNXProgram:
+    """An exported program in plain ONNX operators; the input is named ``image``."""
+    ops, aten = torch.ops.mmlocalattn, torch.ops.aten
+    decomposed = program.run_decompositions(
+        {
+            ops.neighborhood_attention.default: neighborhood_attention,
+            ops.sparse_scan_attention.default: sparse_scan_attention,
+            aten.adaptive_avg_pool2d.default: adaptive_average,
+            aten._adaptive_avg_pool2d.default: adaptive_average,
+        }
+    )
+    return torch.onnx.export(
+        decomposed,
+        input_names=['image'],
+        opset_version=OPSET,
+        dynamo=True,
+        verbose=False,
+        custom_translation_table={ops.neighborhood_attention.default: onnx_neighborhood_attention},
+    )

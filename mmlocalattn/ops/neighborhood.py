@@ -94,7 +94,7 @@ def neighborhood_attention_reference(
         Output like ``query``, and the log-sum-exp of the logits (B, H, W, num_heads), at least
         fp32.
     """
-    rows, cols = neighborhood_taps(query, kernel_size, dilation)
+    rows, cols = _taps(query, kernel_size, dilation)
     logits = _logits(query, key, bias, rows, cols, dilation, scale)
     logsumexp = logits.flatten(4).logsumexp(-1)
     weights = (logits - logsumexp[..., None, None]).exp()
@@ -124,7 +124,7 @@ def neighborhood_attention_backward_reference(
     Returns:
         Gradients of query, key, value and bias; that of a missing bias is empty.
     """
-    rows, cols = neighborhood_taps(query, kernel_size, dilation)
+    rows, cols = _taps(query, kernel_size, dilation)
     logits = _logits(query, key, bias, rows, cols, dilation, scale)
     weights = (logits - logsumexp[..., None, None]).exp()
     query_, grad_output, output = (
@@ -161,7 +161,7 @@ def neighborhood_attention_backward_reference(
     )
 
 
-def neighborhood_taps(
+def _taps(
     query: Tensor, kernel_size: tuple[int, int], dilation: tuple[int, int]
 ) -> tuple[Tensor, Tensor]:
     """Row (H, kh) and column (W, kw) indices that each query position sees."""

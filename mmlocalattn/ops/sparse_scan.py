@@ -30,8 +30,9 @@ LIB.define(
 LIB.define(
     '_sparse_scan_attention_backward(Tensor grad_output, Tensor query, Tensor key, Tensor value, '
     'Tensor? sin, Tensor? cos, Tensor output, Tensor inner, Tensor local_logsumexp, '
-    'Tensor anchor_logsumexp, SymInt[2] local_kernel, SymInt[2] anchor_kernel, SymInt[2] anchor_dilation, '
-    'float scale) -> (Tensor grad_query, Tensor grad_key, Tensor grad_value)'
+    'Tensor anchor_logsumexp, SymInt[2] local_kernel, SymInt[2] anchor_kernel, '
+    'SymInt[2] anchor_dilation, float scale) '
+    '-> (Tensor grad_query, Tensor grad_key, Tensor grad_value)'
 )
 
 

@@ -158,3 +158,14 @@ class BackboneContract:
             grads = [p.grad.clone() for p in model.parameters() if p.grad is not None]
             results.append((outputs, grads))
         torch.testing.assert_close(results[1], results[0], rtol=1e-4, atol=1e-5)
+
+    def test_one_compilation_serves_other_sizes(self) -> None:
+        torch._dynamo.reset()
+        model = self.build(out_indices=(0,)).eval()
+        compiled = torch.compile(model, fullgraph=True, dynamic=True)  # by Inductor
+        with torch.no_grad():
+            compiled(torch.randn(2, 3, 72, 90))
+            image = torch.randn(3, 3, 68, 104)
+            with torch.compiler.set_stance('fail_on_recompile'):
+                actual = compiled(image)
+            torch.testing.assert_close(actual, model(image), rtol=1e-4, atol=1e-5)

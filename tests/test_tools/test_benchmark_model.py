@@ -1,5 +1,6 @@
 """tools/benchmark_model.py on tiny models."""
 
+import functools
 import json
 from pathlib import Path
 from types import ModuleType
@@ -83,6 +84,25 @@ def test_autocast(tool: ModuleType, tmp_path: Path, monkeypatch: pytest.MonkeyPa
     config = write(tmp_path, 'tiny', DETECTION)
     tool.main([config, '--dtype', 'bfloat16', '--size', '32x32', '--rounds', '1'])
     assert dtypes == {torch.bfloat16}
+
+
+def test_compiled_beside_eager(
+    tool: ModuleType,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    compiler = torch.compile
+    monkeypatch.setattr(torch, 'compile', functools.partial(compiler, backend='aot_eager'))
+    config, out = write(tmp_path, 'tiny', DETECTION), tmp_path / 'out.json'
+    argv = [config, '--compile', '--size', '64x64', '--rounds', '1', '--out', str(out)]
+    tool.main(argv)
+    eager, compiled = json.loads(out.read_text())['results']
+    assert (eager['config'], compiled['config']) == ('tiny', 'tiny, compiled')
+    assert eager['gflop'] == compiled['gflop'] > 0
+    assert '| tiny, compiled |' in capsys.readouterr().out
+    with pytest.raises(SystemExit):
+        tool.main([*argv, '--whole'])
 
 
 def test_missing_config(tool: ModuleType) -> None:

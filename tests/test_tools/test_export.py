@@ -1,0 +1,154 @@
+"""tools/export.py on tiny models: what its files give, and that none is left that disagrees."""
+
+import json
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from types import ModuleType
+
+import onnx
+import onnxruntime
+import pytest
+import tiny_data
+import torch
+from tiny_data import CLASSIFICATION, DETECTION, SEGMENTATION, quick  # noqa: F401
+
+from mmlocalattn.backbones.nat import NAT
+from mmlocalattn.engine import export as engine_export
+from mmlocalattn.engine.export import FeatureMaps, export, verify
+
+pytestmark = pytest.mark.usefixtures('quick')
+
+NARROW = {'embed_dims': (8,), 'depths': (1,), 'num_heads': (2,), 'mlp_ratios': (2,)}
+SIZES = [(64, 96), (80, 64), (71, 50)]
+
+
+@pytest.fixture
+def tool(monkeypatch: pytest.MonkeyPatch) -> ModuleType:
+    monkeypatch.syspath_prepend(str(tiny_data.ROOT / 'tools'))
+    monkeypatch.delitem(sys.modules, 'export', raising=False)
+    import export
+
+    return export
+
+
+@pytest.fixture
+def config(tmp_path: Path) -> Callable[[str], str]:
+    """Write a config; SSViT keeps two blocks of one stage, so that it is traced in seconds."""
+    return lambda text: tiny_data.write_config(tmp_path / 'config.py', text, tmp_path)
+
+
+def nat() -> FeatureMaps:
+    torch.manual_seed(1)
+    return FeatureMaps(NAT(NARROW, out_indices=(0,))).eval()
+
+
+def test_pt2_in_a_fresh_process(tmp_path: Path) -> None:
+    path, image = tmp_path / 'nat.pt2', torch.randn(3, 3, 75, 90)
+    assert max(export(nat(), path, 'pt2', SIZES, {'part': 'backbone'})) < 1e-5
+    torch.save(image, tmp_path / 'image.pt')
+    script = """
+import json, sys, torch, mmlocalattn.ops
+files = {'mmlocalattn.json': ''}
+program = torch.export.load(sys.argv[1] + '/nat.pt2', extra_files=files)
+assert json.loads(files['mmlocalattn.json']) == {'part': 'backbone'}
+assert 'mmlocalattn.neighborhood_attention' in program.graph_module.code
+assert 'mmlocalattn.backbones' not in sys.modules
+outputs = program.module()(torch.load(sys.argv[1] + '/image.pt'))
+torch.save(list(outputs), sys.argv[1] + '/outputs.pt')
+"""
+    subprocess.run([sys.executable, '-c', script, tmp_path], cwd=tiny_data.ROOT, check=True)
+    (actual,) = torch.load(tmp_path / 'outputs.pt')
+    with torch.no_grad():
+        (expected,) = nat()(image)
+    torch.testing.assert_close(actual, expected, rtol=1e-5, atol=1e-5)
+
+
+def test_torchscript_takes_its_size_only(tmp_path: Path) -> None:
+    path = tmp_path / 'nat.pt'
+    with pytest.raises(ValueError, match='images of one size'):
+        export(nat(), path, 'torchscript', SIZES, {})
+    assert not any(tmp_path.iterdir())
+    assert max(export(nat(), path, 'torchscript', SIZES[:1], {})) < 1e-5
+    loaded = torch.jit.load(path)
+    assert verify(nat(), loaded, SIZES[0], 3) < 1e-5
+    with pytest.raises(Exception, match='takes images of 64 x 96, got 80 x 64'):
+        loaded(torch.randn(1, 3, 80, 64))
+
+
+def test_onnx_of_a_backbone_takes_sizes_between(tmp_path: Path) -> None:
+    path = tmp_path / 'nat.onnx'
+    assert max(export(nat(), path, 'onnx', SIZES, {'part': 'backbone'})) < 1e-5
+    model = onnx.load(path)
+    assert {node.domain for node in model.graph.node} == {''}
+    assert json.loads({p.key: p.value for p in model.metadata_props}['mmlocalattn'])
+    session = onnxruntime.InferenceSession(path)
+    image = torch.randn(3, 3, 75, 90)
+    (actual,) = session.run(None, {'image': image.numpy()})
+    with torch.no_grad():
+        (expected,) = nat()(image)
+    torch.testing.assert_close(torch.from_numpy(actual), expected, rtol=1e-4, atol=1e-4)
+
+
+def test_onnx_of_windows_that_grow_with_the_map(
+    tool: ModuleType, config: Callable[[str], str], tmp_path: Path
+) -> None:
+    """Sides of the map of 16, 25 and 45: kernels of 3, 3 and 7."""
+    out = tmp_path / 'ssvit.onnx'
+    options = [f'model.backbone.arch.{key}=[{value[0]}]' for key, value in NARROW.items()]
+    options += ['model.backbone.arch.depths=[2]', 'model.backbone.out_indices=[0]']
+    argv = [config(DETECTION), '--random-weights', '--format', 'onnx', '--part', 'backbone']
+    argv += ['--out', str(out), '--size', '64x96', '120x100', '180x200']
+    tool.main([*argv, '--cfg-options', *options])
+    assert 'Loop' in {node.op_type for node in onnx.load(out).graph.node}
+
+
+@pytest.mark.parametrize(
+    ('text', 'shapes'),
+    [
+        (CLASSIFICATION, [(2, 2)]),
+        (SEGMENTATION, [(2, 3, 64, 96)]),
+        (DETECTION, [(2, 16, 64 // s, -(-96 // s)) for s in (4, 8, 16, 32, 64)]),
+    ],
+    ids=['mmpretrain', 'mmseg', 'mmdet'],
+)
+def test_onnx_of_models(
+    tool: ModuleType,
+    config: Callable[[str], str],
+    tmp_path: Path,
+    text: str,
+    shapes: list[tuple[int, ...]],
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    out = tmp_path / 'model.onnx'
+    argv = [config(text), '--random-weights', '--format', 'onnx', '--size', '64x96']
+    tool.main([*argv, '--out', str(out)])
+    assert '64 x 96: differs by' in capsys.readouterr().out
+    session = onnxruntime.InferenceSession(out)
+    outputs = session.run(None, {'image': torch.randn(2, 3, 64, 96).numpy()})
+    assert [output.shape for output in outputs] == shapes
+
+
+def test_a_file_that_differs_is_not_left(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(engine_export, 'TOLERANCE', -1.0)
+    path = tmp_path / 'nat.pt'
+    with pytest.raises(ValueError, match=r'on 1 image\(s\) of 64 x 96 the exported file differs'):
+        export(nat(), path, 'torchscript', SIZES[:1], {})
+    assert not any(tmp_path.iterdir())
+
+
+def test_checkpoint_must_hold_the_exported_weights(
+    tool: ModuleType, config: Callable[[str], str], tmp_path: Path
+) -> None:
+    path, checkpoint = config(DETECTION), tmp_path / 'weights.pth'
+    with pytest.raises(SystemExit):
+        tool.main([path, '--format', 'onnx'])
+    cfg = tool.config_of(tool.parse_args([path, '--random-weights', '--format', 'onnx']))
+    module = tool.build(cfg, None, 'backbone')
+    weights = {f'backbone.{name}': v + 1 for name, v in module.extract.state_dict().items()}
+    torch.save({'state_dict': weights}, checkpoint)
+    loaded = tool.build(cfg, str(checkpoint), 'backbone').extract.state_dict()
+    torch.testing.assert_close(loaded, {name[9:]: value for name, value in weights.items()})
+    with pytest.raises(ValueError, match=r"lacks 16 weights, the first: \['neck\."):
+        tool.build(cfg, str(checkpoint), 'model')
