@@ -35,8 +35,12 @@ def tool(monkeypatch: pytest.MonkeyPatch) -> ModuleType:
 
 @pytest.fixture
 def config(tmp_path: Path) -> Callable[[str], str]:
-    """Write a config; SSViT keeps two blocks of one stage, so that it is traced in seconds."""
-    return lambda text: tiny_data.write_config(tmp_path / 'config.py', text, tmp_path)
+    """Write a config with small windows and few blocks, so that it is converted in seconds."""
+    small = """
+model['backbone']['arch'].update(depths=[1, 1, 1, 1])
+model['backbone'].update(scan=[dict(local_kernel=3, anchor_kernel=1)] * 4)
+"""
+    return lambda text: tiny_data.write_config(tmp_path / 'config.py', text, tmp_path, small)
 
 
 def nat() -> FeatureMaps:
@@ -94,10 +98,11 @@ def test_onnx_of_a_backbone_takes_sizes_between(tmp_path: Path) -> None:
 def test_onnx_of_windows_that_grow_with_the_map(
     tool: ModuleType, config: Callable[[str], str], tmp_path: Path
 ) -> None:
-    """Sides of the map of 16, 25 and 45: kernels of 3, 3 and 7."""
+    """Maps of 16, 25 and 45 rows or columns at least: kernels of 3, 3 and 7."""
     out = tmp_path / 'ssvit.onnx'
     options = [f'model.backbone.arch.{key}=[{value[0]}]' for key, value in NARROW.items()]
     options += ['model.backbone.arch.depths=[2]', 'model.backbone.out_indices=[0]']
+    options.append('model.backbone.scan=adaptive')
     argv = [config(DETECTION), '--random-weights', '--format', 'onnx', '--part', 'backbone']
     argv += ['--out', str(out), '--size', '64x96', '120x100', '180x200']
     tool.main([*argv, '--cfg-options', *options])
