@@ -1,8 +1,9 @@
 """What the operators compute, for the counters of PyTorch and MMEngine.
 
-Counted are the products of every query with its window, not the elementwise work around them:
-two products forward, five backward (the logits are computed again). As in its other formulas,
-PyTorch counts a multiply-add as two FLOPs and MMEngine as one.
+Counted are the products of every query with its window, not the elementwise work around them nor
+the two short rows of relative embeddings: two products forward, five backward (the logits are
+computed again). As in its other formulas, PyTorch counts a multiply-add as two FLOPs and MMEngine
+as one.
 """
 
 from collections.abc import Sequence
@@ -13,11 +14,16 @@ from typing import Any
 import torch
 from torch.utils.flop_counter import register_flop_formula
 
-from mmlocalattn.ops import neighborhood, sparse_scan  # noqa: F401  (define the operators)
+from mmlocalattn.ops import (  # noqa: F401  (define the operators)
+    neighborhood,
+    sparse_scan,
+    stand_alone,
+)
 
 _KERNELS = {
     'neighborhood_attention': ('kernel_size',),
     'sparse_scan_attention': ('local_kernel', 'anchor_kernel'),
+    'stand_alone_attention': ('kernel_size',),
 }
 """Arguments of each operator that hold a window."""
 
