@@ -15,7 +15,7 @@ from mmlocalattn.layers.stand_alone_attention import StandAloneAttention
 from mmlocalattn.registry import MODELS
 
 
-class ConvStem(nn.Module):
+class ResNetStem(nn.Module):
     """The stem of a ResNet: 7x7 convolution of stride 2, norm, ReLU, 3x3 max-pooling of stride 2.
 
     Args:
@@ -40,25 +40,14 @@ class AttentionNorm(nn.Module):
     """Stand-alone self-attention and the norm behind it, in the place of a 3x3 convolution.
 
     Args:
-        dim: Channels in and out.
-        num_heads: Attention heads.
-        kernel_size: See :class:`~mmlocalattn.layers.stand_alone_attention.StandAloneAttention`, as
-            are ``padding`` and ``stride``.
+        attn: The attention.
         norm_cfg: See :func:`~mmlocalattn.layers.norm.build_norm`.
     """
 
-    def __init__(
-        self,
-        dim: int,
-        num_heads: int,
-        kernel_size: int,
-        padding: str,
-        stride: int = 1,
-        norm_cfg: Mapping | None = None,
-    ) -> None:
+    def __init__(self, attn: StandAloneAttention, norm_cfg: Mapping | None = None) -> None:
         super().__init__()
-        self.attn = StandAloneAttention(dim, dim, num_heads, kernel_size, padding, stride)
-        self.norm = build_norm(norm_cfg, dim)
+        self.attn = attn
+        self.norm = build_norm(norm_cfg, attn.out_channels)
 
     def forward(self, x: Tensor) -> Tensor:
         """(B, H, W, C) to (B, ceil(H / stride), ceil(W / stride), C)."""
@@ -167,4 +156,43 @@ class SASAResNet(PyramidBackbone):
             raise ValueError(f'conv_stages must be in 0..{len(dims)}, got {conv_stages=}')
         rates = drop_path_rates(drop_path_rate, depths)
         stages, channels = [], dims[0] // 4
-        ...
+        for i, (dim, num_heads) in enumerate(zip(dims, heads)):
+            blocks = []
+            for j in range(depths[i]):
+                stride = 2 if i and j == 0 else 1
+                if i < conv_stages:
+                    spatial: nn.Module = ConvNorm(dim // 4, dim // 4, 3, stride, norm_cfg)
+                else:
+                    attn = StandAloneAttention(
+                        dim // 4, dim // 4, num_heads, kernel_size, padding, stride
+                    )
+                    spatial = AttentionNorm(attn, norm_cfg)
+                blocks.append(Bottleneck(channels, dim, spatial, stride, rates[i][j], norm_cfg))
+                channels = dim
+            stages.append(Stage(blocks, dim))
+        stem_module: nn.Module
+        if stem == 'conv':
+            stem_module = ResNetStem(in_channels, dims[0] // 4, norm_cfg)
+        else:
+            stem_module = AttentionStem(
+                in_channels, dims[0] // 4, num_mixtures=num_mixtures, norm_cfg=norm_cfg
+            )
+        super().__init__(
+            stem_module,
+            stages,
+            out_indices,
+            output_norm,
+            frozen_stages,
+            norm_eval,
+            with_cp,
+            init_cfg,
+        )
+        self._init_weights(zero_init_residual)
+
+    def _init_weights(self, zero_init_residual: bool) -> None:
+        """As in ResNet: He's for convolutions, by the outputs."""
+        for module in self.modules():
+            if isinstance(module, nn.Conv2d):
+                nn.init.kaiming_normal_(module.weight, mode='fan_out', nonlinearity='relu')
+            elif isinstance(module, Bottleneck) and zero_init_residual:
+                nn.init.zeros_(module.expand.norm.weight)

@@ -123,7 +123,8 @@ class AttentionStem(nn.Module):
 
     def _offset_weights(self) -> Tensor:
         """What takes a pixel to the position terms of its logits: the query's projection times the
-        embeddings of the 16 offsets, (16, in_channels, num_heads * 16)."""
+        embeddings of the 16 offsets, (16, in_channels, num_heads * 16).
+        """
         side = torch.arange(SIDE, device=self.row_embedding.device)
         offset = side - side[:, None] + SIDE - 1  # [query, key]
         shape = (self.num_heads, SIDE, SIDE, SIDE, SIDE, -1)  # rows and columns of query and key

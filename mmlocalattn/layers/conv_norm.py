@@ -4,7 +4,7 @@ from collections.abc import Mapping
 
 from torch import Tensor, nn
 
-from mmlocalattn.layers.norm import build_norm, fixed_affine, norm_channels_last
+from mmlocalattn.layers.norm import build_norm, fixed_affine
 
 
 class ConvNorm(nn.Module):

@@ -54,6 +54,7 @@ class StandAloneAttention(nn.Module):
             raise ValueError(f"padding must be 'mask' or 'zero', got {padding=}")
         if stride not in (1, 2):
             raise ValueError(f'stride must be 1 or 2, got {stride=}')
+        self.out_channels = out_channels
         self.num_heads = num_heads
         self.kernel_size = kernel_size
         self.padding = padding
