@@ -10,7 +10,7 @@ from mmlocalattn.layers.attention_stem import AttentionStem
 from mmlocalattn.layers.conv_norm import ConvNorm
 from mmlocalattn.layers.drop_path import DropPath, drop_path_rates
 from mmlocalattn.layers.norm import build_norm
-from mmlocalattn.layers.residual import add_residual
+from mmlocalattn.layers.residual import add_residual, relu
 from mmlocalattn.layers.stand_alone_attention import StandAloneAttention
 from mmlocalattn.registry import MODELS
 
@@ -32,7 +32,7 @@ class ResNetStem(nn.Module):
 
     def forward(self, image: Tensor) -> Tensor:
         """(B, in_channels, H, W) to (B, ceil(H / 4), ceil(W / 4), out_channels)."""
-        x = F.relu_(self.conv(image.permute(0, 2, 3, 1).contiguous()))
+        x = relu(self.conv(image.permute(0, 2, 3, 1).contiguous()))
         return F.max_pool2d(x.permute(0, 3, 1, 2), 3, 2, padding=1).permute(0, 2, 3, 1)
 
 
@@ -86,8 +86,8 @@ class Bottleneck(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """(B, H, W, in_channels) to (B, ceil(H / stride), ceil(W / stride), out_channels)."""
-        y = F.relu_(self.spatial(F.relu_(self.reduce(x))))
-        return F.relu_(add_residual(self.drop_path(self.expand(y)), self.shortcut(x)))
+        y = relu(self.spatial(relu(self.reduce(x))))
+        return relu(add_residual(self.drop_path(self.expand(y)), self.shortcut(x)))
 
 
 @MODELS.register_module()

@@ -4,8 +4,8 @@ from typing import Any
 
 from mmdet.models.dense_heads import RetinaHead
 from torch import Tensor, nn
-from torch.nn import functional as F
 
+from mmlocalattn.layers.residual import relu
 from mmlocalattn.layers.stand_alone_attention import StandAloneAttention
 
 
@@ -14,20 +14,20 @@ class AttentionLayer(nn.Module):
 
     Args:
         attn: Of stride 1.
-        relu: Apply ReLU to the output.
+        activate: Apply ReLU to the output.
     """
 
-    def __init__(self, attn: StandAloneAttention, relu: bool) -> None:
+    def __init__(self, attn: StandAloneAttention, activate: bool) -> None:
         super().__init__()
         self.attn = attn
-        self.relu = relu
+        self.activate = activate
         value = attn.qkv.weight[-attn.out_channels :]
         nn.init.normal_(value.detach(), std=0.01)
 
     def forward(self, x: Tensor) -> Tensor:
         """(B, C, H, W) to (B, out_channels, H, W)."""
         y = self.attn(x.permute(0, 2, 3, 1)).permute(0, 3, 1, 2)
-        return F.relu_(y) if self.relu else y
+        return relu(y) if self.activate else y
 
 
 class AttentionRetinaHead(RetinaHead):
@@ -78,6 +78,6 @@ class AttentionRetinaHead(RetinaHead):
         layers, channels = nn.ModuleList(), self.in_channels
         for index in range(self.stacked_convs + 1):
             attn = StandAloneAttention(channels, self.feat_channels, **self.attention)
-            layers.append(AttentionLayer(attn, relu=index < self.stacked_convs))
+            layers.append(AttentionLayer(attn, activate=index < self.stacked_convs))
             channels = self.feat_channels
         return layers

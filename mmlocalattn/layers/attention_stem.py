@@ -122,8 +122,9 @@ class AttentionStem(nn.Module):
         return weights if affine is None else weights * affine[0]
 
     def _offset_weights(self) -> Tensor:
-        """What takes a pixel to the position terms of its logits: the query's projection times the
-        embeddings of the 16 offsets, (16, in_channels, num_heads * 16).
+        """From a pixel to the position terms of its logits, (16, in_channels, num_heads * 16).
+
+        That is the query's projection times the embeddings of the offsets to the 16 keys.
         """
         side = torch.arange(SIDE, device=self.row_embedding.device)
         offset = side - side[:, None] + SIDE - 1  # [query, key]
