@@ -1,5 +1,5 @@
 # RetinaNet with attentional FPN and head, SASA-ResNet-50 with convolution stem.
-# Paper: SASA (arXiv 1906.05909), table 2: 36.6 AP, 22.0 M parameters (20.0 M here, see
+# Paper: SASA (arXiv 1906.05909), table 2: 36.6 AP, 22.0 M parameters (here 20.0 M, see
 # docs/sasa.md). Our choice: the last attention of the head is 256 wide like the others.
 _base_ = ['./retinanet_sasa_r50_convhead_convstem_150e_coco.py']
 

@@ -47,9 +47,9 @@ SIZES = {
     },
     'sasa': {
         'maskrcnn_{}_1x_coco': 'r50',
-        'retinanet_{}_1x_coco': 'r50_convhead_convstem r50_convhead_attnstem r50_convhead_baseline',
+        'retinanet_{}_1x_coco': 'r50_convhead_convstem r50_convhead_attnstem r50_baseline',
         'retinanet_{}stem_1x_coco': 'r50_attnhead_conv r50_attnhead_attn',
-        'retinanet_{}_150e_coco': 'r50_convhead_convstem r50_convhead_attnstem r50_convhead_baseline',
+        'retinanet_{}_150e_coco': 'r50_convhead_convstem r50_convhead_attnstem r50_baseline',
         'retinanet_{}stem_150e_coco': 'r50_attnhead_conv r50_attnhead_attn',
         'upernet_{}_160k_ade20k': 'r50',
         '{}_130e_imagenet': 'r26 r38 r50 r26_attnstem r38_attnstem r50_attnstem',

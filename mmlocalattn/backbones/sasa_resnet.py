@@ -1,6 +1,7 @@
 """ResNet with stand-alone self-attention in place of its 3x3 convolutions (arXiv 1906.05909)."""
 
 from collections.abc import Mapping, Sequence
+from typing import Literal
 
 from torch import Tensor, nn
 from torch.nn import functional as F
@@ -138,10 +139,10 @@ class SASAResNet(PyramidBackbone):
         with_cp: bool = False,
         drop_path_rate: float = 0.0,
         output_norm: bool = False,
-        stem: str = 'conv',
+        stem: Literal['conv', 'attention'] = 'conv',
         conv_stages: int = 0,
         kernel_size: int = 7,
-        padding: str = 'mask',
+        padding: Literal['mask', 'zero'] = 'mask',
         num_mixtures: int = 4,
         zero_init_residual: bool = True,
         norm_cfg: Mapping | None = None,

@@ -1,6 +1,7 @@
 """A feature pyramid network of stand-alone self-attention (arXiv 1906.05909, appendix A.3)."""
 
 from collections.abc import Sequence
+from typing import Literal
 
 from torch import Tensor, nn
 from torch.nn import functional as F
@@ -37,7 +38,7 @@ class AttentionFPN(nn.Module):
         start_level: int = 0,
         num_heads: int = 8,
         kernel_size: int = 7,
-        padding: str = 'mask',
+        padding: Literal['mask', 'zero'] = 'mask',
     ) -> None:
         super().__init__()
         used = in_channels[start_level:]

@@ -1,6 +1,6 @@
 """The RetinaNet head of stand-alone self-attention (arXiv 1906.05909, appendix A.3)."""
 
-from typing import Any
+from typing import Any, Literal
 
 from mmdet.models.dense_heads import RetinaHead
 from torch import Tensor, nn
@@ -55,7 +55,7 @@ class AttentionRetinaHead(RetinaHead):
         in_channels: int,
         num_heads: int = 8,
         kernel_size: int = 7,
-        padding: str = 'mask',
+        padding: Literal['mask', 'zero'] = 'mask',
         **options: Any,
     ) -> None:
         unused = sorted({'conv_cfg', 'norm_cfg'} & options.keys())

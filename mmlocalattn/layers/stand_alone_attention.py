@@ -1,5 +1,7 @@
 """Stand-alone self-attention (arXiv 1906.05909) as a layer."""
 
+from typing import Literal
+
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
@@ -40,7 +42,7 @@ class StandAloneAttention(nn.Module):
         out_channels: int,
         num_heads: int = 8,
         kernel_size: int = 7,
-        padding: str = 'mask',
+        padding: Literal['mask', 'zero'] = 'mask',
         stride: int = 1,
     ) -> None:
         super().__init__()
@@ -57,7 +59,7 @@ class StandAloneAttention(nn.Module):
         self.out_channels = out_channels
         self.num_heads = num_heads
         self.kernel_size = kernel_size
-        self.padding = padding
+        self.padding: Literal['mask', 'zero'] = padding
         self.stride = stride
         head_dim = out_channels // num_heads
         self.qkv = nn.Linear(in_channels, 3 * out_channels, bias=False)
