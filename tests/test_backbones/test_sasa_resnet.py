@@ -72,7 +72,7 @@ def test_without_attention_it_is_resnet50():
             assert (output - x).abs().max() < 1e-4 * x.abs().max()
 
 
-# 1e6 parameters with a classifier of 1000 classes as published (tables 1 and 5), and exactly ours
+# 1e6 parameters with a classifier of 1000 classes as published (tables 1 and 3), and exactly ours
 PARAMETERS = [
     (26, 4, 13.7, 13_696_552),
     (38, 4, 19.6, 19_626_792),

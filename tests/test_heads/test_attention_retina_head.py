@@ -2,6 +2,7 @@ import pytest
 import torch
 from mmdet.registry import MODELS
 from mmdet.structures import DetDataSample
+from mmengine.config import ConfigDict
 from mmengine.structures import InstanceData
 from torch import nn
 
@@ -12,7 +13,7 @@ SIZES = ((8, 12), (4, 6), (2, 3))
 
 
 def build(**options):
-    cfg = dict(
+    cfg = ConfigDict(
         type='mmlocalattn.AttentionRetinaHead',
         num_classes=5,
         in_channels=12,
@@ -36,9 +37,11 @@ def build(**options):
             allowed_border=-1,
             pos_weight=-1,
         ),
-        test_cfg=dict(nms_pre=100, score_thr=0.0, nms=dict(type='nms'), max_per_img=10),
+        test_cfg=dict(
+            nms_pre=100, score_thr=0.0, nms=dict(type='nms', iou_threshold=0.5), max_per_img=10
+        ),
     )
-    return MODELS.build(cfg | options)
+    return MODELS.build({**cfg, **options})
 
 
 def maps():
@@ -48,7 +51,8 @@ def maps():
 def samples():
     boxes = torch.tensor([[4.0, 4.0, 40.0, 44.0], [30.0, 10.0, 90.0, 60.0]])
     instances = InstanceData(bboxes=boxes, labels=torch.tensor([1, 4]))
-    meta = dict(img_shape=(64, 96), ori_shape=(64, 96), scale_factor=(1.0, 1.0))
+    sizes = dict.fromkeys(('img_shape', 'ori_shape', 'pad_shape'), (64, 96))
+    meta = dict(scale_factor=(1.0, 1.0), **sizes)
     return [DetDataSample(gt_instances=instances, metainfo=meta) for _ in range(2)]
 
 
