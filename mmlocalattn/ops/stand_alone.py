@@ -30,7 +30,8 @@ LIB.define(
     'Tensor grad_value, Tensor grad_row_embedding, Tensor grad_column_embedding)'
 )
 
-LARGEST_KERNEL = 11
+KERNEL_SIZES = range(3, 12, 2)
+"""Window sizes along an axis."""
 
 
 def stand_alone_attention(
@@ -57,8 +58,8 @@ def stand_alone_attention(
         row_embedding: (num_heads, kh, head_dim // 2), dtype of ``query`` or fp32 for a lower one,
             also under autocast. Entry ``[:, kh // 2]`` belongs to the query's own row.
         column_embedding: (num_heads, kw, head_dim - head_dim // 2), likewise.
-        kernel_size: Odd window size in positions, at most 11, ``(kh, kw)`` or an int for both. It
-            may exceed the map.
+        kernel_size: Odd window size in positions, 3 to 11, ``(kh, kw)`` or an int for both. It may
+            exceed the map.
         padding: Positions outside the map take no part (``'mask'``), or take part with key and
             value 0, so that their logits are those of the embeddings (``'zero'``).
         scale: Factor on the logits.
@@ -67,15 +68,13 @@ def stand_alone_attention(
         (B, H, W, num_heads, head_dim), dtype of ``query`` (of autocast, if enabled).
 
     Raises:
-        ValueError: If shapes, dtypes or devices do not match, the window is even or too large, or
-            the padding is unknown.
+        ValueError: If shapes, dtypes or devices do not match, the window is not odd and from 3 to
+            11, or the padding is unknown.
     """
     kernel_size = as_pair(kernel_size, 'kernel_size')
     check_tensors(query=query, key=key, value=value)
-    if any(kernel % 2 == 0 or not 0 < kernel <= LARGEST_KERNEL for kernel in kernel_size):
-        raise ValueError(
-            f'kernel_size must be odd, positive and at most {LARGEST_KERNEL}, got {kernel_size=}'
-        )
+    if any(kernel not in KERNEL_SIZES for kernel in kernel_size):
+        raise ValueError(f'kernel_size must be odd and from 3 to 11, got {kernel_size=}')
     half = query.shape[4] // 2
     _check_embedding(row_embedding, 'row_embedding', kernel_size[0], half, query)
     _check_embedding(

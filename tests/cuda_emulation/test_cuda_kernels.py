@@ -12,6 +12,7 @@ from typing import Any
 import pytest
 import test_neighborhood
 import test_sparse_scan
+import test_stand_alone
 import torch
 from contract import DTYPES, Case, relative_error
 from emulator import Emulator, asan_env, build_library, kernel_names
@@ -39,7 +40,11 @@ class SparseScanAttention(Emulated, test_sparse_scan.TestSparseScanAttention):
     pass
 
 
-CONTRACTS = (NeighborhoodAttention(), SparseScanAttention())
+class StandAloneAttention(Emulated, test_stand_alone.TestStandAloneAttention):
+    pass
+
+
+CONTRACTS = (NeighborhoodAttention(), SparseScanAttention(), StandAloneAttention())
 PROBLEMS = [
     pytest.param(contract, case, dtype, id=f'{contract.op_name}-{case}-{dtype}')
     for contract in CONTRACTS

@@ -45,7 +45,7 @@ def stand_alone_oracle(
     return output
 
 
-def case(shape: tuple, kernel: tuple, padding: str = 'mask', scale: float = 1.0) -> Case:
+def case(shape: tuple, kernel: tuple, padding: str = 'mask', scale: float = 0.3) -> Case:
     return dict(shape=shape, kernel_size=kernel, padding=padding, scale=scale)
 
 
@@ -60,22 +60,26 @@ class TestStandAloneAttention(OpContract):
         'k7': case((1, 8, 18, 2, 8), (7, 7)),
         'k9_exceeds_the_map': case((1, 4, 3, 1, 8), (9, 9)),
         'k11_exceeds_the_map_zero': case((1, 3, 5, 2, 3), (11, 11), 'zero'),
-        'rectangular': case((1, 7, 10, 1, 20), (5, 3), scale=-0.7),
-        'rectangular_zero': case((2, 3, 9, 2, 6), (1, 7), 'zero'),
+        'rectangular': case((1, 7, 10, 1, 20), (5, 3), scale=-0.4),
+        'rectangular_zero': case((2, 3, 9, 2, 6), (3, 7), 'zero'),
         'window_is_map': case((1, 5, 3, 2, 8), (5, 3)),
         'map_1x1': case((2, 1, 1, 2, 4), (3, 3)),
         'map_1x1_zero': case((1, 1, 1, 2, 1), (3, 5), 'zero'),
     }
     cuda_cases: ClassVar[dict[str, Case]] = {
-        'dim32': case((1, 9, 12, 2, 32), (7, 7)),
+        'dim8': case((1, 19, 37, 2, 8), (7, 5)),
+        'dim12_zero': case((1, 6, 9, 2, 12), (3, 5), 'zero'),
+        'dim32': case((1, 7, 10, 2, 32), (5, 3)),
+        'dim64_k11': case((1, 5, 6, 1, 64), (11, 11)),
+        'dim130': case((1, 3, 4, 1, 130), (3, 3)),
     }
     errors: ClassVar[dict[str, tuple[Case, str]]] = {
         'even_kernel': (
             dict(kernel_size=(4, 3)),
-            r'must be odd, positive and at most 11, got kernel_size=\(4, 3\)',
+            r'must be odd and from 3 to 11, got kernel_size=\(4, 3\)',
         ),
-        'negative_kernel': (dict(kernel_size=(-1, 3)), 'must be odd, positive'),
-        'large_kernel': (dict(kernel_size=(3, 13)), r'at most 11, got kernel_size=\(3, 13\)'),
+        'kernel_of_one': (dict(kernel_size=(1, 3)), 'must be odd and from 3 to 11'),
+        'large_kernel': (dict(kernel_size=(3, 13)), r'from 3 to 11, got kernel_size=\(3, 13\)'),
         'not_a_pair': (dict(kernel_size=(3, 3, 3)), r'must be an int or a \(height, width\) pair'),
         'padding': (dict(padding='reflect'), r"must be 'mask' or 'zero', got padding='reflect'"),
         'shape': ({1: lambda key: key[:, :4]}, r"must have one shape, .*'key': \(2, 4, 7, 2, 4\)"),
@@ -207,7 +211,7 @@ def test_kernel_refuses_what_would_corrupt_memory(change: dict, message: str) ->
         ((70, 37), (3, 7), 'zero'),
         ((7, 70), (3, 3), 'mask'),  # several vectors of columns
         ((15, 45), (11, 11), 'zero'),
-        ((3, 150), (1, 11), 'mask'),
+        ((3, 150), (3, 11), 'mask'),
     ],
 )
 def test_cpu_kernel_on_wide_maps(
