@@ -112,7 +112,9 @@ class StandAloneAttention(nn.Module):
         scale, shift = affine
         keep, zero = torch.ones_like(scale), torch.zeros_like(shift)
         weight = self.qkv.weight * torch.cat([keep, keep, scale])[:, None]
-        return F.linear(x, weight, torch.cat([zero, zero, shift]))
+        # A convolution: PyTorch's matrix product copies the bias to every position beforehand.
+        image, bias = x.permute(0, 3, 1, 2), torch.cat([zero, zero, shift])
+        return F.conv2d(image, weight[:, :, None, None], bias).permute(0, 2, 3, 1)
 
     def extra_repr(self) -> str:
         """The options in the printed model."""
