@@ -45,6 +45,24 @@ SIZES = {
         'upernet_{}_160k_ade20k': 'm t s b l',
         '{}_300e_imagenet': 'm t s b',
     },
+    'slide_nat': {'{}_300e_imagenet': 'm t s'},
+    'slide_cswin': {'{}_300e_imagenet': 't s b'},
+    'slide_pvt': {
+        'maskrcnn_{}_1x_coco': 't s m',
+        'retinanet_{}_1x_coco': 't s',
+        'semfpn_{}_80k_ade20k': 't s',
+        '{}_300e_imagenet': 't s m',
+    },
+    'slide_pvtv2': {
+        'maskrcnn_{}_1x_coco': 'b1 b2',
+        '{}_300e_imagenet': 'b1 b2 b3 b4 b5',
+    },
+    'slide_swin': {
+        'maskrcnn_{}_3x_coco': 't',
+        'cascade_maskrcnn_{}_3x_coco': 't s b',
+        'upernet_{}_160k_ade20k': 't s',
+        '{}_300e_imagenet': 't s b',
+    },
 }
 NAMES = {
     name.format(f'{family}_{size}'): index
@@ -62,6 +80,11 @@ SMALL = {
     'SSViT': dict(arch=ARCH),
     'NAT': dict(arch=ARCH),
     'DiNAT': dict(arch=ARCH, dilations=((2,), (1,), (1, 2), (1,))),
+    'SlideCSwin': dict(arch=dict(ARCH, num_heads=(2, 2, 2, 4), split_sizes=(1, 2, 7, None))),
+    'SlideNAT': dict(arch=ARCH),
+    'SlidePVT': dict(arch=dict(ARCH, sr_ratios=(8, 4, 2, 1))),
+    'SlidePVTv2': dict(arch=dict(ARCH, sr_ratios=(8, 4, 2, 1))),
+    'SlideSwin': dict(arch=ARCH),
 }
 HEADS = {'head', 'decode_head', 'auxiliary_head'}  # that read the backbone where no neck does
 NUM_CLASSES = {'coco': 80, 'ade20k': 150, 'imagenet': 1000}
