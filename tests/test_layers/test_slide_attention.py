@@ -48,13 +48,15 @@ def test_equals_the_released_layer(golden, golden_file):
         'rel_pos_bias': 'relative_position_bias_table',
     }
     assert torch.equal(layer.shift_weight.flatten(0, 1)[:, None], arrays['param/dep_conv.weight'])
+    for key in ('param', 'grad_param'):  # there, query, key and value of a head are neighbors
+        for name in ('qkv.weight', 'qkv.bias'):
+            rows = arrays[f'{key}/{name}'].unflatten(0, (2, 3, 16))
+            arrays[f'{key}/{name}'] = rows.transpose(0, 1).flatten(0, 2)
     parameters = dict(layer.named_parameters())
-    layer.load_state_dict(
-        {
-            ours: arrays[f'param/{theirs}'].view_as(parameters[ours])
-            for ours, theirs in names.items()
-        }
-    )
+    state = {
+        ours: arrays[f'param/{theirs}'].view_as(parameters[ours]) for ours, theirs in names.items()
+    }
+    layer.load_state_dict(state)
     x = arrays['input'].unflatten(1, (height, width)).requires_grad_()
     for form in (layer, merged(layer)):
         y = form(x)
