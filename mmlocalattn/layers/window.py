@@ -68,13 +68,13 @@ def map_windows(
     together, in at most nine calls, and there is nothing to pad, roll or mask.
 
     Args:
-        function: Maps (N, h, w, C) windows to (N, h, w, C'), with h <= height and w <= width.
-        x: (B, H, W, C).
+        function: Maps (N, h, w, ...) windows to (N, h, w, C), with h <= height and w <= width.
+        x: (B, H, W, ...).
         window_size: (height, width). A side of the map that is not longer is one window.
         shift: (rows, columns), 0 <= shift < window_size.
 
     Returns:
-        (B, H, W, C'), contiguous.
+        (B, H, W, C), contiguous.
     """
     height, width = x.shape[1:3]
     rows, columns = map(_strips, as_pair((height, width), 'size'), window_size, shift)
@@ -101,8 +101,7 @@ def _strips(length: int, window: int, shift: int) -> list[tuple[int, int]]:
 
 
 def _map_part(function: Callable[[Tensor], Tensor], x: Tensor, height: int, width: int) -> Tensor:
-    """``map_windows`` for a map (B, H, W, C) of whole windows."""
+    """``map_windows`` for a map (B, H, W, ...) of whole windows."""
     grid = x.unflatten(1, (-1, height)).unflatten(3, (-1, width)).transpose(2, 3)
     windows = function(grid.flatten(0, 2))  # (B * rows * columns, height, width, C)
-    grid = windows.view(*grid.shape[:-1], -1).transpose(2, 3)
-    return grid.reshape(*x.shape[:3], -1)
+    return windows.unflatten(0, grid.shape[:3]).transpose(2, 3).reshape(*x.shape[:3], -1)

@@ -65,6 +65,12 @@ def _jit_formula(
     return multiply_adds(values['query'].type().sizes(), *sizes)
 
 
+def _sdpa_jit_formula(inputs: Sequence[Any], outputs: Sequence[Any]) -> int:
+    """Multiply-adds of PyTorch's scaled_dot_product_attention, which MMEngine does not know."""
+    query, key, value = (tensor.type().sizes() for tensor in inputs[:3])
+    return prod(query[:-1]) * key[-2] * (query[-1] + value[-1])
+
+
 def _slide_torch_formula(
     names: Sequence[str], products: int, convolutions: int, *args: Any, **kwargs: Any
 ) -> int:
@@ -101,4 +107,5 @@ JIT_HANDLES: dict[str, Callable[..., int]] = {
     for name, kernels in _KERNELS.items()
 }
 JIT_HANDLES['mmlocalattn::slide_attention'] = _slide_jit_formula
+JIT_HANDLES['aten::scaled_dot_product_attention'] = _sdpa_jit_formula
 """Forward formulas by operator, in the form of MMEngine's (and fvcore's) handles."""
