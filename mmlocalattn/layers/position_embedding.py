@@ -23,7 +23,7 @@ class PositionEmbedding(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """(B, H, W, C) to the same shape."""
-        positions = self.pos_embed
+        positions: Tensor = self.pos_embed
         if positions.shape[1:3] != x.shape[1:3]:
             positions = F.interpolate(
                 positions.permute(0, 3, 1, 2), size=x.shape[1:3], mode='bilinear'
