@@ -19,13 +19,14 @@ from types import ModuleType
 
 import torch
 from mmengine.config import Config
-from mmengine.registry import MODELS, init_default_scope
+from mmengine.registry import MODELS, DefaultScope
 from torch import Tensor, nn
 
 from mmlocalattn import __version__
 from mmlocalattn.backbones.nat import NAT, DiNAT
 from mmlocalattn.backbones.ssvit import SSViT
 from mmlocalattn.converters import nat, ssvit
+from mmlocalattn.engine import allow_mmengine_checkpoints
 from mmlocalattn.heads.ssvit_neck import SSViTNeck
 
 CONFIGS = Path(__file__).parents[1] / 'configs'
@@ -70,6 +71,7 @@ def load_state_dict(path: Path) -> Weights:
     Raises:
         ValueError: If the file holds more than tensors and plain values, or no weights.
     """
+    allow_mmengine_checkpoints()  # mmcv's hold NumPy scalars, too
     try:
         # DeiT-style training scripts store their command line, a plain container, too.
         with torch.serialization.safe_globals([argparse.Namespace]):
@@ -200,8 +202,7 @@ class WholeModels:
             if not configs:
                 raise ValueError(f'no published model has these weights, {names=}: pass --config')
         config = Config.fromfile(configs[0])
-        init_default_scope(config.default_scope)
-        with torch.device('meta'):
+        with DefaultScope.overwrite_default_scope(config.default_scope), torch.device('meta'):
             model = MODELS.build(config.model)
         converted = self.convert_names(weights)
         check(converted, model.state_dict())

@@ -58,7 +58,7 @@ class NeighborhoodAttention(nn.Module):
         if rel_pos_bias:
             side = 2 * kernel_size - 1
             self.rel_pos_bias = nn.Parameter(
-                nn.init.trunc_normal_(torch.empty(num_heads, side, side), std=0.02)
+                nn.init.normal_(torch.empty(num_heads, side, side), std=0.02)
             )
         self.proj = nn.Linear(dim, dim)
 
