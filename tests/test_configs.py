@@ -246,6 +246,10 @@ def test_no_base_that_only_one_distribution_has() -> None:
         ('cascade_maskrcnn_dinat_b_3x_coco', 7.5e-5, 0.05, 0.0),
         ('upernet_nat_m_160k_ade20k', 6e-5, 0.01, 0.0),
         ('dinat_m_300e_imagenet', 1e-3, 0.05, 0.0),
+        ('maskrcnn_slide_swin_t_3x_coco', 1e-4, 0.05, 0.0),
+        ('maskrcnn_slide_pvtv2_b1_1x_coco', 2e-4, 1e-4, 1e-4),
+        ('semfpn_slide_pvt_t_80k_ade20k', 1e-4, 1e-4, 1e-4),
+        ('slide_cswin_b_300e_imagenet', 1e-3, 0.1, 0.0),
     ],
 )
 def test_optimizer(name: str, lr: float, decay: float, norm_decay: float) -> None:
@@ -256,7 +260,7 @@ def test_optimizer(name: str, lr: float, decay: float, norm_decay: float) -> Non
     model = build(cfg)
     groups = build_optim_wrapper(model, cfg.optim_wrapper).optimizer.param_groups
     decay_of = {id(p): group['weight_decay'] for group in groups for p in group['params']}
-    block = model.backbone.stages[2].blocks[0]
+    block = model.backbone.stages[0].blocks[0]
     biases = [p for name, p in model.named_parameters() if name.endswith('pos_bias')]
     assert {group['lr'] for group in groups} == {lr}
     assert decay_of[id(block.attn.qkv.weight)] == decay

@@ -81,9 +81,8 @@ def count(cfg: Config, shape: tuple[int, int] | None = None) -> dict:
     scope = cfg.get('default_scope', 'mmengine')
     init_default_scope(scope)
     height, width = shape or SHAPES[scope]
-    with torch.device('meta'):
-        model = revert_sync_batchnorm(MODELS.build(cfg.model)).eval()
-        images = torch.empty(1, 3, height, width)
+    model = revert_sync_batchnorm(MODELS.build(cfg.model)).eval().to('meta')
+    images = torch.empty(1, 3, height, width, device='meta')
     counter = FlopCounterMode(display=False, custom_mapping=ELEMENTWISE)
     with torch.no_grad(), counter:
         run(model, images)
