@@ -13,6 +13,7 @@ import pytest
 import test_neighborhood
 import test_slide
 import test_sparse_scan
+import test_stand_alone
 import torch
 from contract import DTYPES, Case, relative_error
 from emulator import Emulator, asan_env, build_library, kernel_names
@@ -51,7 +52,16 @@ class SlideAttention(Emulated, test_slide.TestSlideAttention):
     saved_outputs = slice(1, None)
 
 
-CONTRACTS = (NeighborhoodAttention(), SparseScanAttention(), SlideAttention())
+class StandAloneAttention(Emulated, test_stand_alone.TestStandAloneAttention):
+    pass
+
+
+CONTRACTS = (
+    NeighborhoodAttention(),
+    SparseScanAttention(),
+    SlideAttention(),
+    StandAloneAttention(),
+)
 PROBLEMS = [
     pytest.param(contract, case, dtype, id=f'{contract.op_name}-{case}-{dtype}')
     for contract in CONTRACTS

@@ -15,14 +15,23 @@ from mmlocalattn.layers.sparse_scan_attention import SparseScanAttention
 from mmlocalattn.ops.neighborhood import neighborhood_attention
 from mmlocalattn.ops.slide import shift_kernel, slide_attention
 from mmlocalattn.ops.sparse_scan import sparse_scan_attention
+from mmlocalattn.ops.stand_alone import stand_alone_attention
 
 BATCH, HEIGHT, WIDTH, HEADS, HEAD_DIM = SHAPE = (2, 9, 12, 3, 8)
 QUERIES = BATCH * HEIGHT * WIDTH * HEADS
+
+
+def stand_alone(query: Tensor, key: Tensor, value: Tensor) -> Tensor:
+    rows, columns = torch.zeros(HEADS, 3, HEAD_DIM // 2), torch.zeros(HEADS, 5, HEAD_DIM // 2)
+    return stand_alone_attention(query, key, value, rows, columns, (3, 5))
+
+
 # name: the call, positions of all windows that a query sees
 CALLS: dict[str, tuple[Callable[..., Tensor], int]] = {
     'neighborhood': (lambda q, k, v: neighborhood_attention(q, k, v, (5, 3), (1, 2)), 5 * 3),
     'both_steps': (lambda q, k, v: sparse_scan_attention(q, k, v, (3, 5), 3, 2), 3 * 5 + 3 * 3),
     'no_local': (lambda q, k, v: sparse_scan_attention(q, k, v, 1, 3, 2), 3 * 3),
+    'stand_alone': (stand_alone, 3 * 5),
     'no_anchors': (lambda q, k, v: sparse_scan_attention(q, k, v, 5, 1, 1), 5 * 5),
 }
 
