@@ -11,6 +11,7 @@ from typing import Any
 
 import pytest
 import test_neighborhood
+import test_query_and_attend
 import test_sparse_scan
 import torch
 from contract import DTYPES, Case, relative_error
@@ -39,7 +40,11 @@ class SparseScanAttention(Emulated, test_sparse_scan.TestSparseScanAttention):
     pass
 
 
-CONTRACTS = (NeighborhoodAttention(), SparseScanAttention())
+class QueryAndAttend(Emulated, test_query_and_attend.TestQueryAndAttend):
+    pass
+
+
+CONTRACTS = (NeighborhoodAttention(), SparseScanAttention(), QueryAndAttend())
 PROBLEMS = [
     pytest.param(contract, case, dtype, id=f'{contract.op_name}-{case}-{dtype}')
     for contract in CONTRACTS

@@ -1,27 +1,27 @@
 // CUDA operator: query and attend, forward and backward.
 //
 //   p_qj[i] = exp(scores[i + j, q] + bias[q, j] - lse[i, q])     c_j[i] = sum_q scale[q, j] p_qj[i]
-//   output[i] = sum_j c_j[i] values[i + j]                       g_j[i] = <grad_output[i], v[i + j]>
-//   delta[i, q] = sum_j p_qj[i] scale[q, j] g_j[i]
-//   dvalues[x] = sum_j c_j[x - j] grad_output[x - j]
-//   dscores[x, q] = sum_j p_qj[x - j] (scale[q, j] g_j[x - j] - delta[x - j, q])
-//   dscale[q, j] = sum_i p_qj[i] g_j[i]
-//   dbias[q, j] = sum_i p_qj[i] (scale[q, j] g_j[i] - delta[i, q])
+//   output[i] = sum_j c_j[i] values[i + j]                       g_j[i] = <grad_output[i], v[i +
+//   j]> delta[i, q] = sum_j p_qj[i] scale[q, j] g_j[i] dvalues[x] = sum_j c_j[x - j] grad_output[x
+//   - j] dscores[x, q] = sum_j p_qj[x - j] (scale[q, j] g_j[x - j] - delta[x - j, q]) dscale[q, j]
+//   = sum_i p_qj[i] g_j[i] dbias[q, j] = sum_i p_qj[i] (scale[q, j] g_j[i] - delta[i, q])
 //
 // Memory, of every head: scores (B, H, W, num_queries, num_heads); values (B, H, W, num_heads,
-// head_dim), both of any strides but unit ones of channels; bias, scale (num_queries, num_heads, kh,
-// kw); output and its gradient (B, H', W', num_heads, head_dim); lse, delta (B, H', W', num_queries,
-// num_heads). Of these bias, scale, lse and delta have the accumulation type.
+// head_dim), both of any strides but unit ones of channels; bias, scale (num_queries, num_heads,
+// kh, kw); output and its gradient (B, H', W', num_heads, head_dim); lse, delta (B, H', W',
+// num_queries, num_heads). Of these bias, scale, lse and delta have the accumulation type.
 //
 // Work split: a block has a tile of the windows, or of the positions, of one head of one image, and
 // a thread one or two of them. The block brings what they see to shared memory, kChannels channels
 // and kQueries queries at a time, in planes, so that lanes find neighbors in neighboring banks.
 // Positions gather from the windows that see them: no atomics, every sum has a fixed order. What a
 // block adds to dbias and dscale it leaves as a part.
+#include <ATen/OpMathType.h>
 #include <torch/library.h>
 
 #include <cmath>
 #include <limits>
+#include <vector>
 
 #include "intrinsics.cuh"
 
@@ -122,9 +122,12 @@ MMLOCALATTN_HOST_DEVICE int num_windows(const StridedAxis& axis, int count) {
 // The windows that see the positions of a tile.
 template <typename T>
 MMLOCALATTN_HOST_DEVICE Area window_area(const Problem<T>& p, int64_t y, int64_t x) {
-  return {p.rows.windows(),       p.cols.windows(),
-          first_window(p.rows, y), first_window(p.cols, x),
-          num_windows(p.rows, kRows * kPositions), num_windows(p.cols, kCols)};
+  return {p.rows.windows(),
+          p.cols.windows(),
+          first_window(p.rows, y),
+          first_window(p.cols, x),
+          num_windows(p.rows, kRows * kPositions),
+          num_windows(p.cols, kCols)};
 }
 
 constexpr int kChunkBytes = 16;
@@ -197,8 +200,9 @@ __device__ void load_scores(const Problem<T>& p, const Area& area, const Place& 
     for (int q = 0; q < kQueries; ++q) {
       const bool has_score = is_on_map && first_query + q < p.queries;
       planes[q * area.size() + i] =
-          has_score ? static_cast<accum_t>(*(p.scores.at(place.b, y, x, first_query + q) + place.head))
-                    : -std::numeric_limits<accum_t>::infinity();
+          has_score
+              ? static_cast<accum_t>(*(p.scores.at(place.b, y, x, first_query + q) + place.head))
+              : -std::numeric_limits<accum_t>::infinity();
     }
   });
 }
@@ -380,8 +384,8 @@ struct BackwardShared {
     sums = grad_scores + queries * kThreads * kPositions;
   }
   static int64_t bytes(int area, int taps, int64_t queries) {
-    return sizeof(accum_t) * ((kChannels + 2 * kQueries) * area + (1 + kWarps) * kQueries * 2 * taps +
-                              queries * kThreads * kPositions);
+    return sizeof(accum_t) * ((kChannels + 2 * kQueries) * area +
+                              (1 + kWarps) * kQueries * 2 * taps + queries * kThreads * kPositions);
   }
 };
 
@@ -395,9 +399,8 @@ __device__ void load_window_numbers(const Problem<T>& p, const Area& area, const
     for (int q = 0; q < kQueries; ++q) {
       const bool has_query = is_on_map && first_query + q < p.queries;
       const int64_t from = (p.window(place.b, y, x) * p.queries + first_query + q) * p.heads;
-      shared.logsumexp[q * area.size() + i] = has_query
-                                                  ? p.logsumexp[from + place.head]
-                                                  : std::numeric_limits<accum_t>::infinity();
+      shared.logsumexp[q * area.size() + i] =
+          has_query ? p.logsumexp[from + place.head] : std::numeric_limits<accum_t>::infinity();
       shared.delta[q * area.size() + i] = has_query ? p.delta[from + place.head] : 0;
     }
   });
@@ -431,7 +434,8 @@ __global__ void __launch_bounds__(kThreads)
   using accum_t = at::opmath_type<T>;
   const Place place = place_of_block(p.heads, p.cols.length, p.rows.length, kRows * kPositions);
   const Area area = window_area(p, place.y, place.x);
-  const int taps = p.taps(), stride = static_cast<int>(p.rows.stride), lane = threadIdx.x % kWarpSize;
+  const int taps = p.taps(), stride = static_cast<int>(p.rows.stride),
+            lane = threadIdx.x % kWarpSize;
   const BackwardShared<accum_t> shared(area.size(), taps, p.queries);
   accum_t* warp_sums = shared.sums + threadIdx.x / kWarpSize * kQueries * taps * 2;
   for (int64_t d = 0; d < p.dim; d += kChannels) {
@@ -439,7 +443,8 @@ __global__ void __launch_bounds__(kThreads)
 #pragma unroll
     for (int i = 0; i < kPositions; ++i) {
       auto& position = positions[i];
-      const int64_t y = place.y + threadIdx.x / kCols + i * kRows, x = place.x + threadIdx.x % kCols;
+      const int64_t y = place.y + threadIdx.x / kCols + i * kRows,
+                    x = place.x + threadIdx.x % kCols;
       position = {};
       position.y = y + p.rows.low(), position.x = x + p.cols.low();
       position.is_on_map = y < p.rows.length && x < p.cols.length;
@@ -509,7 +514,8 @@ __global__ void __launch_bounds__(kThreads)
         }
 #pragma unroll
         for (int q = 0; q < kQueries; ++q) {
-          const accum_t bias_sum = sum_of_warp(grad_bias[q]), scale_sum = sum_of_warp(grad_scale[q]);
+          const accum_t bias_sum = sum_of_warp(grad_bias[q]),
+                        scale_sum = sum_of_warp(grad_scale[q]);
           if (lane == 0) {
             warp_sums[q * 2 * taps + tap] = bias_sum;
             warp_sums[(q * 2 + 1) * taps + tap] = scale_sum;
@@ -521,8 +527,8 @@ __global__ void __launch_bounds__(kThreads)
 #pragma unroll
         for (int q = 0; q < kQueries; ++q) {
           if (first_query + q < p.queries) {
-            accum_t& sum = shared.grad_scores[((first_query + q) * kPositions + i) * kThreads +
-                                              threadIdx.x];
+            accum_t& sum =
+                shared.grad_scores[((first_query + q) * kPositions + i) * kThreads + threadIdx.x];
             sum = d == 0 ? positions[i].grad_score[q] : sum + positions[i].grad_score[q];
           }
         }
@@ -545,8 +551,9 @@ __global__ void __launch_bounds__(kThreads)
     for (int i = 0; i < kPositions; ++i) {
       const auto& position = positions[i];
       if (position.is_on_map) {
-        const int64_t index = (place.b * p.rows.length + position.y - p.rows.low()) * p.cols.length +
-                              position.x - p.cols.low();
+        const int64_t index =
+            (place.b * p.rows.length + position.y - p.rows.low()) * p.cols.length + position.x -
+            p.cols.low();
         T* to = grad_values + (index * p.heads + place.head) * p.dim + d;
 #pragma unroll
         for (int c = 0; c < kChannels; ++c) {
@@ -561,4 +568,156 @@ __global__ void __launch_bounds__(kThreads)
       }
     }
   }
+}
+
+// Unit strides where the kernels need them: of the channels of a vector, or of the heads of scores.
+Tensor ready(const Tensor& map) { return map.stride(-1) == 1 ? map : map.contiguous(); }
+
+template <typename T>
+Source<T> source(const Tensor& map) {
+  bool has_chunks = map.size(4) % kChannels == 0 &&
+                    reinterpret_cast<uintptr_t>(map.const_data_ptr()) % kChunkBytes == 0;
+  for (int axis = 0; axis < 4; ++axis) {
+    has_chunks = has_chunks && map.stride(axis) * map.element_size() % kChunkBytes == 0;
+  }
+  return {map.const_data_ptr<T>(), map.stride(0), map.stride(1),
+          map.stride(2),           map.stride(3), has_chunks};
+}
+
+struct Call {
+  Tensor scores, values, bias, scale;  // ready for the kernels
+  StridedAxis rows, cols;
+
+  std::vector<int64_t> window_sizes(const Tensor& like) const {
+    return {values.size(0), rows.windows(), cols.windows(), like.size(3), like.size(4)};
+  }
+  int64_t tiles(int64_t height, int64_t width, int tile_rows) const {
+    return values.size(0) * ceil_div(height, tile_rows) * ceil_div(width, kCols);
+  }
+};
+
+// The public function checks its arguments and says what is wrong; this only keeps direct calls of
+// the operator from touching memory that is not theirs.
+Call make_call(const Tensor& scores, const Tensor& values, const std::optional<Tensor>& bias,
+               const std::optional<Tensor>& scale, IntArrayRef kernel_size, int64_t stride) {
+  TORCH_CHECK(scores.dim() == 5 && values.dim() == 5 &&
+                  scores.sizes().slice(0, 3) == values.sizes().slice(0, 3) &&
+                  scores.size(4) == values.size(3) && values.size(1) > 0 && values.size(2) > 0 &&
+                  scores.scalar_type() == values.scalar_type() &&
+                  scores.device() == values.device(),
+              "scores and values must have one map, num_heads, dtype and device, got ",
+              scores.sizes(), " and ", values.sizes());
+  TORCH_CHECK(stride == 1 || stride == 2, "cannot use stride ", stride);
+  for (const int64_t kernel : kernel_size) {
+    TORCH_CHECK(kernel > 0 && kernel % 2 == 1 && kernel <= kMostKernel, "cannot use a window of ",
+                kernel, " positions");
+  }
+  const std::vector<int64_t> sizes{scores.size(3), scores.size(4), kernel_size[0], kernel_size[1]};
+  const auto options = values.options().dtype(at::toOpMathType(values.scalar_type()));
+  const auto table_of = [&](const std::optional<Tensor>& table, double otherwise) {
+    if (!table) {
+      return at::full(sizes, otherwise, options);
+    }
+    TORCH_CHECK(table->sizes() == sizes && table->device() == values.device(),
+                "a table must have shape ", IntArrayRef(sizes), " on ", values.device(), ", got ",
+                table->sizes(), " on ", table->device());
+    return table->to(options).contiguous();
+  };
+  return {ready(scores),
+          ready(values),
+          table_of(bias, 0),
+          table_of(scale, 1),
+          {values.size(1), kernel_size[0], stride},
+          {values.size(2), kernel_size[1], stride}};
+}
+
+template <typename T>
+Problem<T> describe(const Call& call) {
+  using accum_t = at::opmath_type<T>;
+  Problem<T> p{};
+  p.rows = call.rows, p.cols = call.cols;
+  p.batch = call.values.size(0), p.heads = call.values.size(3);
+  p.queries = call.scores.size(3), p.dim = call.values.size(4);
+  p.values = source<T>(call.values);
+  p.scores = source<T>(call.scores);
+  p.bias = call.bias.const_data_ptr<accum_t>();
+  p.scale = call.scale.const_data_ptr<accum_t>();
+  return p;
+}
+
+template <typename Body>
+void dispatch(const Tensor& values, const Body& body) {
+  AT_DISPATCH_FLOATING_TYPES_AND2(at::kHalf, at::kBFloat16, values.scalar_type(),
+                                  "query_and_attend_cuda", [&] { body(scalar_t()); });
+}
+
+std::tuple<Tensor, Tensor> query_and_attend_cuda(const Tensor& scores, const Tensor& values,
+                                                 const std::optional<Tensor>& bias,
+                                                 const std::optional<Tensor>& scale,
+                                                 IntArrayRef kernel_size, int64_t stride) {
+  const c10::cuda::CUDAGuard guard(values.device());
+  const Call call = make_call(scores, values, bias, scale, kernel_size, stride);
+  const Tensor output = at::empty(call.window_sizes(values), values.options());
+  const Tensor logsumexp = at::empty(call.window_sizes(scores), call.bias.options());
+  dispatch(values, [&](auto type) {
+    using T = decltype(type);
+    using accum_t = at::opmath_type<T>;
+    const auto p = describe<T>(call);
+    const int64_t blocks = call.tiles(p.rows.windows(), p.cols.windows(), kRows) * p.heads;
+    launch(query_and_attend_kernel<T>, blocks, kThreads,
+           ForwardShared<accum_t>::bytes(input_area(p, 0, 0).size(), p.taps()), p,
+           output.mutable_data_ptr<T>(), logsumexp.mutable_data_ptr<accum_t>());
+  });
+  return {output, logsumexp};
+}
+
+std::tuple<Tensor, Tensor, Tensor, Tensor> query_and_attend_backward_cuda(
+    const Tensor& grad_output, const Tensor& scores, const Tensor& values,
+    const std::optional<Tensor>& bias, const std::optional<Tensor>& scale, const Tensor& logsumexp,
+    IntArrayRef kernel_size, int64_t stride) {
+  const c10::cuda::CUDAGuard guard(values.device());
+  const Call call = make_call(scores, values, bias, scale, kernel_size, stride);
+  TORCH_CHECK(grad_output.sizes() == call.window_sizes(values) &&
+                  logsumexp.sizes() == call.window_sizes(scores) &&
+                  grad_output.device() == values.device() && logsumexp.device() == values.device(),
+              "grad_output and logsumexp must belong to scores and values");
+  const Tensor ready_grad = ready(grad_output.to(values.options())),
+               ready_logsumexp = logsumexp.to(call.bias.options()).contiguous();
+  const Tensor delta = at::empty_like(ready_logsumexp);
+  const Tensor grad_scores = at::empty(scores.sizes(), scores.options()),
+               grad_values = at::empty(values.sizes(), values.options());
+  const int64_t tiles = call.tiles(values.size(1), values.size(2), kRows * kPositions),
+                heads = values.size(3);
+  const Tensor parts = at::empty({tiles, scores.size(3), heads, 2, kernel_size[0], kernel_size[1]},
+                                 call.bias.options());
+  dispatch(values, [&](auto type) {
+    using T = decltype(type);
+    using accum_t = at::opmath_type<T>;
+    auto p = describe<T>(call);
+    p.grad_output = source<T>(ready_grad);
+    p.logsumexp = ready_logsumexp.const_data_ptr<accum_t>();
+    auto* deltas = delta.mutable_data_ptr<accum_t>();
+    launch(query_and_attend_delta_kernel<T>,
+           call.tiles(p.rows.windows(), p.cols.windows(), kRows) * heads, kThreads,
+           ForwardShared<accum_t>::bytes(input_area(p, 0, 0).size(), p.taps()), p, deltas);
+    p.delta = deltas;
+    launch(query_and_attend_backward_kernel<T>, tiles * heads, kThreads,
+           BackwardShared<accum_t>::bytes(window_area(p, 0, 0).size(), p.taps(), p.queries), p,
+           grad_scores.mutable_data_ptr<T>(), grad_values.mutable_data_ptr<T>(),
+           parts.mutable_data_ptr<accum_t>());
+  });
+  const Tensor grad_tables = parts.sum(0);
+  const auto of_table = [&](const std::optional<Tensor>& table, int64_t index) {
+    return table ? grad_tables.select(2, index).to(table->scalar_type()).contiguous()
+                 : at::empty({0}, values.options());
+  };
+  return {grad_scores, grad_values, of_table(bias, 0), of_table(scale, 1)};
+}
+
+}  // namespace
+}  // namespace mmlocalattn
+
+TORCH_LIBRARY_IMPL(mmlocalattn, CUDA, m) {
+  m.impl("query_and_attend", &mmlocalattn::query_and_attend_cuda);
+  m.impl("_query_and_attend_backward", &mmlocalattn::query_and_attend_backward_cuda);
 }
