@@ -2,10 +2,11 @@
 
 from mmengine.analysis import complexity_analysis
 
+from mmlocalattn.backbones.qna_vit import QnAViT
 from mmlocalattn.backbones.ssvit import SSViT
 from mmlocalattn.ops.flops import JIT_HANDLES
 
-__all__ = ['SSViT']
+__all__ = ['QnAViT', 'SSViT']
 
 # Otherwise MMEngine's get_model_complexity_info counts our operators as nothing. A private table.
 getattr(complexity_analysis, '_DEFAULT_SUPPORTED_FLOP_OPS', {}).update(JIT_HANDLES)
