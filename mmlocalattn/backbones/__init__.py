@@ -2,11 +2,12 @@
 
 from mmengine.analysis import complexity_analysis
 
+from mmlocalattn.backbones.nat import NAT, DiNAT
 from mmlocalattn.backbones.qna_vit import QnAViT
 from mmlocalattn.backbones.ssvit import SSViT
 from mmlocalattn.ops.flops import JIT_HANDLES
 
-__all__ = ['QnAViT', 'SSViT']
+__all__ = ['NAT', 'DiNAT', 'QnAViT', 'SSViT']
 
 # Otherwise MMEngine's get_model_complexity_info counts our operators as nothing. A private table.
 getattr(complexity_analysis, '_DEFAULT_SUPPORTED_FLOP_OPS', {}).update(JIT_HANDLES)

@@ -3,7 +3,7 @@
 import torch
 from torch import Tensor, nn
 
-from mmlocalattn.layers.window import fit_window
+from mmlocalattn.layers.window import fit_dilation, fit_window
 from mmlocalattn.ops.neighborhood import neighborhood_attention
 
 
@@ -11,14 +11,16 @@ class NeighborhoodAttention(nn.Module):
     """Multi-head neighborhood attention with its projections.
 
     See :func:`~mmlocalattn.ops.neighborhood.neighborhood_attention`. A window that is larger than
-    the map shrinks, on each axis alone, to the largest odd size that fits, and sees the part of
-    the position bias that belongs to its offsets.
+    the map gives way on each axis alone: first the dilation falls to ``side // kernel_size``, so
+    that all taps and their position biases stay in use; where even adjacent taps are too many, the
+    kernel shrinks to the largest odd size that fits and sees the part of the bias that belongs to
+    its offsets.
 
     Args:
         dim: Channels, a multiple of ``num_heads``.
         num_heads: Attention heads.
         kernel_size: Odd window size in taps, the same on both axes.
-        dilation: Distance between taps in positions.
+        dilation: Distance between taps in positions, where the map allows it.
         rel_pos_bias: Learn a bias for each relative position and head.
         qkv_bias: Bias of the projection to query, key and value.
 
@@ -60,9 +62,9 @@ class NeighborhoodAttention(nn.Module):
         batch, height, width, dim = x.shape
         qkv = self.qkv(x).view(batch, height, width, 3, self.num_heads, dim // self.num_heads)
         query, key, value = qkv.unbind(3)  # each (B, H, W, num_heads, head_dim)
-        kernel, dilation = fit_window(
-            (height, width), (self.kernel_size, self.kernel_size), (self.dilation, self.dilation)
-        )
+        size, kernel = (height, width), (self.kernel_size, self.kernel_size)
+        dilation = fit_dilation(size, kernel, (self.dilation, self.dilation))
+        kernel, dilation = fit_window(size, kernel, dilation)
         output = neighborhood_attention(query, key, value, kernel, dilation, self._bias(kernel))
         return self.proj(output.flatten(3))
 

@@ -40,22 +40,52 @@ class ConvStem(nn.Sequential):
         return super().forward(image).permute(0, 2, 3, 1).contiguous()
 
 
+class ConvTokenizer(nn.Module):
+    """Two 3x3 convolutions of stride 2 and a LayerNorm.
+
+    Source: ``ConvTokenizer`` in NAT's ``nat.py``.
+
+    Args:
+        in_channels: Of the image.
+        out_channels: Of the map; half of them inside.
+    """
+
+    def __init__(self, in_channels: int, out_channels: int) -> None:
+        super().__init__()
+        self.proj = nn.Sequential(
+            nn.Conv2d(in_channels, out_channels // 2, 3, stride=2, padding=1),
+            nn.Conv2d(out_channels // 2, out_channels, 3, stride=2, padding=1),
+        )
+        self.norm = nn.LayerNorm(out_channels)
+
+    def forward(self, image: Tensor) -> Tensor:
+        """(B, in_channels, H, W) to (B, ceil(H / 4), ceil(W / 4), out_channels)."""
+        image = image.contiguous(memory_format=torch.channels_last)
+        return self.norm(self.proj(image).permute(0, 2, 3, 1).contiguous())
+
+
 class ConvDownsample(nn.Module):
     """3x3 convolution of stride 2 and a norm.
 
-    Source: ``PatchMerging`` in SSViT's ``SSViT.py``.
+    Source: ``PatchMerging`` in SSViT's ``SSViT.py``; with a LayerNorm and without a bias
+    ``ConvDownsampler`` in NAT's ``nat.py``.
 
     Args:
         in_channels: Before.
         out_channels: After.
         norm_cfg: See :func:`~mmlocalattn.layers.norm.build_norm`.
+        bias: Of the convolution.
     """
 
     def __init__(
-        self, in_channels: int, out_channels: int, norm_cfg: Mapping | None = None
+        self,
+        in_channels: int,
+        out_channels: int,
+        norm_cfg: Mapping | None = None,
+        bias: bool = True,
     ) -> None:
         super().__init__()
-        self.conv = nn.Conv2d(in_channels, out_channels, 3, stride=2, padding=1)
+        self.conv = nn.Conv2d(in_channels, out_channels, 3, stride=2, padding=1, bias=bias)
         self.norm = build_norm(norm_cfg, out_channels)
 
     def forward(self, x: Tensor) -> Tensor:

@@ -26,6 +26,27 @@ def fit_window(
     return (kernel_h, kernel_w), (dilation_h, dilation_w)
 
 
+def fit_dilation(
+    size: tuple[int, int], kernel_size: tuple[int, int], dilation: tuple[int, int]
+) -> tuple[int, int]:
+    """Bring the taps of a window closer together, on each axis alone, until they fit the map.
+
+    Args:
+        size: (H, W) of the map, at least 1.
+        kernel_size: Odd (kh, kw).
+        dilation: (dh, dw), at least 1.
+
+    Returns:
+        The largest dilation up to the given one with ``kernel * dilation <= size``; 1 on an axis
+        where even that is too much, so that :func:`fit_window` then shrinks the kernel.
+    """
+    rows, columns = (
+        max(1, min(step, length // kernel))
+        for length, kernel, step in zip(size, kernel_size, dilation)
+    )
+    return rows, columns
+
+
 def _fit_axis(length: int, kernel: int, dilation: int) -> tuple[int, int]:
     if kernel * dilation > length:
         taps = length // dilation
