@@ -117,7 +117,7 @@ _BLOCK_PARTS: dict[str, tuple[str, Reorder]] = {
     'FusedKQnA_0/Wk': ('attn.key.weight', _matrix),
     'FusedKQnA_0/to_v/kernel': ('attn.value.weight', _matrix),
     'FusedKQnA_0/to_out/kernel': ('attn.proj.weight', _matrix),
-    'FusedKQnA_0/rpe_bias': ('attn.position_bias', _taps),
+    'FusedKQnA_0/rpe_bias': ('attn.pos_bias', _taps),
     'FusedKQnA_0/attn_scale_weights': ('attn.attention_scale', _taps),
     'MultiHeadSelfAttention_0/to_qkv/kernel': ('attn.qkv.weight', _packed),
     'MultiHeadSelfAttention_0/to_out/kernel': ('attn.proj.weight', _matrix),

@@ -9,7 +9,7 @@ from torch.nn import functional as F
 
 from mmlocalattn.ops.query_and_attend import query_and_attend
 
-POSITION_BIASES = ('relative', 'absolute', 'none')
+POS_BIASES = ('relative', 'absolute', 'none')
 ATTENTION_SCALES = ('normal', 'normal_elementwise', 'posneg', 'ones', 'avg', 'none')
 
 
@@ -46,7 +46,7 @@ class QueryAndAttend(nn.Module):
         out_dim: Channels inside and of the output, a multiple of ``num_heads``; ``dim`` if None.
         num_queries: Queries for each window (and sub-pixel) and head.
         normalize_query: Divide the queries of each head by their length, for stability.
-        position_bias: What is added to the scores by tap: ``'relative'``, a learned number per
+        pos_bias: What is added to the scores by tap: ``'relative'``, a learned number per
             query and head; ``'absolute'``, the product of the query and a learned embedding of
             the tap; or ``'none'``.
         attention_scale: See above.
@@ -69,13 +69,13 @@ class QueryAndAttend(nn.Module):
         out_dim: int | None = None,
         num_queries: int = 2,
         normalize_query: bool = True,
-        position_bias: str = 'relative',
+        pos_bias: str = 'relative',
         attention_scale: str = 'normal',
         bias: bool = False,
     ) -> None:
         super().__init__()
         out_dim = dim if out_dim is None else out_dim
-        _check(out_dim, num_heads, stride, upsample, position_bias, attention_scale)
+        _check(out_dim, num_heads, stride, upsample, pos_bias, attention_scale)
         self.num_heads = num_heads
         self.kernel_size = kernel_size
         self.stride = stride
@@ -90,10 +90,10 @@ class QueryAndAttend(nn.Module):
         self.proj = nn.Linear(out_dim, out_dim, bias=bias)
 
         taps = num_queries, query_heads, kernel_size, kernel_size
-        self.position_bias: nn.Parameter | None = None
-        if position_bias != 'none':
-            embedding = (head_dim,) if position_bias == 'absolute' else ()
-            self.position_bias = nn.Parameter(torch.zeros(*taps, *embedding))
+        self.pos_bias: nn.Parameter | None = None
+        if pos_bias != 'none':
+            embedding = (head_dim,) if pos_bias == 'absolute' else ()
+            self.pos_bias = nn.Parameter(torch.zeros(*taps, *embedding))
         if attention_scale in ('normal', 'ones', 'normal_elementwise'):
             shape = (*taps[:2], 1, 1) if attention_scale == 'normal_elementwise' else taps
             initial = torch.ones(shape) if attention_scale == 'ones' else 0.02 * torch.randn(shape)
@@ -132,9 +132,9 @@ class QueryAndAttend(nn.Module):
 
     def _bias(self, query: Tensor) -> Tensor | None:
         """(num_queries, query_heads, k, k)."""
-        if self.position_bias is None or self.position_bias.dim() == 4:
-            return self.position_bias
-        return torch.einsum('qnd,qnijd->qnij', query, self.position_bias)
+        if self.pos_bias is None or self.pos_bias.dim() == 4:
+            return self.pos_bias
+        return torch.einsum('qnd,qnijd->qnij', query, self.pos_bias)
 
     def _scale(self) -> Tensor | None:
         """(num_queries, query_heads, k, k)."""
@@ -166,7 +166,7 @@ def _check(
     num_heads: int,
     stride: int,
     upsample: int,
-    position_bias: str,
+    pos_bias: str,
     attention_scale: str,
 ) -> None:
     if out_dim % num_heads:
@@ -175,8 +175,8 @@ def _check(
         raise ValueError(
             f'upsample must be at least 1, and 1 if stride is 2, got {upsample=}, {stride=}'
         )
-    if position_bias not in POSITION_BIASES:
-        raise ValueError(f'position_bias must be one of {POSITION_BIASES}, got {position_bias=}')
+    if pos_bias not in POS_BIASES:
+        raise ValueError(f'pos_bias must be one of {POS_BIASES}, got {pos_bias=}')
     if attention_scale not in ATTENTION_SCALES:
         raise ValueError(
             f'attention_scale must be one of {ATTENTION_SCALES}, got {attention_scale=}'

@@ -122,7 +122,7 @@ def test_drop_path_counts_steps_down():
 def test_initialisation_is_the_released_one():
     model = QnAViT({**NARROW, 'embed_dims': (64, 64, 64, 64)})
     for name, parameter in model.named_parameters():
-        if name.endswith(('rel_pos_bias', 'position_bias', 'bias')):
+        if name.endswith(('rel_pos_bias', 'pos_bias', 'bias')):
             assert not parameter.any(), name
         elif name.endswith('attention_scale'):
             assert parameter.std().item() == pytest.approx(0.02, rel=0.35), name

@@ -1,7 +1,7 @@
 import pytest
 import torch
 
-from mmlocalattn.layers.query_and_attend import ATTENTION_SCALES, POSITION_BIASES, QueryAndAttend
+from mmlocalattn.layers.query_and_attend import ATTENTION_SCALES, POS_BIASES, QueryAndAttend
 
 TAPS = 3
 
@@ -36,11 +36,11 @@ def with_keys(module, x, stride=1):
             scores, weights = [], []
             for i, j, y, z in taps:
                 key_and_embedding = key[b, y, z, head]
-                if module.position_bias is not None and module.position_bias.dim() == 5:
-                    key_and_embedding = key_and_embedding + module.position_bias[index, head, i, j]
+                if module.pos_bias is not None and module.pos_bias.dim() == 5:
+                    key_and_embedding = key_and_embedding + module.pos_bias[index, head, i, j]
                 scores.append(q @ key_and_embedding / len(q) ** 0.5)
-                if module.position_bias is not None and module.position_bias.dim() == 4:
-                    scores[-1] = scores[-1] + module.position_bias[index, head, i, j]
+                if module.pos_bias is not None and module.pos_bias.dim() == 4:
+                    scores[-1] = scores[-1] + module.pos_bias[index, head, i, j]
                 scale = module._scale()
                 weights.append(1 if scale is None else scale[index, head, i, j])
             attention = torch.stack(scores).softmax(0)
@@ -55,7 +55,7 @@ def with_keys(module, x, stride=1):
         {},
         {'stride': 2, 'bias': True},
         {'normalize_query': False, 'num_queries': 1},
-        *({'position_bias': name} for name in POSITION_BIASES),
+        *({'pos_bias': name} for name in POS_BIASES),
         *({'attention_scale': name} for name in ATTENTION_SCALES),
     ],
     ids=str,
@@ -76,7 +76,7 @@ def test_each_sub_pixel_has_queries_of_its_own(factor):
         getattr(single, name).load_state_dict(getattr(module, name).state_dict())
     for index in range(factor**2):
         heads = slice(2 * index, 2 * index + 2)
-        for name in ('query', 'position_bias', 'attention_scale'):
+        for name in ('query', 'pos_bias', 'attention_scale'):
             getattr(single, name).data = getattr(module, name).data[:, heads]
         row, column = divmod(index, factor)
         torch.testing.assert_close(y[:, row::factor, column::factor], single(x))
@@ -109,7 +109,7 @@ def test_attention_scale_at_first(name, expected, learned):
 @pytest.mark.parametrize('options', [{}, {'stride': 2}, {'upsample': 2}], ids=str)
 @pytest.mark.parametrize('size', [(1, 1), (1, 6), (5, 2)])
 def test_any_map_and_every_parameter_gets_a_gradient(options, size):
-    module = QueryAndAttend(8, 2, 7, position_bias='absolute', bias=True, **options)
+    module = QueryAndAttend(8, 2, 7, pos_bias='absolute', bias=True, **options)
     x = torch.randn(2, *size, 8, requires_grad=True)
     y = module(x)
     y.square().sum().backward()
@@ -134,7 +134,7 @@ def test_autocast():
         ({'num_heads': 3}, 'got out_dim=16, num_heads=3'),
         ({'upsample': 0}, 'got upsample=0, stride=1'),
         ({'upsample': 2, 'stride': 2}, 'got upsample=2, stride=2'),
-        ({'position_bias': 'rpe'}, r"\('relative', 'absolute', 'none'\), got position_bias='rpe'"),
+        ({'pos_bias': 'rpe'}, r"\('relative', 'absolute', 'none'\), got pos_bias='rpe'"),
         ({'attention_scale': 'mean'}, r"'posneg'.+ got attention_scale='mean'"),
     ],
 )
