@@ -31,7 +31,7 @@ _LENGTHS = {
 _NDARRAY, _COMPLEX, _SCALAR = 1, 2, 3  # codes of Flax's own types
 
 
-def parameters(tree: Mapping) -> dict[str, Tensor]:
+def parameters(tree: Any) -> dict[str, Tensor]:
     """The parameters of a training state, or of a bare tree, by their path.
 
     Args:
@@ -41,8 +41,10 @@ def parameters(tree: Mapping) -> dict[str, Tensor]:
         Tensors by names such as ``'StemBlock_0/conv_1x1/kernel'``.
 
     Raises:
-        ValueError: If there is something else than tensors among the parameters.
+        ValueError: If there are no parameters, or something else than tensors among them.
     """
+    if not isinstance(tree, Mapping) or not tree:
+        raise ValueError(f'holds no weights, got {tree!r:.80}')
     while key := next((key for key in WRAPPERS if isinstance(tree.get(key), Mapping)), None):
         tree = tree[key]
     flat = _flatten(tree)
@@ -120,7 +122,7 @@ class _Reader:
             code = self.number('>b')
             return _extension(code, self.take(length))
         content = self.take(length)
-        return str(content, 'utf-8') if kind == 'str' else content
+        return str(content, 'utf-8') if kind == 'str' else bytes(content)
 
     def number(self, code: str) -> Any:
         (number,) = struct.unpack(code, self.take(struct.calcsize(code)))

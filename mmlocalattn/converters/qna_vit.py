@@ -10,6 +10,9 @@ from collections.abc import Callable, Mapping
 
 from torch import Tensor
 
+MARKS = {'StemBlock_0/conv_1x1/kernel', 'QnAStage_0/QnA_Block_1/FusedKQnA_0/query'}
+"""Names that are in every checkpoint of the release and in none of another."""
+
 _BLOCK = re.compile(r'((?:QnA|LSA)Stage_(\d+)/(QnA|MSA)_Block_(\d+)(_stride_2)?)/(.+)')
 _TABLES = (
     'FusedKQnA_0/rpe_bias',
@@ -21,7 +24,8 @@ def convert(parameters: Mapping[str, Tensor]) -> dict[str, Tensor]:
     """Rename, transpose, and reorder.
 
     Args:
-        parameters: By Flax's path, as from :func:`mmlocalattn.converters.flax_tree.parameters`.
+        parameters: By Flax's path, as :func:`~mmlocalattn.converters.flax_tree.parameters` returns
+            them.
 
     Returns:
         Tensors under ``backbone.`` and ``head.``; what has no known name keeps its own, for the
