@@ -17,9 +17,10 @@ class QueryAndAttend(nn.Module):
     """Attend to the window of each position with queries that all windows share.
 
     See :func:`~mmlocalattn.ops.query_and_attend.query_and_attend`. Queries do not depend on the
-    map, so they are multiplied with the key projection once per forward: one linear layer gives
-    scores and values, and there are no keys. A bias of the keys would add the same to all scores
-    of a window, which softmax ignores, so there is none.
+    map, so they are multiplied with the key projection once per forward: a linear layer gives the
+    scores, and there are no keys. A bias of the keys would add the same to all scores of a window,
+    which softmax ignores, so there is none. Nor is there the released code's contextual position
+    bias, which it computes for one image only.
 
     ``attention_scale`` weighs the attention of the queries before it is summed over them:
 
@@ -40,21 +41,21 @@ class QueryAndAttend(nn.Module):
     Args:
         dim: Channels of the input.
         num_heads: Attention heads.
-        kernel_size: Odd window size in taps, the same on both axes.
+        kernel_size: Odd window size in taps, at most 13, the same on both axes.
         stride: 1 or 2 positions between windows; 2 halves the resolution.
         upsample: Factor on the resolution, for example 2 or 4; needs ``stride`` 1.
         out_dim: Channels inside and of the output, a multiple of ``num_heads``; ``dim`` if None.
         num_queries: Queries for each window (and sub-pixel) and head.
         normalize_query: Divide the queries of each head by their length, for stability.
-        pos_bias: What is added to the scores by tap: ``'relative'``, a learned number per
-            query and head; ``'absolute'``, the product of the query and a learned embedding of
-            the tap; or ``'none'``.
+        pos_bias: What is added to the scores by tap: ``'relative'``, a learned number per query
+            and head; ``'absolute'``, the product of the query and a learned embedding of the tap;
+            or ``'none'``.
         attention_scale: See above.
         bias: Of values and output.
 
     Raises:
-        ValueError: If ``out_dim`` is not a multiple of ``num_heads``, ``upsample`` < 1 or combined
-            with a stride, or a name is unknown.
+        ValueError: If ``out_dim`` is not a multiple of ``num_heads``, ``kernel_size`` is not odd,
+            ``stride`` is another, ``upsample`` < 1 or combined with a stride, or a name is unknown.
     """
 
     attention_scale: Tensor | None
@@ -75,7 +76,13 @@ class QueryAndAttend(nn.Module):
     ) -> None:
         super().__init__()
         out_dim = dim if out_dim is None else out_dim
-        _check(out_dim, num_heads, stride, upsample, pos_bias, attention_scale)
+        _check_size(out_dim, num_heads, kernel_size, stride, upsample)
+        if pos_bias not in POS_BIASES:
+            raise ValueError(f'pos_bias must be one of {POS_BIASES}, got {pos_bias=}')
+        if attention_scale not in ATTENTION_SCALES:
+            raise ValueError(
+                f'attention_scale must be one of {ATTENTION_SCALES}, got {attention_scale=}'
+            )
         self.num_heads = num_heads
         self.kernel_size = kernel_size
         self.stride = stride
@@ -161,23 +168,14 @@ def _fixed_scale(name: str, num_queries: int, num_heads: int) -> Tensor | None:
     return scale.view(num_queries, num_heads, 1, 1)
 
 
-def _check(
-    out_dim: int,
-    num_heads: int,
-    stride: int,
-    upsample: int,
-    pos_bias: str,
-    attention_scale: str,
-) -> None:
+def _check_size(out_dim: int, num_heads: int, kernel_size: int, stride: int, upsample: int) -> None:
     if out_dim % num_heads:
         raise ValueError(f'out_dim must be a multiple of num_heads, got {out_dim=}, {num_heads=}')
+    if kernel_size < 1 or kernel_size % 2 == 0:
+        raise ValueError(f'kernel_size must be odd and positive, got {kernel_size=}')
+    if stride not in (1, 2):
+        raise ValueError(f'stride must be 1 or 2, got {stride=}')
     if upsample < 1 or (upsample > 1 and stride > 1):
         raise ValueError(
             f'upsample must be at least 1, and 1 if stride is 2, got {upsample=}, {stride=}'
-        )
-    if pos_bias not in POS_BIASES:
-        raise ValueError(f'pos_bias must be one of {POS_BIASES}, got {pos_bias=}')
-    if attention_scale not in ATTENTION_SCALES:
-        raise ValueError(
-            f'attention_scale must be one of {ATTENTION_SCALES}, got {attention_scale=}'
         )

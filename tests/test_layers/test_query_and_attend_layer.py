@@ -132,6 +132,8 @@ def test_autocast():
     ('options', 'message'),
     [
         ({'num_heads': 3}, 'got out_dim=16, num_heads=3'),
+        ({'kernel_size': 4}, 'odd and positive, got kernel_size=4'),
+        ({'stride': 3}, 'must be 1 or 2, got stride=3'),
         ({'upsample': 0}, 'got upsample=0, stride=1'),
         ({'upsample': 2, 'stride': 2}, 'got upsample=2, stride=2'),
         ({'pos_bias': 'rpe'}, r"\('relative', 'absolute', 'none'\), got pos_bias='rpe'"),
