@@ -78,7 +78,14 @@ def read_msgpack(data: bytes) -> Any:
     reader = _Reader(data)
     try:
         tree = reader.value()
-    except (struct.error, UnicodeDecodeError, RuntimeError, TypeError, KeyError) as error:
+    except (
+        struct.error,
+        ArithmeticError,
+        LookupError,
+        RuntimeError,
+        TypeError,
+        UnicodeDecodeError,
+    ) as error:
         raise ValueError(f'not a msgpack file of Flax: {error!r}') from error
     if reader.position != len(data):
         raise ValueError(f'not a msgpack file of Flax: ends at {reader.position} of {len(data)}')
@@ -143,6 +150,8 @@ def _extension(code: int, content: memoryview) -> Any:
     if code == _COMPLEX:
         return complex(*fields)
     shape, name, values = fields
+    if not isinstance(values, bytes):
+        raise TypeError(f'not the bytes of an array: {values!r:.80}')
     dtype = getattr(torch, name, None)
     if not isinstance(dtype, torch.dtype):
         raise ValueError(f'there is no torch dtype for an array of {name}')

@@ -97,6 +97,7 @@ def test_chunks_of_large_arrays_are_joined():
         (b'\xa1\xff', 'not a msgpack file'),
         (b'\x81\x90\x01', 'not a msgpack file'),
         (array(b'\x91\x03', 'float32', FLOATS[:8]), 'not a msgpack file'),
+        (b'\xc7\x08\x01\x93\x91\x01\xa1f\xcd\xff\xff', 'not the bytes of an array: 65535'),
         (array(b'\x91\x01', 'object', FLOATS), 'no torch dtype for an array of object'),
         (b'\x91' * 100_000, 'not a msgpack file'),
     ],
