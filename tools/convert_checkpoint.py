@@ -105,11 +105,12 @@ def load_flax(path: Path) -> Weights:
     try:
         with np.load(path) as arrays:
             tensors = {name: torch.from_numpy(arrays[name]) for name in arrays.files}
+        tree = flax_tree.unflatten(tensors)
     except OSError:
         raise
     except Exception as error:
         raise ValueError(f'not an .npz file of arrays: {error}') from error
-    return flax_tree.parameters(flax_tree.unflatten(tensors))
+    return flax_tree.parameters(tree)
 
 
 @dataclass(frozen=True)

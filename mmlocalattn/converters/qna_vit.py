@@ -34,7 +34,7 @@ def convert(parameters: Mapping[str, Tensor]) -> dict[str, Tensor]:
     Raises:
         ValueError: If a tensor has too few or too many values for its name.
     """
-    window_depths = infer_arch(parameters)['window_depths']
+    window_depths = dict(enumerate(infer_arch(parameters)['window_depths']))
     converted = {}
     for name, tensor in parameters.items():
         ours, reorder = _rename(name, window_depths)
@@ -147,7 +147,7 @@ _OTHERS: dict[str, tuple[str, Reorder]] = {
 }
 
 
-def _rename(name: str, window_depths: tuple[int, ...]) -> tuple[str, Reorder]:
+def _rename(name: str, window_depths: Mapping[int, int]) -> tuple[str, Reorder]:
     """Our name of a parameter, and how to reorder it."""
     match = _BLOCK.fullmatch(name)
     if match is None or match[6] not in _BLOCK_PARTS:
@@ -158,7 +158,7 @@ def _rename(name: str, window_depths: tuple[int, ...]) -> tuple[str, Reorder]:
     if match[5]:  # the step down ends a stage there and begins the next one here
         return f'backbone.stages.{stage + 1}.downsample.{part}', reorder
     if match[3] == 'QnA':
-        block += window_depths[stage]
+        block += window_depths.get(stage, 0)
     return f'backbone.stages.{stage}.blocks.{block}.{part}', reorder
 
 
