@@ -2,7 +2,8 @@
 
 Everything about one map is timed in turns in one process; the table shows medians. FLOPs are the
 useful ones: 4 * B * heads * H * W * kh * kw * head_dim forward, 3.5 times that for forward and
-backward; of slide_attention, the convolutions to its copies too. Before, every way is compared with the reference on small maps.
+backward; of slide_attention, the convolutions to its copies too. Before, every way is compared with
+the reference on small maps.
 """
 
 import argparse

@@ -3,6 +3,7 @@
 from mmengine.analysis import complexity_analysis
 
 from mmlocalattn.backbones.nat import NAT, DiNAT
+from mmlocalattn.backbones.qna_vit import QnAViT
 from mmlocalattn.backbones.slide_transformer import (
     SlideCSwin,
     SlideNAT,
@@ -16,6 +17,7 @@ from mmlocalattn.ops.flops import JIT_HANDLES
 __all__ = [
     'NAT',
     'DiNAT',
+    'QnAViT',
     'SSViT',
     'SlideCSwin',
     'SlideNAT',

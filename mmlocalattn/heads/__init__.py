@@ -1,5 +1,6 @@
-"""Classification tails."""
+"""Classification tails and necks."""
 
+from mmlocalattn.heads.qna_fpn import QnAFPN
 from mmlocalattn.heads.ssvit_neck import SSViTNeck
 
-__all__ = ['SSViTNeck']
+__all__ = ['QnAFPN', 'SSViTNeck']

@@ -50,9 +50,8 @@ def query_and_attend(
     Positions outside the map take no part in the softmax. A query's score at a position is its
     product with the key there, one number for all windows.
 
-    Windows lie as those of a convolution with 'SAME' padding in Flax: of the ``total`` positions
-    by which they reach over an axis, ``total // 2`` are before its beginning. So those of stride 2
-    on an axis of even length are not centred, but begin ``(kernel_size - 2) // 2`` earlier.
+    Windows are centred on positions 0, ``stride``, 2 ``stride``, ... of an axis, as those of a
+    convolution with ``kernel_size // 2`` padding on both sides.
 
     Args:
         scores: (B, H, W, num_queries, num_heads), fp16, bf16, fp32 or fp64, of any strides.
@@ -155,8 +154,8 @@ def query_and_attend_backward_reference(
 
 def window_padding(length: int, kernel: int, stride: int) -> tuple[int, int]:
     """Positions by which windows reach over the beginning and the end of an axis."""
-    total = max((-(-length // stride) - 1) * stride + kernel - length, 0)
-    return total // 2, total - total // 2
+    before, last = kernel // 2, (length - 1) // stride * stride
+    return before, max(last + kernel - before - length, 0)
 
 
 def _windows(tensor: Tensor, kernel_size: tuple[int, int], stride: int, outside: float) -> Tensor:
@@ -284,12 +283,12 @@ def _setup_context(ctx: Any, inputs: tuple, output: tuple) -> None:
 
 
 def _backward(ctx: Any, grad_output: Tensor, _: Tensor) -> tuple:
-    tables = ctx.saved_tensors[2:4]
+    saved = ctx.saved_tensors  # read once: under checkpointing each reading unpacks anew
     *grads, grad_bias, grad_scale = torch.ops.mmlocalattn._query_and_attend_backward(
-        grad_output, *ctx.saved_tensors, ctx.kernel_size, ctx.stride
+        grad_output, *saved, ctx.kernel_size, ctx.stride
     )
     grad_tables = (
-        None if table is None else grad for table, grad in zip(tables, (grad_bias, grad_scale))
+        None if table is None else grad for table, grad in zip(saved[2:4], (grad_bias, grad_scale))
     )
     return *grads, *grad_tables, None, None
 

@@ -18,11 +18,8 @@ from mmlocalattn.ops.query_and_attend import (
 
 
 def window_oracle(index: int, length: int, kernel: int, stride: int) -> dict[int, int]:
-    """Taps of window ``index`` that are on the map, and their positions: 'SAME' as XLA defines
-    it."""
-    windows = (length + stride - 1) // stride
-    total = max((windows - 1) * stride + kernel - length, 0)
-    first = index * stride - total // 2
+    """Taps of window ``index`` that are on the map, and their positions."""
+    first = index * stride - kernel // 2
     return {tap: first + tap for tap in range(kernel) if 0 <= first + tap < length}
 
 
@@ -170,13 +167,13 @@ def test_padding_is_oracle(length: int, kernel: int, stride: int) -> None:
     assert high >= kernel - 1 - max(last)
 
 
-def test_stride_2_on_an_even_map_begins_at_its_own_position() -> None:
-    """The 'SAME' padding of XLA is not symmetric: a window of 3 sees its position and the two
-    after it."""
+def test_stride_2_on_an_even_map_is_centred_on_even_positions() -> None:
+    """Not as 'SAME' padding, which would begin at position 0: the released model pads both sides
+    alike."""
     values = torch.arange(6.0).view(1, 1, 6, 1, 1)
     scores = torch.zeros(1, 1, 6, 1, 1)
     output = query_and_attend(scores, values, kernel_size=(1, 3), stride=2)
-    torch.testing.assert_close(output.flatten(), torch.tensor([1.0, 3.0, 4.5]))
+    torch.testing.assert_close(output.flatten(), torch.tensor([0.5, 2.0, 4.0]))
 
 
 @pytest.mark.parametrize('isa', CPU_ISAS)
