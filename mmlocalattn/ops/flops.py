@@ -99,6 +99,5 @@ for _name, _counts in {'slide_attention': (2, 2), '_slide_attention_backward': (
 JIT_HANDLES: dict[str, Callable[..., int]] = {
     f'mmlocalattn::{name}': partial(_jit_formula, _argument_names(name), kernels)
     for name, kernels in _KERNELS.items()
-}
-JIT_HANDLES['mmlocalattn::slide_attention'] = _slide_jit_formula
+} | {'mmlocalattn::slide_attention': _slide_jit_formula}
 """Forward formulas by operator, in the form of MMEngine's (and fvcore's) handles."""
