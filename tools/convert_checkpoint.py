@@ -24,8 +24,9 @@ from torch import Tensor, nn
 
 from mmlocalattn import __version__
 from mmlocalattn.backbones.nat import NAT, DiNAT
+from mmlocalattn.backbones.slide_transformer import SlideSwin
 from mmlocalattn.backbones.ssvit import SSViT
-from mmlocalattn.converters import nat, ssvit
+from mmlocalattn.converters import nat, slide_swin, ssvit
 from mmlocalattn.engine import allow_mmengine_checkpoints
 from mmlocalattn.heads.ssvit_neck import SSViTNeck
 
@@ -278,6 +279,9 @@ def write(checkpoint: dict, path: Path) -> None:
 
 FAMILIES = {
     'ssvit': Classifiers(ssvit, SSViT, ssvit_tail, output_norm=False),
+    'slide_swin': Classifiers(
+        slide_swin, SlideSwin, linear_tail, infer_options=slide_swin.infer_options
+    ),
     'nat': Classifiers(nat, NAT, linear_tail, infer_options=nat.infer_options),
     'dinat': Classifiers(nat, DiNAT, linear_tail, infer_options=nat.infer_options),
     'nat_det': WholeModels(nat.DETECTOR_MARKS, nat.convert_whole, nat_detectors),
