@@ -27,8 +27,8 @@ LIB.define(
 )
 LIB.define(
     '_slide_attention_backward(Tensor grad_output, Tensor query, Tensor key, Tensor value, '
-    'Tensor weight, Tensor? bias, Tensor? position_bias, Tensor output, Tensor logsumexp, '
-    'float scale) -> (Tensor grad_query, Tensor grad_key, Tensor grad_value, Tensor grad_weight, '
+    'Tensor weight, Tensor? bias, Tensor? position_bias, Tensor logsumexp, float scale) -> '
+    '(Tensor grad_query, Tensor grad_key, Tensor grad_value, Tensor grad_weight, '
     'Tensor grad_bias, Tensor grad_position_bias)'
 )
 
@@ -134,13 +134,13 @@ def slide_attention_backward_reference(
     weight: Tensor,
     bias: Tensor | None,
     position_bias: Tensor | None,
-    output: Tensor,
     logsumexp: Tensor,
     scale: float,
 ) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor, Tensor]:
     """The gradients in closed form.
 
-    With ``dS_i = scale * P_i * (<dO, value_i> - <dO, O>)`` and, for channel c and tap j,
+    With ``dS_i = scale * P_i * (dP_i - sum_l P_l dP_l)``, ``dP_i = <dO, value_i>`` and, for channel
+    c and tap j,
     ``A_j = sum_i dS_i weight[c, i, j]``, ``B_j = sum_i P_i weight[c, i, j]``:
     ``dQ(x) = sum_j A_j(x) K(x + j) + sum_i dS_i (bias + position_bias)``,
     ``dK(x + j) += A_j(x) Q(x)``, ``dV(x + j) += B_j(x) dO(x)``,
@@ -151,11 +151,11 @@ def slide_attention_backward_reference(
         tensor; that of a missing bias is empty.
     """
     compute = logsumexp.dtype
-    query_, grad_output, output = (t.to(compute) for t in (query, grad_output, output))
+    query_, grad_output = query.to(compute), grad_output.to(compute)
     logits = _products(query_, key, weight, bias) + _position_products(query_, position_bias)
     weights = (scale * logits - logsumexp[..., None]).exp()
     grad_weights = _products(grad_output, value, weight, bias)
-    delta = (grad_output * output).sum(-1, keepdim=True)
+    delta = (weights * grad_weights).sum(-1, keepdim=True)
     grad_logits = scale * weights * (grad_weights - delta)
 
     grad_keys, grad_values = (_taps(torch.zeros_like(query_), weight) for _ in range(2))
@@ -303,7 +303,7 @@ def _fake_backward(
 
 def _setup_context(ctx: Any, inputs: tuple, output: tuple) -> None:
     *tensors, ctx.scale = inputs
-    ctx.save_for_backward(*tensors, *output)
+    ctx.save_for_backward(*tensors, output[1])
     ctx.mark_non_differentiable(output[1])
 
 
