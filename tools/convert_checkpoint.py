@@ -271,7 +271,8 @@ def write(checkpoint: dict, path: Path) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
     partial = path.with_name(f'.{path.name}.{os.getpid()}')
     try:
-        torch.save(checkpoint, partial)
+        with partial.open('wb') as file:  # given a path, every record would carry its name
+            torch.save(checkpoint, file)
         partial.replace(path)
     finally:
         partial.unlink(missing_ok=True)

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import torch
 from convert_checkpoint import write
-from mmengine.registry import MODELS, init_default_scope
+from mmengine.registry import MODELS, DefaultScope
 from mmengine.runner import load_checkpoint
 from torch import nn
 
@@ -44,8 +44,8 @@ def load_model(config: str, checkpoint: Path) -> tuple[nn.Module, dict]:
         ValueError: If the model has no slide attention, or its paths are merged already.
     """
     cfg = load_config(config)
-    init_default_scope(cfg.get('default_scope', 'mmengine'))
-    model = MODELS.build(cfg.model).eval()
+    with DefaultScope.overwrite_default_scope(cfg.get('default_scope')):
+        model = MODELS.build(cfg.model).eval()
     layers = slide_attention_layers(model)
     if not layers:
         raise ValueError(f'the model of {config} has no slide attention to merge')
