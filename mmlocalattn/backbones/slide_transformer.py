@@ -297,9 +297,9 @@ class SlidePVTv2(SlideTransformer):
 class SlideCSwin(SlideTransformer):
     """Slide-CSwin backbone: feature maps of stride 4, 8, 16 and 32.
 
-    Stages 0 and 1 slide, as in the other hosts with four stages of falling resolution. Our choice:
-    parameters and multiply-adds hardly tell the placements apart. With it they are 34.7 M and
-    6.85 G (small), 77.4 M and 15.03 G (base), where 35 M and 6.9 G, 78 M and 15.0 G are published.
+    Stages 0 and 1 slide, as in Slide-Swin. Our choice: parameters and multiply-adds hardly tell
+    the placements apart. They are 34.7 M and 6.85 G (small), 77.4 M and 15.03 G (base) with it;
+    35 M and 6.9 G, 78 M and 15.0 G are published.
 
     Args:
         arch: ``'tiny'``, ``'small'``, ``'base'``, or a dict of one value per stage under each of
