@@ -87,7 +87,8 @@ class TestSlideAttention(OpContract):
         'one_row': case((1, 1, 20, 1, 2), 3, scale=-0.4),
     }
     cuda_cases: ClassVar[dict[str, Case]] = {
-        'dim32': case((2, 9, 21, 2, 32), 3),
+        'dim32': case((1, 9, 35, 2, 32), 3),  # several tiles
+        'many_tiles': case((10, 1, 1, 13, 2), 3),  # more than one a block
     }
     errors: ClassVar[dict[str, tuple[Case, str]]] = {
         'even_kernel': (

@@ -106,6 +106,12 @@ MMLOCALATTN_INLINE void store_some(In* p, Vec<Compute<In>, N> x, int64_t count) 
   }
 }
 
+// A map to read that was meant to be written.
+template <typename T>
+MMLOCALATTN_INLINE Map<const T> as_input(const Map<T>& map) {
+  return {{map.grid.data, map.grid.row, map.grid.column, map.grid.columns}, map.factor};
+}
+
 // Channels d, d + 1, ... of a vector of a map.
 template <int N, typename In>
 MMLOCALATTN_INLINE Vec<Compute<In>, N> read(const Map<const In>& map, int64_t y, int64_t x,

@@ -121,8 +121,26 @@ MMLOCALATTN_INLINE Vec<double, N> exp2(Vec<double, N> x) {
   return x;
 }
 
-MMLOCALATTN_INLINE float log2(float x) { return __builtin_log2f(x); }
-MMLOCALATTN_INLINE double log2(double x) { return __builtin_log2(x); }
+// Logarithm of a finite x >= 1; NaN stays NaN. Error for fp32 1e-7, or as much of the result from 2
+// on.
+template <int N>
+MMLOCALATTN_INLINE Vec<float, N> log2(Vec<float, N> x) {
+  using I = Index<float, N>;
+  // x = 2^e m with m in [sqrt(1/2), sqrt(2))
+  const I e = ((I)x - 0x3f3504f3) >> 23;
+  const Vec<float, N> m = (Vec<float, N>)((I)x - (e << 23));
+  const Vec<float, N> s = (m - 1.0f) / (m + 1.0f), t = s * s;
+  Vec<float, N> p = t * 0.4342489f + 0.5765625f;
+  p = p * t + 0.9618023f;
+  p = p * t + 2.8853900f;
+  return x == x ? __builtin_convertvector(e, Vec<float, N>) + p * s : x;
+}
+
+template <int N>
+MMLOCALATTN_INLINE Vec<double, N> log2(Vec<double, N> x) {
+  for (int i = 0; i < N; ++i) x[i] = __builtin_log2(x[i]);
+  return x;
+}
 
 // Keeps x in a register: the compiler would rather load it again for its second use.
 template <typename V>
