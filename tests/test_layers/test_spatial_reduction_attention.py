@@ -8,7 +8,10 @@ from mmlocalattn.layers.spatial_reduction_attention import SpatialReductionAtten
 @pytest.mark.parametrize('sr_ratio', [1, 2, 4])
 @pytest.mark.parametrize('size', [(8, 12), (7, 9), (1, 1)])
 def test_equals_multihead_attention_to_the_patches(sr_ratio, size):
-    layer, x = SpatialReductionAttention(16, 2, sr_ratio).double(), torch.randn(2, *size, 16).double()
+    layer, x = (
+        SpatialReductionAttention(16, 2, sr_ratio).double(),
+        torch.randn(2, *size, 16).double(),
+    )
     reference = nn.MultiheadAttention(16, 2, batch_first=True).double()
     reference.in_proj_weight = nn.Parameter(torch.cat([layer.q.weight, layer.kv.weight]))
     reference.in_proj_bias = nn.Parameter(torch.cat([layer.q.bias, layer.kv.bias]))
