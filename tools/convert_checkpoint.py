@@ -26,8 +26,9 @@ from torch import Tensor, nn
 from mmlocalattn import __version__
 from mmlocalattn.backbones.nat import NAT, DiNAT
 from mmlocalattn.backbones.qna_vit import QnAViT
+from mmlocalattn.backbones.slide_transformer import SlideSwin
 from mmlocalattn.backbones.ssvit import SSViT
-from mmlocalattn.converters import flax_tree, nat, qna_vit, ssvit
+from mmlocalattn.converters import flax_tree, nat, qna_vit, slide_swin, ssvit
 from mmlocalattn.engine import allow_mmengine_checkpoints
 from mmlocalattn.heads.ssvit_neck import SSViTNeck
 
@@ -291,7 +292,8 @@ def write(checkpoint: dict, path: Path) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
     partial = path.with_name(f'.{path.name}.{os.getpid()}')
     try:
-        torch.save(checkpoint, partial)
+        with partial.open('wb') as file:  # given a path, every record would carry its name
+            torch.save(checkpoint, file)
         partial.replace(path)
     finally:
         partial.unlink(missing_ok=True)
@@ -299,6 +301,9 @@ def write(checkpoint: dict, path: Path) -> None:
 
 FAMILIES = {
     'ssvit': Classifiers(ssvit, SSViT, ssvit_tail, output_norm=False),
+    'slide_swin': Classifiers(
+        slide_swin, SlideSwin, linear_tail, infer_options=slide_swin.infer_options
+    ),
     'nat': Classifiers(nat, NAT, linear_tail, infer_options=nat.infer_options),
     'dinat': Classifiers(nat, DiNAT, linear_tail, infer_options=nat.infer_options),
     'qna_vit': Classifiers(qna_vit, QnAViT, linear_tail, load=load_flax),

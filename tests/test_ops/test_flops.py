@@ -12,6 +12,7 @@ from mmlocalattn import backbones  # noqa: F401  (tells MMEngine)
 from mmlocalattn.layers.neighborhood_attention import NeighborhoodAttention
 from mmlocalattn.layers.rotary import rotary_table
 from mmlocalattn.layers.sparse_scan_attention import SparseScanAttention
+from mmlocalattn.layers.window_attention import WindowAttention
 from mmlocalattn.ops.neighborhood import neighborhood_attention
 from mmlocalattn.ops.query_and_attend import query_and_attend
 from mmlocalattn.ops.slide import shift_kernel, slide_attention
@@ -137,3 +138,11 @@ def test_layers_can_be_traced(layer: nn.Module, op: str, keys: int) -> None:
     """Sizes are tensors while torch.jit traces, and windows are computed from them."""
     analyzer = FlopAnalyzer(layer, (torch.randn(BATCH, HEIGHT, WIDTH, HEADS * HEAD_DIM),))
     assert analyzer.by_operator()[op] == dense_flops(2, keys) // 2
+
+
+def test_window_attention_can_be_traced() -> None:
+    """MMEngine does not know PyTorch's own attention."""
+    layer = WindowAttention(HEADS * HEAD_DIM, HEADS, (3, 4))
+    analyzer = FlopAnalyzer(layer, (torch.randn(BATCH, HEIGHT, WIDTH, HEADS * HEAD_DIM),))
+    counted = analyzer.by_operator()['scaled_dot_product_attention']
+    assert counted == dense_flops(2, 3 * 4) // 2
