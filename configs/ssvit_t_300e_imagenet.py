@@ -6,8 +6,8 @@
 # SyncBN, no clipping. timm leaves colour jitter out when RandAugment is on; so does this config.
 # Our choices: dynamic loss scale, no weight decay on 1-d parameters (timm's habit).
 _base_ = [
-    'mmpretrain::_base_/datasets/imagenet_bs64_swin_224.py',
-    'mmpretrain::_base_/default_runtime.py',
+    './_base_/datasets/imagenet_224.py',
+    './_base_/imagenet_runtime.py',
 ]
 
 model = dict(
@@ -37,9 +37,7 @@ model = dict(
     train_cfg=dict(augments=[dict(type='Mixup', alpha=0.8), dict(type='CutMix', alpha=1.0)]),
 )
 
-train_dataloader = dict(batch_size=128, sampler=dict(type='RepeatAugSampler', shuffle=True))
-val_dataloader = dict(batch_size=128)
-test_dataloader = dict(batch_size=128)
+train_dataloader = dict(sampler=dict(type='RepeatAugSampler', shuffle=True))
 
 train_cfg = dict(by_epoch=True, max_epochs=300, val_interval=1)
 val_cfg = dict()
@@ -56,8 +54,5 @@ optim_wrapper = dict(
 )
 # The released decay 0.99996 ** (2048 / 512) is 0.99984; timm averages buffers too.
 custom_hooks = [dict(type='EMAHook', momentum=1.6e-4, update_buffers=True)]
-# Older checkpoints are kept because a run that is killed while it writes one resumes from the
-# one before.
-default_hooks = dict(checkpoint=dict(max_keep_ckpts=3))
 # 16 GPUs x 128 images, as in the released logs.
 auto_scale_lr = dict(enable=False, base_batch_size=2048)

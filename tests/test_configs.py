@@ -1,6 +1,8 @@
 """Every config parses, builds, and trains one step as a shrunken copy with all parameters used."""
 
+import copy
 import functools
+import re
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -15,30 +17,89 @@ from mmengine.model import revert_sync_batchnorm
 from mmengine.optim import build_optim_wrapper
 from mmengine.registry import MODELS, DefaultScope, init_default_scope
 
-from mmlocalattn.backbones import SSViT
 from mmlocalattn.engine import adapt_to_device, load_config
 
 CONFIGS = Path(__file__).parents[1] / 'configs'
 FILES = sorted(CONFIGS.glob('*.py'))
 PUBLISHED = [file for file in FILES if not file.name.startswith('quickstart_')]
-RECIPES = {  # the config of a family that the others inherit from
-    'maskrcnn_ssvit_t_1x_coco',
-    'maskrcnn_ssvit_s_3x_coco',
-    'cascade_maskrcnn_ssvit_s_3x_coco',
-    'retinanet_ssvit_t_1x_coco',
-    'semfpn_ssvit_t_80k_ade20k',
-    'upernet_ssvit_s_160k_ade20k',
-    'ssvit_t_300e_imagenet',
+# The configs of each family: file name without the model, and the sizes, the recipe's first.
+SIZES = {
+    'ssvit': {
+        'maskrcnn_{}_1x_coco': 't s b l',
+        'maskrcnn_{}_3x_coco': 's b',
+        'cascade_maskrcnn_{}_3x_coco': 's b',
+        'retinanet_{}_1x_coco': 't s b l',
+        'semfpn_{}_80k_ade20k': 't s b l',
+        'upernet_{}_160k_ade20k': 's b l',
+        '{}_300e_imagenet': 't s b l',
+    },
+    'nat': {
+        'maskrcnn_{}_3x_coco': 'm t s',
+        'cascade_maskrcnn_{}_3x_coco': 'm t s b',
+        'upernet_{}_160k_ade20k': 'm t s b',
+        '{}_300e_imagenet': 'm t s b',
+    },
+    'dinat': {
+        'maskrcnn_{}_3x_coco': 'm t s',
+        'cascade_maskrcnn_{}_3x_coco': 'm t s b l',
+        'upernet_{}_160k_ade20k': 'm t s b l',
+        '{}_300e_imagenet': 'm t s b',
+    },
+    'slide_nat': {'{}_300e_imagenet': 'm t s'},
+    'slide_cswin': {'{}_300e_imagenet': 't s b'},
+    'slide_pvt': {
+        'maskrcnn_{}_1x_coco': 't s m',
+        'retinanet_{}_1x_coco': 't s',
+        'semfpn_{}_80k_ade20k': 't s',
+        '{}_300e_imagenet': 't s m',
+    },
+    'slide_pvtv2': {
+        'maskrcnn_{}_1x_coco': 'b1 b2',
+        '{}_300e_imagenet': 'b1 b2 b3 b4 b5',
+    },
+    'slide_swin': {
+        'maskrcnn_{}_3x_coco': 't',
+        'cascade_maskrcnn_{}_3x_coco': 't s b',
+        'upernet_{}_160k_ade20k': 't s',
+        '{}_300e_imagenet': 't s b',
+    },
 }
-SMALL = dict(embed_dims=(8, 16, 24, 32), depths=(1, 1, 2, 1), num_heads=(1, 2, 3, 4))
-NUM_CLASSES = {'coco': 80, 'ade20k': 150, 'imagenet': 1000, 'ssvit': 4}
+NAMES = {
+    name.format(f'{family}_{size}'): index
+    for family, configs in SIZES.items()
+    for name, sizes in configs.items()
+    for index, size in enumerate(sizes.split())
+}
+RECIPES = [name for name, index in NAMES.items() if index == 0]
+
+# Options that make each backbone tiny.
+ARCH = dict(
+    embed_dims=(8, 16, 24, 32), depths=(1, 1, 2, 1), num_heads=(1, 2, 3, 4), mlp_ratios=(2, 2, 2, 2)
+)
+SMALL = {
+    'SSViT': dict(arch=ARCH),
+    'NAT': dict(arch=ARCH),
+    'DiNAT': dict(arch=ARCH, dilations=((2,), (1,), (1, 2), (1,))),
+    'SlideCSwin': dict(arch=dict(ARCH, num_heads=(2, 2, 2, 4), split_sizes=(1, 2, 7, None))),
+    'SlideNAT': dict(arch=ARCH),
+    'SlidePVT': dict(arch=dict(ARCH, sr_ratios=(8, 4, 2, 1))),
+    'SlidePVTv2': dict(arch=dict(ARCH, sr_ratios=(8, 4, 2, 1))),
+    'SlideSwin': dict(arch=ARCH),
+}
+HEADS = {'head', 'decode_head', 'auxiliary_head'}  # that read the backbone where no neck does
+NUM_CLASSES = {'coco': 80, 'ade20k': 150, 'imagenet': 1000}
 
 # A base in mmdet or mmpretrain makes MMEngine parse all of that package's YAML files, every time.
 mmengine.config.utils.load = functools.lru_cache(mmengine.config.utils.load)
 
 
+def load(name: str | Path) -> Config:
+    """A copy of the config of this name (or file) that may be changed."""
+    return copy.deepcopy(parse(CONFIGS / f'{Path(name).stem}.py'))
+
+
 @functools.cache
-def load(file: Path) -> Config:
+def parse(file: Path) -> Config:
     return load_config(str(file))
 
 
@@ -48,17 +109,22 @@ def parameters(name: str, files: list[Path]) -> pytest.MarkDecorator:
 
 def shrink(model: ConfigDict) -> None:
     """Give the model a tiny backbone, 16 channels wherever it has more, few boxes, small images."""
-    arch = model.backbone.arch
-    dims = (SSViT.arch_settings[arch] if isinstance(arch, str) else arch)['embed_dims']
-    narrow = dict(zip(dims, SMALL['embed_dims'], strict=True))
-    takers = ('neck',) if model.get('neck') else ('decode_head', 'auxiliary_head')
+    wide = out_channels(model.backbone)
+    for key, value in SMALL[model.backbone.type.removeprefix('mmlocalattn.')].items():
+        model.backbone[key] = copy.deepcopy(value)
+    narrow = dict(zip(wide, out_channels(model.backbone), strict=True))
+    takers = ['neck'] if 'in_channels' in model.get('neck', {}) else HEADS & model.keys()
     inputs = {name: model[name].in_channels for name in takers}
     for name, part in model.items():
         if name != 'backbone':
             narrow_heads(part)
     for name, old in inputs.items():
         model[name].in_channels = [narrow[c] for c in old] if isinstance(old, list) else narrow[old]
-    model.backbone.arch = dict(SMALL, mlp_ratios=(2, 2, 2, 2))
+
+
+def out_channels(backbone: ConfigDict) -> tuple[int, ...]:
+    with torch.device('meta'):
+        return MODELS.build(backbone).out_channels
 
 
 def narrow_heads(node: object) -> None:
@@ -108,7 +174,7 @@ def random_batch(task: str) -> dict:
 
 @parameters('file', FILES)
 def test_trains_one_step(file: Path) -> None:
-    cfg = load(file).copy()
+    cfg = load(file)
     shrink(cfg.model)
     model = build(cfg).train()
     data = model.data_preprocessor(random_batch(cfg.default_scope), training=True)
@@ -121,7 +187,7 @@ def test_trains_one_step(file: Path) -> None:
 
 @parameters('file', FILES)
 def test_builds_at_full_size(file: Path) -> None:
-    cfg = load(file).copy()
+    cfg = load(file)
     with torch.device('meta'):
         model = build(cfg)
     head = next(
@@ -129,15 +195,17 @@ def test_builds_at_full_size(file: Path) -> None:
         for name, module in model.named_modules()
         if hasattr(module, 'num_classes') and 'preprocessor' not in name and 'rpn' not in name
     )
-    expected = NUM_CLASSES[file.stem.split('_')[-1]]
-    assert head.num_classes == expected + (file.stem == 'quickstart_upernet_ssvit')
+    if file in PUBLISHED:
+        assert head.num_classes == NUM_CLASSES[file.stem.split('_')[-1]]
+    else:
+        assert head.num_classes == 4 + (file.stem == 'quickstart_upernet_ssvit')
 
 
 @parameters('file', FILES)
 def test_has_auto_scale_lr(file: Path) -> None:
-    scale = load(file).auto_scale_lr
-    assert scale.enable is False
-    assert scale.base_batch_size % load(file).train_dataloader.batch_size == 0
+    cfg = parse(file)
+    assert cfg.auto_scale_lr.enable is False
+    assert cfg.auto_scale_lr.base_batch_size % cfg.train_dataloader.batch_size == 0
 
 
 @parameters('file', PUBLISHED)
@@ -145,25 +213,16 @@ def test_names_its_source(file: Path) -> None:
     text = file.read_text()
     assert 'Paper' in text
     assert 'table' in text
-    if file.stem in RECIPES:
-        assert 'ur choice' in text
-    else:
+    base = re.search(r"^_base_ = './(.+)\.py'$", text, re.MULTILINE)
+    if base:
+        assert base[1] in RECIPES
         assert len(text.splitlines()) <= 10
+    else:
+        assert 'ur choice' in text
 
 
 def test_file_names() -> None:
-    def names(method: str, sizes: str, rest: str) -> set[str]:
-        return {f'{method}ssvit_{size}_{rest}' for size in sizes}
-
-    assert {file.stem for file in PUBLISHED} == {
-        *names('maskrcnn_', 'tsbl', '1x_coco'),
-        *names('maskrcnn_', 'sb', '3x_coco'),
-        *names('retinanet_', 'tsbl', '1x_coco'),
-        *names('cascade_maskrcnn_', 'sb', '3x_coco'),
-        *names('semfpn_', 'tsbl', '80k_ade20k'),
-        *names('upernet_', 'sbl', '160k_ade20k'),
-        *names('', 'tsbl', '300e_imagenet'),
-    }
+    assert {file.stem for file in PUBLISHED} == set(NAMES)
 
 
 def test_no_base_that_only_one_distribution_has() -> None:
@@ -183,20 +242,29 @@ def test_no_base_that_only_one_distribution_has() -> None:
         ('semfpn_ssvit_t_80k_ade20k', 1e-4, 1e-4, 1e-4),
         ('upernet_ssvit_s_160k_ade20k', 6e-5, 0.01, 0.0),
         ('ssvit_t_300e_imagenet', 2e-3, 0.05, 0.0),
+        ('maskrcnn_nat_m_3x_coco', 1e-4, 0.05, 0.0),
+        ('cascade_maskrcnn_dinat_b_3x_coco', 7.5e-5, 0.05, 0.0),
+        ('upernet_nat_m_160k_ade20k', 6e-5, 0.01, 0.0),
+        ('dinat_m_300e_imagenet', 1e-3, 0.05, 0.0),
+        ('maskrcnn_slide_swin_t_3x_coco', 1e-4, 0.05, 0.0),
+        ('maskrcnn_slide_pvtv2_b1_1x_coco', 2e-4, 1e-4, 1e-4),
+        ('semfpn_slide_pvt_t_80k_ade20k', 1e-4, 1e-4, 1e-4),
+        ('slide_cswin_b_300e_imagenet', 1e-3, 0.1, 0.0),
     ],
 )
 def test_optimizer(name: str, lr: float, decay: float, norm_decay: float) -> None:
-    cfg = load(CONFIGS / f'{name}.py').copy()
+    cfg = load(name)
     assert cfg.optim_wrapper.type == 'AmpOptimWrapper'
     shrink(cfg.model)
     adapt_to_device(cfg)
     model = build(cfg)
     groups = build_optim_wrapper(model, cfg.optim_wrapper).optimizer.param_groups
     decay_of = {id(p): group['weight_decay'] for group in groups for p in group['params']}
-    block = model.backbone.stages[2].blocks[0]
+    block = model.backbone.stages[0].blocks[0]
+    biases = [p for name, p in model.named_parameters() if name.endswith('pos_bias')]
     assert {group['lr'] for group in groups} == {lr}
-    assert decay_of[id(block.ffn.fc1.weight)] == decay
-    assert decay_of[id(block.norm1.weight)] == norm_decay
+    assert decay_of[id(block.attn.qkv.weight)] == decay
+    assert {decay_of[id(p)] for p in (block.norm1.weight, *biases)} == {norm_decay}
 
 
 @pytest.fixture
@@ -214,12 +282,13 @@ def picture(tmp_path: Path) -> Path:
         'maskrcnn_ssvit_t_1x_coco',
         'maskrcnn_ssvit_s_3x_coco',
         'upernet_ssvit_s_160k_ade20k',
+        'upernet_dinat_l_160k_ade20k',
         'ssvit_t_300e_imagenet',
     ],
 )
 @pytest.mark.parametrize('split', ['train', 'test'])
 def test_pipeline(picture: Path, name: str, split: str) -> None:
-    cfg = load(CONFIGS / f'{name}.py')
+    cfg = load(name)
     init_default_scope(cfg.default_scope)
     box = dict(bbox=[20, 20, 90, 80], bbox_label=1, ignore_flag=0, mask=[[20, 20, 90, 20, 90, 80]])
     sample = dict(
@@ -239,18 +308,19 @@ def test_pipeline(picture: Path, name: str, split: str) -> None:
     heights, widths = zip(*(image.shape[1:] for image in batch['inputs']), strict=True)
     if name.startswith('ssvit'):
         assert {*heights, *widths} == {224}
-    elif name.startswith('upernet') and split == 'train':
-        assert max(*heights, *widths) <= 512
+    elif name.startswith('upernet'):
+        side = cfg.model.data_preprocessor.size[0]
+        assert max(heights) <= side if split == 'train' else set(heights) == {side}
     elif name == 'maskrcnn_ssvit_s_3x_coco' and split == 'train':
         sides = range(480, 801, 32)
         assert all(min(size) in sides for size in zip(heights, widths, strict=True))
     else:
-        assert set(heights) == {512 if name.startswith('upernet') else 800}
+        assert set(heights) == {800}
 
 
 def test_backbone_weights_from_the_command_line(tmp_path: Path) -> None:
     """The command given in _base_/models/maskrcnn_ssvit.py."""
-    cfg = load(CONFIGS / 'upernet_ssvit_s_160k_ade20k.py').copy()
+    cfg = load('upernet_ssvit_s_160k_ade20k')
     shrink(cfg.model)
     source = build(cfg).backbone
     file = tmp_path / 'weights.pth'

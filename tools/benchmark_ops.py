@@ -2,7 +2,7 @@
 
 Everything about one map is timed in turns in one process; the table shows medians. FLOPs are the
 useful ones: 4 * B * heads * H * W * kh * kw * head_dim forward, 3.5 times that for forward and
-backward. Before, every way is compared with the reference on small maps.
+backward; of slide_attention, the convolutions to its copies too. Before, every way is compared with the reference on small maps.
 """
 
 import argparse
@@ -23,6 +23,7 @@ from benchmarking import (
     time_in_turns,
     write_json,
 )
+from slide_benchmark import Slide, SlideProblem
 from torch import Tensor
 
 from mmlocalattn.layers.rotary import rotary_table
@@ -39,6 +40,7 @@ SHAPES = (
     '200x334,2,7,28',
 )
 SCAN_SHAPES = ('200x334,2', '100x167,4', '50x84,8', '25x42,16')
+SLIDE_SHAPES = ('200x334,3,3', '100x167,6,3')
 TWO_OPS = 'two ops'
 MATRIX = 2048
 TOLERANCE = {'float32': 1e-4, 'bfloat16': 4e-2, 'float16': 5e-3}
@@ -52,6 +54,8 @@ class Neighborhood:
 
     title = 'neighborhood_attention'
     window_title = 'kernel, dilation'
+    tensor_names = ('dq', 'dk', 'dv', 'dbias')
+    both_factor = 3.5
 
     @property
     def label(self) -> tuple[str, str]:
@@ -66,6 +70,9 @@ class Neighborhood:
 
     def ways(self, baselines: Sequence[str]) -> list[str]:
         return ['ours', *baselines]
+
+    def make_tensors(self) -> list[Tensor | None]:
+        return make_tensors(self.problem)
 
     def prepare(self, way: str) -> Attend:
         return WAYS[way](self.problem)
@@ -83,6 +90,8 @@ class SparseScan:
 
     title = 'sparse_scan_attention'
     window_title = 'window, anchors, dilation'
+    tensor_names = ('dq', 'dk', 'dv')
+    both_factor = 3.5
 
     @property
     def label(self) -> tuple[str, str]:
@@ -100,6 +109,9 @@ class SparseScan:
 
     def ways(self, baselines: Sequence[str]) -> list[str]:
         return ['ours', TWO_OPS, *baselines]
+
+    def make_tensors(self) -> list[Tensor | None]:
+        return make_tensors(self.problem)
 
     def prepare(self, way: str) -> Attend:
         problem = self.problem
@@ -120,7 +132,7 @@ class SparseScan:
         return attend
 
 
-Case = Neighborhood | SparseScan
+Case = Neighborhood | SparseScan | Slide
 
 
 def map_label(problem: Problem) -> str:
@@ -146,6 +158,15 @@ def parse_args(argv: Sequence[str] | None = None) -> argparse.Namespace:
         metavar='HxW,HEADS',
         help='of sparse_scan_attention, with the windows of the adaptive rule, default: '
         f'{" ".join(SCAN_SHAPES)}, the stages of SSViT-S at 800x1336',
+    )
+    parser.add_argument(
+        '--slide-shapes',
+        nargs='*',
+        type=functools.partial(parse_shape, fields=4),
+        default=[parse_shape(shape, 4) for shape in SLIDE_SHAPES],
+        metavar='HxW,HEADS,KERNEL',
+        help='of slide_attention, always timed beside the eager forms of its released code, '
+        f'default: {" ".join(SLIDE_SHAPES)}, the slide stages of Slide-Swin-T at 800x1336',
     )
     parser.add_argument(
         '--baselines',
@@ -194,6 +215,7 @@ def make_cases(args: argparse.Namespace) -> list[Case]:
         for height, width, heads in args.scan_shapes:
             problem = make(batch, height, width, heads)
             cases.append(SparseScan(problem, *adaptive_scan(height, width)))
+        cases += [slide_case(args, batch, *shape) for shape in args.slide_shapes]
     return cases
 
 
@@ -206,7 +228,14 @@ def small_cases(args: argparse.Namespace) -> list[Case]:
         cases += map(Neighborhood, problems)
     if args.scan_shapes:
         cases.append(SparseScan(make_problem(args, 2, 13, 19, 2), (5, 5), (3, 3), (4, 4)))
+    if args.slide_shapes:
+        cases += [slide_case(args, 2, 13, 19, 2, kernel) for kernel in (3, 5)]
     return cases
+
+
+def slide_case(args: argparse.Namespace, *shape: int) -> Slide:
+    """Of batch, height, width, heads, kernel."""
+    return Slide(SlideProblem(**vars(make_problem(args, *shape))))
 
 
 def make_problem(
@@ -261,7 +290,7 @@ def check(case: Case, way: str, tolerance: float, backward: bool) -> None:
         SystemExit: If it gives another result.
     """
     attend = case.prepare(way)
-    tensors = make_tensors(case.problem)
+    tensors = case.make_tensors()
     exact = with_grad(tensors, torch.float32)
     grad = torch.randn(case.problem.shape, device=case.problem.device)
     backward = backward and has_backward(way, case.problem)
@@ -272,7 +301,7 @@ def check(case: Case, way: str, tolerance: float, backward: bool) -> None:
     if backward:
         actual += gradients(output, tensors, grad.to(output.dtype))
         expected += gradients(truth, exact, grad)
-    for name, ours, theirs in zip(('output', 'dq', 'dk', 'dv', 'dbias'), actual, expected):
+    for name, ours, theirs in zip(('output', *case.tensor_names), actual, expected):
         error = ((ours.float() - theirs).abs().max() / theirs.abs().max()).item()
         if not error < tolerance:  # NaN is an error too
             raise SystemExit(
@@ -318,7 +347,7 @@ def why_not(case: Case, way: str, backward: bool) -> str | None:
 
 def measure(case: Case, args: argparse.Namespace, reasons: dict, product: Run) -> list[dict]:
     """Time all ways of one case and a matrix product in turns; one record per way and pass."""
-    tensors = make_tensors(case.problem)
+    tensors = case.make_tensors()
     records, runs = [], [product]
     for way in case.ways(args.baselines):
         passes: dict[bool, Run] = {}
@@ -344,7 +373,7 @@ def measure(case: Case, args: argparse.Namespace, reasons: dict, product: Run) -
     timed = [record for record in records if 'skipped' not in record]
     for record, run, seconds in zip(timed, runs[1:], samples):
         median = statistics.median(seconds)
-        factor = 3.5 if record['pass'] == PASSES[True] else 1.0
+        factor = case.both_factor if record['pass'] == PASSES[True] else 1.0
         rate = factor * sum(step.gflop for step in case.steps) / median
         record |= {
             'seconds': median,

@@ -282,11 +282,11 @@ def _setup_context(ctx: Any, inputs: tuple, output: tuple) -> None:
 
 
 def _backward(ctx: Any, grad_output: Tensor, _: Tensor) -> tuple:
-    bias = ctx.saved_tensors[3]
+    saved = ctx.saved_tensors  # read once: under checkpointing each reading unpacks anew
     *grads, grad_bias = torch.ops.mmlocalattn._neighborhood_attention_backward(
-        grad_output, *ctx.saved_tensors, *ctx.geometry
+        grad_output, *saved, *ctx.geometry
     )
-    return *grads, None if bias is None else grad_bias, None, None, None
+    return *grads, None if saved[3] is None else grad_bias, None, None, None
 
 
 LIB.impl('neighborhood_attention', neighborhood_attention_reference, 'CompositeExplicitAutograd')

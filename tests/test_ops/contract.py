@@ -1,12 +1,14 @@
 """What every operator must do, written once. A test class per operator subclasses
 :class:`OpContract`."""
 
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
 from torch import Tensor
+from torch.utils.checkpoint import checkpoint
 
 from mmlocalattn.ops import has_kernel
 
@@ -256,6 +258,14 @@ class OpContract:
         second = self.run(tensors, self.cases[case], grad_output)
         torch.set_num_threads(threads)
         assert all(torch.equal(ours, theirs) for ours, theirs in zip(first, second))
+
+    def test_checkpointing(self, case: str) -> None:
+        tensors = tuple(tensor.requires_grad_() for tensor in self.tensors(self.cases[case]))
+        results = []
+        for run in (self.call, partial(checkpoint, self.call, use_reentrant=False)):
+            output = run(tensors, self.cases[case])
+            results.append(self.grads(output, tensors, torch.ones_like(output)))
+        assert all(torch.equal(*pair) for pair in zip(*results))
 
     def test_meta_device(self, case: str) -> None:
         tensors = tuple(tensor.to('meta') for tensor in self.tensors(self.cases[case]))

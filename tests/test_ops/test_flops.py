@@ -13,6 +13,7 @@ from mmlocalattn.layers.neighborhood_attention import NeighborhoodAttention
 from mmlocalattn.layers.rotary import rotary_table
 from mmlocalattn.layers.sparse_scan_attention import SparseScanAttention
 from mmlocalattn.ops.neighborhood import neighborhood_attention
+from mmlocalattn.ops.slide import shift_kernel, slide_attention
 from mmlocalattn.ops.sparse_scan import sparse_scan_attention
 from mmlocalattn.ops.stand_alone import stand_alone_attention
 
@@ -69,6 +70,34 @@ def test_mmengine_counts_multiply_adds(name: str) -> None:
     call, keys = CALLS[name]
     analyzer = FlopAnalyzer(Call(call), tuple(torch.randn(3, *SHAPE)))
     assert analyzer.total() == dense_flops(2, keys) // 2
+
+
+def slide(query: Tensor, key: Tensor, value: Tensor) -> Tensor:
+    kernel = shift_kernel(HEAD_DIM, 3).to(query)
+    return slide_attention(query, key, value, kernel.requires_grad_())
+
+
+def convolution_flops(convolutions: int, taps: int) -> int:
+    """What PyTorch counts for the depthwise convolutions of a map to ``taps`` copies."""
+    image = torch.empty(BATCH, HEADS * HEAD_DIM, HEIGHT, WIDTH, device='meta')
+    copies = taps * image.shape[1]
+    conv = nn.Conv2d(image.shape[1], copies, 3, 1, 1, groups=image.shape[1], device='meta')
+    with FlopCounterMode(display=False) as counter:
+        conv(image)
+    return convolutions * counter.get_total_flops()
+
+
+def test_slide_attention_counts_its_convolutions() -> None:
+    tensors = [torch.randn(SHAPE, requires_grad=True) for _ in range(3)]
+    with FlopCounterMode(display=False) as counter:
+        output = slide(*tensors)
+    forward = dense_flops(2, 9) + convolution_flops(2, 9)
+    assert counter.get_total_flops() == forward
+    with FlopCounterMode(display=False) as counter:
+        output.sum().backward()
+    assert counter.get_total_flops() == dense_flops(5, 9) + convolution_flops(6, 9)
+    analyzer = FlopAnalyzer(Call(slide), tuple(torch.randn(3, *SHAPE)))
+    assert analyzer.by_operator()['slide_attention'] == forward // 2
 
 
 class Scan(nn.Module):

@@ -152,7 +152,7 @@ def test_the_arch_is_found_by_shapes(name):
         )
         for block in range(depth)
     }
-    assert script.ssvit_arch(weights, None) == name
+    assert script.FAMILIES['ssvit'].find_arch(weights) == name
 
 
 @pytest.mark.parametrize(

@@ -1,7 +1,8 @@
-"""The get_flops tools of mmdet and mmseg, as they come, on our configs."""
+"""tools/analysis/get_flops.py, and those of mmdet and mmseg as they come, on our configs."""
 
 import importlib
 import importlib.util
+import json
 from argparse import Namespace
 from collections import Counter
 from pathlib import Path
@@ -10,7 +11,12 @@ from types import ModuleType
 import mmengine.analysis
 import pytest
 import tiny_data
+import torch
+from mmengine.analysis import FlopAnalyzer
+from mmengine.config import Config
 from mmengine.logging import MMLogger
+from mmengine.model import revert_sync_batchnorm
+from mmengine.registry import MODELS
 from tiny_data import data, quick  # noqa: F401
 
 pytestmark = pytest.mark.usefixtures('quick')
@@ -70,3 +76,58 @@ def test_mmseg(
     args = Namespace(config=config, shape=[64, 64], cfg_options=None)
     tool.inference(args, MMLogger.get_instance('get_flops'))
     assert counts['sparse_scan_attention'] == attention()
+
+
+@pytest.fixture
+def tool() -> ModuleType:
+    return tiny_data.load_tool('analysis/get_flops')
+
+
+def read(tmp_path: Path, text: str) -> Config:
+    return Config.fromfile(tiny_data.write_config(tmp_path / 'config.py', text, tmp_path))
+
+
+@pytest.mark.parametrize('text', [tiny_data.CLASSIFICATION, tiny_data.SEGMENTATION])
+def test_counts_as_mmengine(tool: ModuleType, tmp_path: Path, text: str) -> None:
+    cfg = read(tmp_path, text)
+    found = tool.count(cfg, (64, 96))
+    model = revert_sync_batchnorm(MODELS.build(cfg.model)).eval()
+    assert found['params'] == sum(parameter.numel() for parameter in model.parameters())
+
+    inner = model.forward
+
+    def forward(images: torch.Tensor) -> object:
+        if cfg.default_scope == 'mmseg':
+            return model.encode_decode(images, [dict(img_shape=(64, 96))])
+        return inner(images)
+
+    model.forward = forward
+    assert found['flops'] == FlopAnalyzer(model, (torch.rand(1, 3, 64, 96),)).total()
+
+
+def test_regions_do_not_depend_on_the_weights(tool: ModuleType, tmp_path: Path) -> None:
+    cfg = read(tmp_path, tiny_data.DETECTION)
+    counts = {}
+    for proposals, detections in ((0, 0), (1000, 0), (0, 100)):
+        cfg.model.test_cfg.rpn.max_per_img = proposals
+        cfg.model.test_cfg.rcnn.max_per_img = detections
+        counts[proposals, detections] = tool.count(cfg, (64, 64))['flops']
+    box = 16 * 49 * 16 + 16 * 16 + 16 * (3 + 8)  # two hidden layers; classes and offsets
+    mask = 4 * 9 * 16 * 16 * 14**2 + 16 * 16 * 28**2 + 16 * 2 * 28**2  # two by two taps, stride two
+    assert counts[1000, 0] - counts[0, 0] == 1000 * box
+    assert counts[0, 100] - counts[0, 0] == 100 * mask
+
+
+def test_prints(tool: ModuleType, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    path = tiny_data.write_config(tmp_path / 'config.py', tiny_data.SEGMENTATION, tmp_path)
+    tool.main([path, '--json', '--shape', '64', '96'])
+    result = json.loads(capsys.readouterr().out)
+    assert result['config'] == 'config'
+    assert result['shape'] == [64, 96]
+    tool.main([path, path, '--cfg-options', 'model.decode_head.num_classes=7'])
+    lines = capsys.readouterr().out.splitlines()
+    assert len(lines) == 2
+    assert lines[0].endswith('at 512 x 2048')
+    assert f'{(result["params"] + 4 * 17) / 1e6:.2f} M parameters' in lines[0]
+    with pytest.raises(SystemExit, match=r"'no\.py' does not exist"):
+        tool.main(['no.py'])

@@ -1,17 +1,7 @@
-# UPerNet with an SSViT-S backbone and an auxiliary FCN head on the third stage.
-# ImageNet weights: see maskrcnn_ssvit.py in this folder.
-norm_cfg = dict(type='SyncBN', requires_grad=True)
+# UPerNet with an SSViT-S backbone. ImageNet weights: see maskrcnn_ssvit.py in this folder.
+_base_ = './upernet.py'
+
 model = dict(
-    type='EncoderDecoder',
-    data_preprocessor=dict(
-        type='SegDataPreProcessor',
-        mean=[123.675, 116.28, 103.53],
-        std=[58.395, 57.12, 57.375],
-        bgr_to_rgb=True,
-        pad_val=0,
-        seg_pad_val=255,
-        size=(512, 512),
-    ),
     backbone=dict(
         type='mmlocalattn.SSViT',
         arch='small',
@@ -19,33 +9,8 @@ model = dict(
         output_norm=True,
         drop_path_rate=0.15,
         scan='adaptive',
-        norm_cfg=norm_cfg,
+        norm_cfg=dict(type='SyncBN', requires_grad=True),
     ),
-    decode_head=dict(
-        type='UPerHead',
-        in_channels=[64, 128, 256, 512],
-        in_index=[0, 1, 2, 3],
-        pool_scales=(1, 2, 3, 6),
-        channels=512,
-        dropout_ratio=0.1,
-        num_classes=150,
-        norm_cfg=norm_cfg,
-        align_corners=False,
-        loss_decode=dict(type='CrossEntropyLoss', use_sigmoid=False, loss_weight=1.0),
-    ),
-    auxiliary_head=dict(
-        type='FCNHead',
-        in_channels=256,
-        in_index=2,
-        channels=256,
-        num_convs=1,
-        concat_input=False,
-        dropout_ratio=0.1,
-        num_classes=150,
-        norm_cfg=norm_cfg,
-        align_corners=False,
-        loss_decode=dict(type='CrossEntropyLoss', use_sigmoid=False, loss_weight=0.4),
-    ),
-    train_cfg=dict(),
-    test_cfg=dict(mode='whole'),
+    decode_head=dict(in_channels=[64, 128, 256, 512]),
+    auxiliary_head=dict(in_channels=256),
 )

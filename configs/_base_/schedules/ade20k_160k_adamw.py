@@ -10,7 +10,11 @@ optim_wrapper = dict(
     type='AmpOptimWrapper',
     loss_scale='dynamic',  # our choice; RMT's mmcv hook used a constant 512
     optimizer=dict(type='AdamW', lr=6e-5, betas=(0.9, 0.999), weight_decay=0.01),
-    paramwise_cfg=dict(custom_keys=dict(norm=dict(decay_mult=0.0))),
+    paramwise_cfg=dict(
+        custom_keys=dict(
+            norm=dict(decay_mult=0.0), pos_bias=dict(decay_mult=0.0), pos_embed=dict(decay_mult=0.0)
+        )
+    ),
 )
 # RMT: 8 GPUs x 2 images.
 auto_scale_lr = dict(enable=False, base_batch_size=16)

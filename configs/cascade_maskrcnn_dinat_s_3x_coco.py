@@ -1,0 +1,7 @@
+# DiNAT-S. Paper, COCO table "Cascade Mask R-CNN": 52.9 box AP, 45.8 mask AP. Released recipe.
+_base_ = './cascade_maskrcnn_dinat_m_3x_coco.py'
+
+model = dict(
+    backbone=dict(arch='small', drop_path_rate=0.5),
+    neck=dict(in_channels=[96, 192, 384, 768]),
+)

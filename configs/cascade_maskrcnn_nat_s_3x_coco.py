@@ -1,0 +1,7 @@
+# NAT-S. Paper, COCO table "Cascade Mask R-CNN": 52.0 box AP, 44.9 mask AP. Released recipe.
+_base_ = './cascade_maskrcnn_nat_m_3x_coco.py'
+
+model = dict(
+    backbone=dict(arch='small', drop_path_rate=0.3),
+    neck=dict(in_channels=[96, 192, 384, 768]),
+)

@@ -1,0 +1,7 @@
+# DiNAT-S. Paper, COCO table "Mask R-CNN": 49.3 box AP, 44.0 mask AP. Released recipe.
+_base_ = './maskrcnn_dinat_m_3x_coco.py'
+
+model = dict(
+    backbone=dict(arch='small', drop_path_rate=0.35),
+    neck=dict(in_channels=[96, 192, 384, 768]),
+)

@@ -1,0 +1,7 @@
+# NAT-S. Paper, COCO table "Mask R-CNN": 48.4 box AP, 43.2 mask AP. Released recipe.
+_base_ = './maskrcnn_nat_m_3x_coco.py'
+
+model = dict(
+    backbone=dict(arch='small', drop_path_rate=0.35),
+    neck=dict(in_channels=[96, 192, 384, 768]),
+)

@@ -1,0 +1,4 @@
+# DiNAT-T. Paper, ADE20K table "UPerNet": 47.8 mIoU (48.8 multi-scale). Released recipe.
+_base_ = './upernet_dinat_m_160k_ade20k.py'
+
+model = dict(backbone=dict(arch='tiny', drop_path_rate=0.3))
