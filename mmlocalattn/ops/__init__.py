@@ -8,6 +8,7 @@ of each operator.
 from mmlocalattn.ops import (  # noqa: F401  (register them)
     flops,
     neighborhood,
+    query_and_attend,
     slide,
     sparse_scan,
     stand_alone,
@@ -20,6 +21,7 @@ OPS = (
     'neighborhood_attention',
     'sparse_scan_attention',
     'slide_attention',
+    'query_and_attend',
     'stand_alone_attention',
 )
 """Names of the public operators."""

@@ -48,12 +48,12 @@ class SparseScanAttention(Emulated, test_sparse_scan.TestSparseScanAttention):
     pass
 
 
-class StandAloneAttention(Emulated, test_stand_alone.TestStandAloneAttention):
-    pass
-
-
 class SlideAttention(Emulated, test_slide.TestSlideAttention):
     saved_outputs = slice(1, None)
+
+
+class StandAloneAttention(Emulated, test_stand_alone.TestStandAloneAttention):
+    pass
 
 
 CONTRACTS = (
