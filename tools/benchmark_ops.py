@@ -25,6 +25,7 @@ from benchmarking import (
     write_json,
 )
 from slide_benchmark import Slide, SlideProblem
+from stand_alone_benchmark import StandAlone
 from torch import Tensor
 
 from mmlocalattn.layers.scan_geometry import adaptive_scan
@@ -40,11 +41,12 @@ SHAPES = (
 )
 SCAN_SHAPES = ('200x334,2', '100x167,4', '50x84,8', '25x42,16')
 SLIDE_SHAPES = ('200x334,3,3', '100x167,6,3')
+STAND_ALONE_SHAPES = ('200x334,8,7,8', '100x167,8,7,16', '50x84,8,7,32')
 MATRIX = 2048
 TOLERANCE = {'float32': 1e-4, 'bfloat16': 4e-2, 'float16': 5e-3}
 
 
-Case = Neighborhood | SparseScan | Slide
+Case = Neighborhood | SparseScan | Slide | StandAlone
 
 
 def parse_args(argv: Sequence[str] | None = None) -> argparse.Namespace:
@@ -74,6 +76,15 @@ def parse_args(argv: Sequence[str] | None = None) -> argparse.Namespace:
         metavar='HxW,HEADS,KERNEL',
         help='of slide_attention, always timed beside the eager forms of its released code, '
         f'default: {" ".join(SLIDE_SHAPES)}, the slide stages of Slide-Swin-T at 800x1336',
+    )
+    parser.add_argument(
+        '--stand-alone-shapes',
+        nargs='*',
+        type=parse_shape,
+        default=[parse_shape(shape) for shape in STAND_ALONE_SHAPES],
+        metavar='HxW,HEADS,KERNEL,HEAD_DIM',
+        help='of stand_alone_attention, always timed beside copies of its windows, default: '
+        f'{" ".join(STAND_ALONE_SHAPES)}, stages of SASA-ResNet-50 at 800x1336',
     )
     parser.add_argument(
         '--baselines',
@@ -123,6 +134,7 @@ def make_cases(args: argparse.Namespace) -> list[Case]:
             problem = make(batch, height, width, heads)
             cases.append(SparseScan(problem, *adaptive_scan(height, width)))
         cases += [slide_case(args, batch, *shape) for shape in args.slide_shapes]
+        cases += [stand_alone_case(args, batch, *shape) for shape in args.stand_alone_shapes]
     return cases
 
 
@@ -137,12 +149,20 @@ def small_cases(args: argparse.Namespace) -> list[Case]:
         cases.append(SparseScan(make_problem(args, 2, 13, 19, 2), (5, 5), (3, 3), (4, 4)))
     if args.slide_shapes:
         cases += [slide_case(args, 2, 13, 19, 2, kernel) for kernel in (3, 5)]
+    if args.stand_alone_shapes:
+        cases += [stand_alone_case(args, 2, 13, 19, 2, *rest) for rest in ((3, 8), (7, 5))]
     return cases
 
 
 def slide_case(args: argparse.Namespace, *shape: int) -> Slide:
     """Of batch, height, width, heads, kernel."""
     return Slide(SlideProblem(**vars(make_problem(args, *shape))))
+
+
+def stand_alone_case(args: argparse.Namespace, *shape: int) -> StandAlone:
+    """Of batch, height, width, heads, kernel, head_dim."""
+    *rest, head_dim = shape
+    return StandAlone(replace(make_problem(args, *rest), head_dim=head_dim))
 
 
 def make_problem(

@@ -142,6 +142,9 @@ MMLOCALATTN_INLINE Vec<double, N> log2(Vec<double, N> x) {
   return x;
 }
 
+MMLOCALATTN_INLINE float log2(float x) { return __builtin_log2f(x); }
+MMLOCALATTN_INLINE double log2(double x) { return __builtin_log2(x); }
+
 // Keeps x in a register: the compiler would rather load it again for its second use.
 template <typename V>
 MMLOCALATTN_INLINE void pin(V& x) {
