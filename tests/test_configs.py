@@ -45,6 +45,15 @@ SIZES = {
         'upernet_{}_160k_ade20k': 'm t s b l',
         '{}_300e_imagenet': 'm t s b',
     },
+    'sasa': {
+        'maskrcnn_{}_1x_coco': 'r50',
+        'retinanet_{}_1x_coco': 'r50_convhead_convstem r50_convhead_attnstem r50_baseline',
+        'retinanet_{}stem_1x_coco': 'r50_attnhead_conv r50_attnhead_attn',
+        'retinanet_{}_150e_coco': 'r50_convhead_convstem r50_convhead_attnstem r50_baseline',
+        'retinanet_{}stem_150e_coco': 'r50_attnhead_conv r50_attnhead_attn',
+        'upernet_{}_160k_ade20k': 'r50',
+        '{}_130e_imagenet': 'r26 r38 r50 r26_attnstem r38_attnstem r50_attnstem',
+    },
     'qna_vit': {
         'maskrcnn_{}_1x_coco': 't s b',
         'maskrcnn_qna_fpn_{}_1x_coco': 't',
@@ -88,6 +97,9 @@ ARCH = dict(
 SMALL = {
     'SSViT': dict(arch=ARCH),
     'NAT': dict(arch=ARCH),
+    'SASAResNet': dict(
+        depth=dict(embed_dims=(32, 48, 64, 96), depths=(1, 1, 1, 1), num_heads=(2, 2, 2, 2))
+    ),
     'DiNAT': dict(arch=ARCH, dilations=((2,), (1,), (1, 2), (1,))),
     'SlideCSwin': dict(arch=dict(ARCH, num_heads=(2, 2, 2, 4), split_sizes=(1, 2, 7, None))),
     'SlideNAT': dict(arch=ARCH),

@@ -4,6 +4,7 @@ from mmengine.analysis import complexity_analysis
 
 from mmlocalattn.backbones.nat import NAT, DiNAT
 from mmlocalattn.backbones.qna_vit import QnAViT
+from mmlocalattn.backbones.sasa_resnet import SASAResNet
 from mmlocalattn.backbones.slide_transformer import (
     SlideCSwin,
     SlideNAT,
@@ -18,6 +19,7 @@ __all__ = [
     'NAT',
     'DiNAT',
     'QnAViT',
+    'SASAResNet',
     'SSViT',
     'SlideCSwin',
     'SlideNAT',

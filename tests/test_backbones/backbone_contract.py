@@ -22,6 +22,7 @@ class BackboneContract:
         options: Constructor arguments that the tests of this class use beside ``arch``.
         parameters: Number of parameters of the backbone alone by ``arch``, without output norms.
         strides: Of the maps.
+        argument: Name of the constructor's first argument.
     """
 
     backbone: type
@@ -29,6 +30,7 @@ class BackboneContract:
     options: dict[str, Any] = {}  # noqa: RUF012
     parameters: dict[str, int]
     strides: tuple[int, ...] = (4, 8, 16, 32)
+    argument = 'arch'
 
     def build(self, **options: Any) -> nn.Module:
         """The tiny model."""
@@ -40,7 +42,8 @@ class BackboneContract:
                 metafunc.parametrize(argument, values, ids=str)
 
     def test_is_registered(self) -> None:
-        cfg = dict(type=f'mmlocalattn.{self.backbone.__name__}', arch=self.narrow, **self.options)
+        arch = {self.argument: self.narrow}
+        cfg = dict(type=f'mmlocalattn.{self.backbone.__name__}', **arch, **self.options)
         assert type(MODELS.build(cfg)) is self.backbone
 
     def test_parameters(self, arch: str) -> None:
