@@ -10,6 +10,7 @@ import argparse
 import functools
 import statistics
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 
 import torch
