@@ -203,7 +203,13 @@ def test_sdist_content(source_tree: Path, tmp_path: Path) -> None:
     assert top_level == b'mmlocalattn\n'  # mmengine takes its first line for the package
     assert not any(name.endswith('entry_points.txt') for name in names)
     wanted = ['LICENSE', 'pyproject.toml', 'setup.py', 'requirements/reference.txt']
-    for pattern in ('mmlocalattn/csrc/**/*.*', 'configs/**/*.py', 'tools/*.*'):
+    for pattern in (
+        'mmlocalattn/csrc/**/*.*',
+        'configs/**/*.py',
+        'docs/*.md',
+        'tools/*.*',
+        'tools/*/*.py',
+    ):
         wanted += (str(path.relative_to(ROOT)) for path in ROOT.glob(pattern))
     assert not set(wanted) - names
 

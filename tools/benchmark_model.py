@@ -25,14 +25,14 @@ from mmengine.registry import MODELS, init_default_scope
 from torch import nn
 from torch.utils.flop_counter import FlopCounterMode
 
-from mmlocalattn.engine import load_config
+from mmlocalattn.engine import add_config_arguments, config_of, load_config
 
 NUM_CLASSES = 2  # of random labels: few enough for every head
 
 
 def parse_args(argv: Sequence[str] | None = None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__.partition('\n')[0])
-    parser.add_argument('config', help='config file')
+    add_config_arguments(parser)
     parser.add_argument(
         '--baseline',
         nargs='+',
@@ -200,8 +200,8 @@ def main(argv: Sequence[str] | None = None) -> None:
     args = parse_args(argv)
     paths = [args.config, *args.baseline]
     try:
-        configs = [load_config(path) for path in paths]
-    except (FileNotFoundError, ModuleNotFoundError) as error:
+        configs = [config_of(args), *map(load_config, args.baseline)]
+    except (FileNotFoundError, ModuleNotFoundError, ValueError) as error:
         raise SystemExit(f'error: {error}') from None
     models = [build(cfg, args.whole).to(args.device) for cfg in configs]
     for model in models:

@@ -15,7 +15,7 @@ from mmlocalattn.engine import (
     add_common_arguments,
     allow_mmengine_checkpoints,
     check_data,
-    load_config,
+    config_of,
 )
 
 
@@ -42,9 +42,9 @@ def build_config(args: argparse.Namespace) -> Config:
     Raises:
         FileNotFoundError: If the config, the data or the checkpoint does not exist.
         ModuleNotFoundError: If a package the config needs is not installed.
-        ValueError: If ``--out`` is not what the task can write.
+        ValueError: If the backbone cannot be replaced, or ``--out`` is not what the task can write.
     """
-    cfg = load_config(args.config, args.cfg_options)
+    cfg = config_of(args)
     if not os.path.isfile(args.checkpoint):
         raise FileNotFoundError(f'checkpoint {args.checkpoint!r} does not exist')
     check_data(cfg, ('test',))

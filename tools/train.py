@@ -16,8 +16,8 @@ from mmlocalattn.engine import (
     add_common_arguments,
     allow_mmengine_checkpoints,
     check_data,
+    config_of,
     last_whole_checkpoint,
-    load_config,
     read_seed,
 )
 
@@ -45,9 +45,10 @@ def build_config(args: argparse.Namespace) -> Config:
     Raises:
         FileNotFoundError: If the config, the data or the checkpoint to resume from does not exist.
         ModuleNotFoundError: If a package the config needs is not installed.
-        ValueError: If the config does not say for which batch size its learning rate is.
+        ValueError: If the backbone cannot be replaced, or the config does not say for which batch
+            size its learning rate is.
     """
-    cfg = load_config(args.config, args.cfg_options)
+    cfg = config_of(args)
     cfg.launcher = args.launcher
     cfg.work_dir = args.work_dir or cfg.get('work_dir') or f'work_dirs/{Path(args.config).stem}'
     if args.amp:

@@ -49,8 +49,12 @@ class NAT(PyramidBackbone):
             classification: 0.2 (mini, tiny), 0.3 (small), 0.5 (base).
         kernel_size: Odd window of the attention, in taps.
         dilations: For each stage the distances between taps through which its blocks cycle; None
-            is 1 everywhere. Where a map is too small, see
-            :class:`~mmlocalattn.layers.neighborhood_attention.NeighborhoodAttention`.
+            is 1 everywhere.
+        pad_small_maps: Whether a map that is smaller than a window grows by zeros, as in the
+            released models, or the window comes closer together, which costs less and lets no
+            query attend to padding. See ``pad`` of
+            :class:`~mmlocalattn.layers.neighborhood_attention.NeighborhoodAttention`. It matters
+            to the released DiNAT detectors on images with a side below 784 pixels.
 
     Raises:
         ValueError: If ``arch``, ``dilations`` or another option is not valid.
@@ -75,6 +79,7 @@ class NAT(PyramidBackbone):
         output_norm: bool = True,
         kernel_size: int = 7,
         dilations: Sequence[Sequence[int]] | None = None,
+        pad_small_maps: bool = False,
         init_cfg: Mapping | Sequence[Mapping] | None = None,
     ) -> None:
         settings = resolve_arch(arch, self.arch_settings, optional=('layer_scale',))
@@ -92,7 +97,11 @@ class NAT(PyramidBackbone):
                 TransformerBlock(
                     dim,
                     NeighborhoodAttention(
-                        dim, settings['num_heads'][i], kernel_size, cycle[j % len(cycle)]
+                        dim,
+                        settings['num_heads'][i],
+                        kernel_size,
+                        cycle[j % len(cycle)],
+                        pad=pad_small_maps,
                     ),
                     MLP(dim, int(settings['mlp_ratios'][i] * dim)),
                     rates[i][j],

@@ -11,6 +11,14 @@ from collections.abc import Mapping
 
 from torch import Tensor
 
+from mmlocalattn.converters.stages import infer_stages
+
+MARKS = frozenset({'levels.0.blocks.0.attn.rpb'})
+"""Names by which a classifier is known. NAT's and DiNAT's have the same names."""
+
+DETECTOR_MARKS = frozenset({'backbone.levels.0.blocks.0.attn.rpb', 'rpn_head.rpn_conv.weight'})
+SEGMENTOR_MARKS = frozenset({'backbone.levels.0.blocks.0.attn.rpb', 'decode_head.conv_seg.weight'})
+
 
 def _behind(match: re.Match) -> str:
     """The step down ends a level there and begins the next stage here."""
@@ -41,6 +49,51 @@ def convert(state_dict: Mapping[str, Tensor]) -> dict[str, Tensor]:
         caller to report.
     """
     return {_classifier_name(name): tensor for name, tensor in state_dict.items()}
+
+
+def convert_whole(state_dict: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """Rename the tensors of a detector or segmentor: those of its backbone only.
+
+    Args:
+        state_dict: The released model's.
+
+    Returns:
+        As for :func:`convert`, with neck and heads under the names of mmdet and mmseg.
+    """
+    converted = {}
+    for name, tensor in state_dict.items():
+        if name.startswith('backbone.'):
+            ours = _backbone_name(name.removeprefix('backbone.'))
+            name = name if ours is None else f'backbone.{ours}'
+        converted[name] = tensor
+    return converted
+
+
+def infer_arch(state_dict: Mapping[str, Tensor]) -> dict[str, tuple]:
+    """The keys of ``arch`` that a classifier shows.
+
+    Returns:
+        ``embed_dims``, ``depths`` and ``layer_scale``, which every release with factors starts at
+        1e-5; all empty for another release's checkpoint.
+    """
+    found = infer_stages(state_dict, r'levels\.(\d+)\.blocks\.(\d+)\.norm1\.weight')
+    scale = 1e-5 if 'levels.0.blocks.0.gamma1' in state_dict else None
+    return {**found, 'layer_scale': (scale,) * len(found['depths'])}
+
+
+def infer_options(state_dict: Mapping[str, Tensor]) -> dict[str, int]:
+    """``kernel_size``, if the position bias of a classifier shows it."""
+    bias = state_dict.get('levels.0.blocks.0.attn.rpb')
+    return {} if bias is None else {'kernel_size': (bias.shape[-1] + 1) // 2}
+
+
+def backbone_of(state_dict: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """The tensors of a whole model's backbone by the names of a classifier."""
+    return {
+        name.removeprefix('backbone.'): tensor
+        for name, tensor in state_dict.items()
+        if name.startswith('backbone.')
+    }
 
 
 def _classifier_name(name: str) -> str:

@@ -5,6 +5,11 @@ from collections.abc import Mapping
 
 from torch import Tensor
 
+from mmlocalattn.converters.stages import infer_stages
+
+MARKS = frozenset({'layers.0.blocks.0.attn.lepe.weight'})
+"""Names by which a checkpoint is known."""
+
 DERIVED = re.compile(r'layers\.\d+\.RoPE\.angle')
 """Buffers that follow from the architecture. Ours recomputes them."""
 
@@ -54,16 +59,7 @@ def infer_arch(state_dict: Mapping[str, Tensor]) -> dict[str, tuple[int, ...]]:
     Returns:
         ``embed_dims`` and ``depths``, empty for a checkpoint that is not SSViT's.
     """
-    blocks: dict[int, dict[int, int]] = {}  # stage -> block -> channels
-    for name, tensor in state_dict.items():
-        if match := re.fullmatch(r'layers\.(\d+)\.blocks\.(\d+)\.norm1\.norm\.weight', name):
-            stage, block = map(int, match.groups())
-            blocks.setdefault(stage, {})[block] = tensor.shape[0]
-    stages = [blocks[stage] for stage in sorted(blocks)]
-    return {
-        'embed_dims': tuple(channels[min(channels)] for channels in stages),
-        'depths': tuple(len(stage) for stage in stages),
-    }
+    return infer_stages(state_dict, r'layers\.(\d+)\.blocks\.(\d+)\.norm1\.norm\.weight')
 
 
 def _convert(name: str, tensor: Tensor) -> tuple[str, Tensor]:

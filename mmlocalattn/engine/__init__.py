@@ -7,14 +7,24 @@ from mmlocalattn.engine.checkpoint import (
 )
 from mmlocalattn.engine.data_check import check_data
 from mmlocalattn.engine.exact_resume import ExactResumeHook
-from mmlocalattn.engine.launch import adapt_to_device, add_common_arguments, load_config
+from mmlocalattn.engine.launch import (
+    adapt_to_device,
+    add_common_arguments,
+    add_config_arguments,
+    config_of,
+    load_config,
+)
+from mmlocalattn.engine.layer_decay import LayerDecayOptimWrapperConstructor
 
 __all__ = [
     'ExactResumeHook',
+    'LayerDecayOptimWrapperConstructor',
     'adapt_to_device',
     'add_common_arguments',
+    'add_config_arguments',
     'allow_mmengine_checkpoints',
     'check_data',
+    'config_of',
     'last_whole_checkpoint',
     'load_config',
     'read_seed',

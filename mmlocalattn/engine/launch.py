@@ -10,15 +10,38 @@ from mmengine.config import Config, DictAction
 from mmengine.device import get_device
 from mmengine.logging import print_log
 
+from mmlocalattn.adapt import BACKBONES, describe_changes, swap_backbone
+
 AMP_DEVICES = ('cuda', 'npu', 'mlu', 'musa')  # of MMEngine's AmpOptimWrapper
 _find_config = Config._get_cfg_path
 
 
 def add_common_arguments(parser: argparse.ArgumentParser) -> None:
     """Add the arguments that training and testing share."""
-    parser.add_argument('config', help='config file')
+    add_config_arguments(parser)
     parser.add_argument(
         '--work-dir', help='folder of logs and checkpoints; default work_dirs/<config name>'
+    )
+    parser.add_argument('--launcher', choices=['none', 'pytorch', 'slurm', 'mpi'], default='none')
+    parser.add_argument(
+        '--local_rank', '--local-rank', type=int, default=0, help='set by torch.distributed'
+    )
+
+
+def add_config_arguments(parser: argparse.ArgumentParser) -> None:
+    """Add what names a config and changes it; :func:`config_of` reads it."""
+    parser.add_argument('config', help='config file, or one of an installed package: mmdet::FILE')
+    parser.add_argument(
+        '--backbone',
+        choices=sorted(BACKBONES),
+        metavar='NAME',
+        help='replace the backbone, fit what depends on it and print what was changed: '
+        + ', '.join(BACKBONES),
+    )
+    parser.add_argument(
+        '--keep-optimizer',
+        action='store_true',
+        help='with --backbone: keep the optimizer of the config',
     )
     parser.add_argument(
         '--cfg-options',
@@ -27,27 +50,46 @@ def add_common_arguments(parser: argparse.ArgumentParser) -> None:
         metavar='KEY=VALUE',
         help='change entries of the config: train_dataloader.batch_size=4; lists as key="[a,b]"',
     )
-    parser.add_argument('--launcher', choices=['none', 'pytorch', 'slurm', 'mpi'], default='none')
-    parser.add_argument(
-        '--local_rank', '--local-rank', type=int, default=0, help='set by torch.distributed'
-    )
+
+
+def config_of(args: argparse.Namespace) -> Config:
+    """The config that :func:`add_config_arguments`' arguments describe.
+
+    Raises:
+        FileNotFoundError: If the file or one of its bases does not exist.
+        ModuleNotFoundError: If a package the config needs is not installed.
+        ValueError: If the backbone of the config cannot be replaced; says why.
+    """
+    cfg = load_config(args.config)
+    if args.backbone:
+        swapped = swap_backbone(cfg, args.backbone, args.keep_optimizer)
+        print(f'{args.config} with {args.backbone}:', *describe_changes(cfg, swapped), sep='\n  ')
+        cfg = swapped
+    elif args.keep_optimizer:
+        raise ValueError('--keep-optimizer says nothing without --backbone')
+    cfg.merge_from_dict(args.cfg_options or {})
+    return cfg
 
 
 def load_config(path: str, options: Mapping | None = None) -> Config:
     """Read a config whose ``_base_`` entries may also say ``mmlocalattn::<file>``.
 
     Args:
-        path: Of the config file.
+        path: Of the config file, or ``<package>::<file>`` for one that a package brings.
         options: Entries to change, as ``{'model.backbone.arch': 'tiny'}``.
 
     Raises:
         FileNotFoundError: If the file or one of its bases does not exist.
         ModuleNotFoundError: If a package the config needs is not installed.
     """
-    if not Path(path).is_file():
-        raise FileNotFoundError(f'config {path!r} does not exist')
     Config._get_cfg_path = staticmethod(_find_own_config)
-    cfg = Config.fromfile(path)
+    try:
+        file = _find_own_config(path, '')[0] if '::' in path else path
+        if not Path(file).is_file():
+            raise FileNotFoundError(file)
+    except (FileNotFoundError, ValueError) as error:  # MMEngine's for a file that no package has
+        raise FileNotFoundError(f'config {path!r} does not exist') from error
+    cfg = Config.fromfile(file)
     cfg.merge_from_dict(options or {})
     scope = cfg.get('default_scope', 'mmengine')
     if importlib.util.find_spec(scope) is None:

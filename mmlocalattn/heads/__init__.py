@@ -5,10 +5,11 @@ from typing import Any
 from torch import nn
 
 from mmlocalattn.heads.attention_fpn import AttentionFPN
+from mmlocalattn.heads.qna_fpn import QnAFPN
 from mmlocalattn.heads.ssvit_neck import SSViTNeck
 from mmlocalattn.registry import MODELS
 
-__all__ = ['AttentionFPN', 'SSViTNeck']
+__all__ = ['AttentionFPN', 'QnAFPN', 'SSViTNeck']
 
 
 @MODELS.register_module(name='AttentionRetinaHead')

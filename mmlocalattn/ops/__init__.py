@@ -8,6 +8,8 @@ of each operator.
 from mmlocalattn.ops import (  # noqa: F401  (register them)
     flops,
     neighborhood,
+    query_and_attend,
+    slide,
     sparse_scan,
     stand_alone,
 )
@@ -15,7 +17,13 @@ from mmlocalattn.ops._library import has_kernel, load_ext
 
 __all__ = ['OPS', 'has_kernel']
 
-OPS = ('neighborhood_attention', 'sparse_scan_attention', 'stand_alone_attention')
+OPS = (
+    'neighborhood_attention',
+    'sparse_scan_attention',
+    'slide_attention',
+    'query_and_attend',
+    'stand_alone_attention',
+)
 """Names of the public operators."""
 
 load_ext('_ext', [*OPS, *(f'_{name}_backward' for name in OPS)])

@@ -34,10 +34,28 @@ def test_a_window_that_does_not_fit_shrinks_with_its_bias():
     torch.testing.assert_close(layer(x), attend(layer, x, (3, 7), 1, centre))
 
 
+def test_a_dilation_that_does_not_fit_falls_first():
+    layer, x = NeighborhoodAttention(16, 2, 5, dilation=4), torch.randn(2, 13, 20, 16)
+    torch.testing.assert_close(layer(x), attend(layer, x, 5, (2, 4), layer.rel_pos_bias))
+    torch.testing.assert_close(
+        layer(x[:, :3]), attend(layer, x[:, :3], (3, 5), (1, 4), layer.rel_pos_bias[:, 2:7])
+    )
+
+
+def test_padding_is_attended_to():
+    layer, x = NeighborhoodAttention(16, 2, 5, dilation=3, pad=True), torch.randn(2, 13, 20, 16)
+    larger = torch.zeros(2, 15, 20, 16)
+    larger[:, :13] = x
+    torch.testing.assert_close(layer(x), layer(larger)[:, :13])
+    torch.testing.assert_close(
+        layer(x), attend(layer, larger, 5, 3, layer.rel_pos_bias)[:, :13], rtol=1e-4, atol=1e-5
+    )
+
+
 @pytest.mark.parametrize('size', [(1, 1), (1, 6), (3, 40), (13, 7)])
-@pytest.mark.parametrize('dilation', [1, 3])
-def test_any_map(size, dilation):
-    layer = NeighborhoodAttention(8, 2, 7, dilation)
+@pytest.mark.parametrize(('dilation', 'pad'), [(1, False), (3, False), (3, True)])
+def test_any_map(size, dilation, pad):
+    layer = NeighborhoodAttention(8, 2, 7, dilation, pad=pad)
     x = torch.randn(2, *size, 8, requires_grad=True)
     y = layer(x)
     y.sum().backward()

@@ -1,8 +1,9 @@
 from itertools import product
 
 import pytest
+import torch
 
-from mmlocalattn.layers.window import fit_window
+from mmlocalattn.layers.window import fit_dilation, fit_window, map_windows
 
 
 @pytest.mark.parametrize(
@@ -26,3 +27,37 @@ def test_result_is_the_largest_odd_window_that_fits():
         fits = [size for size in range(1, kernel + 1, 2) if size * dilation <= length]
         assert fitted == max(fits, default=1)
         assert step == (dilation if fitted > 1 else 1)
+
+
+def test_dilation_is_the_largest_that_fits():
+    for length, kernel, dilation in product(range(1, 40), range(1, 14, 2), range(1, 9)):
+        (fitted, other) = fit_dilation((length, 99), (kernel, 3), (dilation, 33))
+        fits = [step for step in range(1, dilation + 1) if kernel * step <= length]
+        assert fitted == max(fits, default=1)
+        assert other == 33
+
+
+def test_dilation_falls_before_the_kernel():
+    size, kernel = (20, 6), (7, 7)
+    assert fit_dilation(size, kernel, (4, 4)) == (2, 1)
+    assert fit_window(size, kernel, (2, 1)) == ((7, 5), (2, 1))
+
+
+@pytest.mark.parametrize(
+    ('size', 'shift', 'expected'),
+    [
+        ((6, 9), (0, 0), [(3, 3)]),
+        ((6, 9), (1, 2), [(1, 2), (1, 3), (1, 1), (3, 2), (3, 3), (3, 1), (2, 2), (2, 3), (2, 1)]),
+        ((7, 3), (0, 2), [(3, 3), (1, 3)]),
+        ((1, 2), (2, 2), [(1, 2)]),
+    ],
+)
+def test_map_windows_calls_once_for_each_size(size, shift, expected):
+    calls, x = [], torch.randn(2, *size, 3)
+
+    def double(windows):
+        calls.append(tuple(windows.shape[1:3]))
+        return 2 * windows[..., :2]
+
+    torch.testing.assert_close(map_windows(double, x, (3, 3), shift), 2 * x[..., :2])
+    assert calls == expected

@@ -152,7 +152,7 @@ def test_the_arch_is_found_by_shapes(name):
         )
         for block in range(depth)
     }
-    assert script.ssvit_arch(weights, None) == name
+    assert script.FAMILIES['ssvit'].find_arch(weights) == name
 
 
 @pytest.mark.parametrize(
@@ -205,8 +205,8 @@ def test_an_interrupted_write_leaves_the_old_file(src, tmp_path, monkeypatch):
     dst = tmp_path / 'ssvit.pth'
     dst.write_text('old')
 
-    def full_disk(checkpoint, path):
-        Path(path).write_text('half')
+    def full_disk(checkpoint, file):
+        file.write(b'half')
         raise OSError('No space left on device')
 
     monkeypatch.setattr(script.torch, 'save', full_disk)

@@ -1,0 +1,342 @@
+"""Put a backbone of this package into any detection, segmentation or classification config.
+
+:func:`swap_backbone` replaces the backbone of a config for mmdet, mmseg or mmpretrain and fits what
+depends on it. What a stock config expects of its backbone is not guessed from names: the old
+backbone is built and run once on a small image, and so are the necks, old and new.
+"""
+
+import copy
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any
+
+import torch
+from mmengine.config import Config
+from mmengine.registry import MODELS, init_default_scope
+from torch import Tensor
+
+_IMAGE_SIDE = 256  # of the image that backbones are run on: 8 positions a side at stride 32
+_NOT_OF_THE_SHAPE = ('init_cfg', 'pretrained', 'dcn')  # and deformable convolutions need data
+_STRIDES = (4, 8, 16, 32)
+_MEAN, _STD = (123.675, 116.28, 103.53), (58.395, 57.12, 57.375)
+
+_SIZES = {'m': 'mini', 't': 'tiny', 's': 'small', 'b': 'base', 'l': 'large'}
+
+
+def _family(backbone: str, **drop_path_rates: float) -> dict[str, dict]:
+    """``{size: backbone config}``, from the rate of each size."""
+    return {
+        size: dict(type=f'mmlocalattn.{backbone}', arch=_SIZES.get(size, size), drop_path_rate=rate)
+        for size, rate in drop_path_rates.items()
+    }
+
+
+_FAMILIES: dict[str, dict[str, dict]] = {
+    'ssvit': _family('SSViT', t=0.1, s=0.15, b=0.4, l=0.5),
+}
+
+BACKBONES: dict[str, dict] = {
+    f'{family}_{size}': backbone
+    for family, sizes in _FAMILIES.items()
+    for size, backbone in sizes.items()
+}
+"""Backbones by the name that configs use, such as ``'ssvit_s'``."""
+
+_BATCH_SIZES = {'mmdet': 16, 'mmseg': 16, 'mmpretrain': 1024}
+_LEARNING_RATES = {
+    'default': {'mmdet': 1e-4, 'mmseg': 6e-5, 'mmpretrain': 1e-3},
+    'ssvit': {'mmdet': 4e-4, 'mmseg': 6e-5, 'mmpretrain': 1e-3},
+}
+"""Of AdamW for batches of those sizes, by family: those of the package's configs."""
+
+_REACHES_INTO_BACKBONE = {
+    'RFP': 'its neck RFP runs a second backbone that takes the output of the first',
+    'ResLayer': 'its RoI head continues the backbone with a stage of ResNet (shared_head)',
+    'TridentRoIHead': 'TridentNet has weights shared by three branches of its backbone',
+    'TridentFasterRCNN': 'TridentNet has weights shared by three branches of its backbone',
+}
+
+
+class CannotAdapt(ValueError):
+    """A config whose backbone cannot be replaced; the message says why."""
+
+
+def swap_backbone(
+    cfg: Config, name: str, keep_optimizer: bool = False, **backbone_options: Any
+) -> Config:
+    """Replace the backbone of a config and fit what depends on it.
+
+    Fitted are the channels that necks and heads expect, ``out_indices``, the normalisation of the
+    images, and, unless ``keep_optimizer``, the optimizer: one that is not AdamW becomes AdamW with
+    the learning rate and weight decay of the package's own detection configs. Options of the old
+    backbone (weights to load, frozen stages, ...) go with it.
+
+    Args:
+        cfg: Of mmdet, mmseg or mmpretrain (``default_scope``). Not changed.
+        name: A key of :data:`BACKBONES`.
+        keep_optimizer: Leave ``optim_wrapper`` as it is.
+        backbone_options: More arguments of the backbone, ``arch`` among them.
+
+    Returns:
+        A new config.
+
+    Raises:
+        ValueError: If there is no backbone of this name.
+        CannotAdapt: If the config has no backbone, several, one that is no pyramid, or a part that
+            reaches into its backbone.
+    """
+    if name not in BACKBONES:
+        raise ValueError(f'backbone must be one of {list(BACKBONES)}, got {name!r}')
+    cfg = copy.deepcopy(cfg)
+    model = _owner_of_backbone(cfg.get('model') or {})
+    init_default_scope(cfg.get('default_scope') or 'mmengine')
+    old = _run(model['backbone'])
+    stages = _matching_stages(old)
+    model['backbone'] = {**BACKBONES[name], **backbone_options, 'out_indices': stages}
+    new = _run(model['backbone'])
+    _fit_channels(model, old, new)
+    model.pop('pretrained', None)
+    _fit_preprocessor(
+        cfg._cfg_dict, 'to_rgb' if cfg.default_scope == 'mmpretrain' else 'bgr_to_rgb'
+    )
+    if not keep_optimizer:
+        family = name.rpartition('_')[0]
+        _fit_optimizer(cfg, _LEARNING_RATES.get(family, _LEARNING_RATES['default']))
+    _fit_layer_decay(cfg)
+    if cfg.get('load_from'):  # weights of the model with its old backbone
+        cfg.load_from = None
+    return cfg
+
+
+def describe_changes(old: Config, new: Config) -> list[str]:
+    """The difference of two configs as lines ``- key: value`` and ``+ key: value``."""
+    before, after = dict(_flatten(old.to_dict())), dict(_flatten(new.to_dict()))
+    lines = []
+    for key in sorted({*before, *after}):
+        if before.get(key, ...) == after.get(key, ...):
+            continue
+        lines += [f'- {key}: {before[key]!r}'] if key in before else []
+        lines += [f'+ {key}: {after[key]!r}'] if key in after else []
+    return lines
+
+
+def _flatten(node: Any, path: str = '') -> Iterator[tuple[str, Any]]:
+    if isinstance(node, Mapping) and node:
+        for key, value in node.items():
+            yield from _flatten(value, f'{path}.{key}' if path else str(key))
+    elif isinstance(node, (list, tuple)) and any(isinstance(item, Mapping) for item in node):
+        for index, value in enumerate(node):
+            yield from _flatten(value, f'{path}[{index}]')
+    else:
+        yield path, list(node) if isinstance(node, tuple) else node
+
+
+def _owner_of_backbone(model: Mapping) -> dict:
+    """The dict in ``model``, often itself, whose entry ``backbone`` is to be replaced."""
+    owners = list(_owners(model))
+    if not owners:
+        raise CannotAdapt(f'the model ({model.get("type")}) has no backbone in its config')
+    if len(owners) > 1:
+        names = ', '.join(f'{key}={owner[key]["type"]}' for owner, key in owners)
+        raise CannotAdapt(f'the model has more than one backbone: {names}')
+    for name in _types(model):
+        if name in _REACHES_INTO_BACKBONE:
+            raise CannotAdapt(_REACHES_INTO_BACKBONE[name])
+    return owners[0][0]
+
+
+def _owners(node: Any) -> Iterator[tuple[dict, str]]:
+    """Every dict that has a backbone, with the key of it."""
+    if isinstance(node, dict):
+        for key, value in node.items():
+            if key.endswith('backbone') and isinstance(value, dict) and 'type' in value:
+                yield node, key
+            else:
+                yield from _owners(value)
+    elif isinstance(node, (list, tuple)):
+        for value in node:
+            yield from _owners(value)
+
+
+def _types(node: Any) -> Iterator[str]:
+    """All ``type`` entries without their scope."""
+    if isinstance(node, Mapping):
+        if isinstance(node.get('type'), str):
+            yield node['type'].rpartition('.')[2]
+        node = list(node.values())
+    if isinstance(node, (list, tuple)):
+        for value in node:
+            yield from _types(value)
+
+
+def _run(backbone: Mapping) -> list[Tensor]:
+    """The maps of a backbone for a small image.
+
+    Raises:
+        CannotAdapt: If it cannot be built or run, or does not return maps.
+    """
+    config = {key: value for key, value in backbone.items() if key not in _NOT_OF_THE_SHAPE}
+    maps = _run_module(config, torch.zeros(1, 3, _IMAGE_SIDE, _IMAGE_SIDE))
+    if not all(isinstance(map, Tensor) and map.dim() == 4 for map in maps):
+        raise CannotAdapt(f'its backbone {backbone["type"]} does not return feature maps')
+    return maps
+
+
+def _run_module(config: Mapping, inputs: Tensor | tuple[Tensor, ...]) -> list[Any]:
+    """What a module makes of its inputs: without data where its operators allow that.
+
+    Raises:
+        CannotAdapt: If it cannot be built or run.
+    """
+    for device in ('meta', 'cpu'):
+        try:
+            with torch.device(device), torch.no_grad():
+                module = MODELS.build(copy.deepcopy(dict(config)))
+                module.eval()  # of some returns None
+                outputs = module(_on(inputs, device))
+        except Exception as reason:
+            error = reason
+        else:
+            return list(outputs) if isinstance(outputs, (list, tuple)) else [outputs]
+    raise CannotAdapt(f'its {config["type"]} does not run alone: {error}') from error
+
+
+def _on(inputs: Tensor | tuple[Tensor, ...], device: str) -> Tensor | tuple[Tensor, ...]:
+    """Zeros of the shapes of the inputs."""
+    if isinstance(inputs, Tensor):
+        return torch.zeros(inputs.shape, device=device)
+    return tuple(torch.zeros(map.shape, device=device) for map in inputs)
+
+
+def _strides(maps: Sequence[Tensor]) -> list[int]:
+    return [_IMAGE_SIDE // map.shape[-1] for map in maps]
+
+
+def _matching_stages(maps: Sequence[Tensor]) -> tuple[int, ...]:
+    """The stages of ours that stand for the maps of the old backbone.
+
+    A map of stride 4, 8, 16 or 32 becomes that of the same stride. A dilated backbone, as
+    segmentors have them, has four maps of which the last ones share a stride; they become the four
+    stages.
+
+    Raises:
+        CannotAdapt: If the maps are no pyramid.
+    """
+    strides = _strides(maps)
+    if strides == sorted(set(strides)) and set(strides) <= set(_STRIDES):
+        return tuple(_STRIDES.index(stride) for stride in strides)
+    if len(strides) == 4 and strides[0] == 4 and strides == sorted(strides):
+        return (0, 1, 2, 3)
+    raise CannotAdapt(f'its backbone is no pyramid: its maps have strides {strides}')
+
+
+def _fit_channels(model: dict, old: Sequence[Tensor], new: Sequence[Tensor]) -> None:
+    """Change the channels that the parts behind the backbone expect.
+
+    Args:
+        model: The dict that holds backbone, neck and heads. Changed in place.
+        old: Maps of the old backbone.
+        new: Maps of the new one.
+    """
+    neck = model.get('neck')
+    for part in neck if isinstance(neck, (list, tuple)) else [neck] if neck else []:
+        before = copy.deepcopy(part)
+        _fit_part(part, _channels(old), _channels(new))
+        old, new = _run_module(before, tuple(old)), _run_module(part, tuple(new))
+    for key, part in model.items():
+        if key not in ('backbone', 'neck'):
+            _fit_heads(part, _channels(old), _channels(new))
+
+
+def _channels(maps: Sequence[Tensor]) -> list[int]:
+    return [map.shape[1] for map in maps]
+
+
+def _fit_part(part: dict, old: list[int], new: list[int]) -> None:
+    """Change ``in_channels`` of a part that takes all maps, or the last one."""
+    expected = part.get('in_channels')
+    if expected is None or old == new:
+        return
+    if isinstance(expected, int) and expected == old[-1]:
+        part['in_channels'] = new[-1]
+    elif isinstance(expected, int) or sorted(expected) != sorted(old):
+        raise CannotAdapt(
+            f'its {part["type"]} has in_channels={expected}, but gets maps of {old} channels'
+        )
+    else:
+        is_reversed = list(expected) != old
+        part['in_channels'] = type(expected)(new[::-1] if is_reversed else new)
+
+
+def _fit_heads(node: Any, old: list[int], new: list[int]) -> None:
+    """Change the channels of the inputs of heads, which name the maps they take by ``in_index``."""
+    if isinstance(node, (list, tuple)):
+        for child in node:
+            _fit_heads(child, old, new)
+    if not isinstance(node, dict) or old == new:
+        return
+    expected, index = node.get('in_channels'), node.get('in_index', -1)
+    if isinstance(expected, int) and isinstance(index, int) and expected == old[index]:
+        node['in_channels'] = new[index]
+    elif isinstance(expected, (list, tuple)):
+        indices = list(range(len(old))) if isinstance(index, int) else list(index)
+        if list(expected) == [old[i] for i in indices]:
+            node['in_channels'] = type(expected)(new[i] for i in indices)
+    if node.get('c1_in_channels') == old[0]:  # DeepLabv3+: the map of the highest resolution
+        node['c1_in_channels'] = new[0]
+    for key, child in node.items():
+        if key == 'bbox_roi_extractor' and child.get('out_channels') == old[-1]:
+            child['out_channels'] = new[-1]
+        _fit_heads(child, old, new)
+
+
+def _fit_preprocessor(node: Any, to_rgb: str) -> None:
+    """Normalise images as the package's backbones are trained: RGB with ImageNet's statistics.
+
+    Args:
+        node: A config or a part of it. Changed in place.
+        to_rgb: The key by which the toolbox swaps the channels of its BGR images.
+    """
+    if isinstance(node, (list, tuple)):
+        for child in node:
+            _fit_preprocessor(child, to_rgb)
+    if not isinstance(node, dict):
+        return
+    for key, child in node.items():
+        is_innermost = isinstance(child, dict) and 'data_preprocessor' not in child
+        if key == 'data_preprocessor' and is_innermost:
+            child.pop('rgb_to_bgr', None)
+            child.update(mean=list(_MEAN), std=list(_STD))
+            child[to_rgb] = True
+        _fit_preprocessor(child, to_rgb)
+
+
+def _fit_optimizer(cfg: Config, learning_rates: Mapping[str, float]) -> None:
+    """AdamW instead of another optimizer, and schedules that end in proportion."""
+    wrapper = cfg.get('optim_wrapper') or {}
+    old = wrapper.get('optimizer')
+    if old is None or old['type'] in ('Adam', 'AdamW'):
+        return
+    scope = cfg.default_scope
+    batch_size = cfg.get('auto_scale_lr', {}).get('base_batch_size', _BATCH_SIZES[scope])
+    learning_rate = learning_rates[scope] * batch_size / _BATCH_SIZES[scope]
+    wrapper['optimizer'] = dict(
+        type='AdamW', lr=learning_rate, betas=(0.9, 0.999), weight_decay=0.05
+    )
+    wrapper['paramwise_cfg'] = {**wrapper.get('paramwise_cfg', {}), 'norm_decay_mult': 0.0}
+    schedulers = cfg.get('param_scheduler') or []
+    for scheduler in schedulers if isinstance(schedulers, list) else [schedulers]:
+        if 'eta_min' in scheduler:
+            scheduler['eta_min'] *= learning_rate / old['lr']
+
+
+def _fit_layer_decay(cfg: Config) -> None:
+    """The constructors of mmdet and mmseg know the layers of ConvNeXt alone."""
+    wrapper = cfg.get('optim_wrapper') or {}
+    if wrapper.get('constructor') != 'LearningRateDecayOptimizerConstructor':
+        return
+    options = dict(wrapper['paramwise_cfg'])
+    rate = options.pop('decay_rate')
+    for key in ('decay_type', 'num_layers'):
+        options.pop(key, None)
+    wrapper['constructor'] = 'LayerDecayOptimWrapperConstructor'
+    wrapper['paramwise_cfg'] = {**options, 'layer_decay_rate': rate}
