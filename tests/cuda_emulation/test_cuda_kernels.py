@@ -20,7 +20,13 @@ from torch import Tensor
 
 
 class Emulated:
-    """Makes a contract's checks of a kernel call the emulated one."""
+    """Makes a contract's checks of a kernel call the emulated one.
+
+    Attributes:
+        saved: The outputs that backward gets.
+    """
+
+    saved = slice(None)
 
     def run(self, tensors: tuple[Tensor, ...], case: Case, grad_output: Tensor) -> list[Tensor]:
         args = self.op_args(tensors, case)
@@ -28,8 +34,9 @@ class Emulated:
         library = torch.ops.mmlocalattn_emulated
         outputs = getattr(library, self.op_name)(*args)
         backward = getattr(library, f'_{self.op_name}_backward')
-        grads = backward(grad_output, *inputs, *outputs, *args[len(inputs) :])
-        return [outputs[0], *grads[: len(tensors)]]
+        grads = backward(grad_output, *inputs, *outputs[self.saved], *args[len(inputs) :])
+        differentiable = [grad for grad, arg in zip(grads, inputs) if arg is not None]
+        return [outputs[0], *differentiable]
 
 
 class NeighborhoodAttention(Emulated, test_neighborhood.TestNeighborhoodAttention):
@@ -41,7 +48,7 @@ class SparseScanAttention(Emulated, test_sparse_scan.TestSparseScanAttention):
 
 
 class QueryAndAttend(Emulated, test_query_and_attend.TestQueryAndAttend):
-    pass
+    saved = slice(1, None)
 
 
 CONTRACTS = (NeighborhoodAttention(), SparseScanAttention(), QueryAndAttend())
