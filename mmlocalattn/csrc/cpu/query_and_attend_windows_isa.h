@@ -72,11 +72,12 @@ void find_exact_weights(const Windows<T>& windows, int64_t head, int64_t place, 
     for (int64_t j = 0; j < taps; ++j) {
       total += exp2<N>(load<N>(t + offsets[j]) + table.bias[j] - most);
     }
+    const Vec<C, N> inverse = C(1) / total;
     store_logsumexp<C, N>(logsumexp + q * step, most, total, windows.scores.most[q],
                           table.most_bias);
     for (int64_t j = 0; j < taps; ++j) {
       const auto scaled =
-          exp2<N>(load<N>(t + offsets[j]) + table.bias[j] - most) / total * table.scale[j];
+          exp2<N>(load<N>(t + offsets[j]) + table.bias[j] - most) * inverse * table.scale[j];
       store(weights + j * N, q == 0 ? scaled : load<N>(weights + j * N) + scaled);
     }
   }
