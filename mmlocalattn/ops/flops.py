@@ -116,6 +116,12 @@ def _jit_formula(
     return multiply_adds(dict(zip(names, map(_jit_argument, inputs))))
 
 
+def _sdpa_jit_formula(inputs: Sequence[Any], outputs: Sequence[Any]) -> int:
+    """Multiply-adds of PyTorch's scaled_dot_product_attention, which MMEngine does not know."""
+    query, key, value = (tensor.type().sizes() for tensor in inputs[:3])
+    return prod(query[:-1]) * key[-2] * (query[-1] + value[-1])
+
+
 def _jit_argument(value: Any) -> Any:
     """The shape of a tensor, the items of a list, a number; None if it is neither."""
     if isinstance(value.type(), torch.TensorType):
@@ -139,5 +145,5 @@ JIT_HANDLES: dict[str, Callable[..., int]] = {
     f'mmlocalattn::{name}': partial(_jit_formula, _argument_names(name), count)
     for name, count in _MULTIPLY_ADDS.items()
     if not name.startswith('_')
-}
+} | {'aten::scaled_dot_product_attention': _sdpa_jit_formula}
 """Forward formulas by operator, in the form of MMEngine's (and fvcore's) handles."""
