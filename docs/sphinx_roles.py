@@ -1,4 +1,4 @@
-"""Let the API reference show docstrings that are written with Sphinx's roles, as OpenMMLab's are."""
+"""Let the API reference show docstrings with Sphinx's roles, as OpenMMLab writes them."""
 
 import re
 from typing import Any
@@ -7,23 +7,31 @@ import griffe
 
 ROLE = re.compile(r':(?:class|func|meth|attr|data|mod):`(~?)([\w.]+)`')
 LITERAL_BLOCK = re.compile(r'::(\n\n(?= {4,}))')
+TABLE = re.compile(r'^=+(?:  =+)+\n(?:.+(?:\n|\Z))+', re.MULTILINE)
 
 
 class SphinxRoles(griffe.Extension):
-    """Turns roles into links of mkdocstrings and ``::`` into a colon before the indented block."""
+    """Turns roles into links, and tables and what follows ``::`` into code blocks."""
 
     def on_object(self, *, obj: griffe.Object, **kwargs: Any) -> None:
         """Rewrite the docstring of a module, class, function or attribute."""
         if obj.docstring is not None:
             text = ROLE.sub(lambda role: _link(obj, *role.groups()), obj.docstring.value)
-            obj.docstring.value = LITERAL_BLOCK.sub(r':\1', text)
+            text = LITERAL_BLOCK.sub(r':\1', text)
+            obj.docstring.value = TABLE.sub(_code_block, text)
 
 
 def _link(obj: griffe.Object, is_short: str, name: str) -> str:
-    """``name`` as code, with a link if its full path is written or it is beside ``obj``."""
+    """``name`` as code, with a link if it is this package's: a full path, or a neighbor of obj."""
     title = f'`{name.rpartition(".")[2] if is_short else name}`'
-    if '.' in name:
+    if name.startswith('mmlocalattn.'):
         return f'[{title}][{name}]'
-    scopes = (obj, obj.parent, obj.module)
-    owner = next((scope for scope in scopes if scope is not None and name in scope.members), None)
-    return title if owner is None else f'[{title}][{owner.path}.{name}]'
+    for scope in (obj, obj.parent, obj.module):
+        member = scope.members.get(name) if scope is not None else None
+        if member is not None and not member.is_alias:
+            return f'[{title}][{member.path}]'
+    return title
+
+
+def _code_block(table: re.Match) -> str:
+    return '```text\n' + table[0].rstrip().replace('``', '') + '\n```\n'
