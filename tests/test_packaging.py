@@ -206,7 +206,14 @@ def test_sdist_content(source_tree: Path, tmp_path: Path) -> None:
     assert not any(name.endswith('entry_points.txt') for name in names)
     wanted = ['LICENSE', 'pyproject.toml', 'setup.py', 'requirements/reference.txt']
     wanted += ['mkdocs.yml', 'model-index.yml']
-    for pattern in ('mmlocalattn/csrc/**/*.*', 'configs/**/*.*', 'tools/*.*', 'docs/**/*.*'):
+    for pattern in (
+        'mmlocalattn/csrc/**/*.*',
+        'configs/**/*.py',
+        'configs/*.yml',
+        'docs/**/*.md',
+        'tools/*.*',
+        'tools/*/*.py',
+    ):
         wanted += (str(path.relative_to(ROOT)) for path in ROOT.glob(pattern))
     assert not set(wanted) - names
 

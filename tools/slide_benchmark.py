@@ -11,6 +11,7 @@ from dataclasses import dataclass
 import torch
 import torch.nn.functional as F
 from attention_baselines import Attend, Problem
+from benchmark_cases import map_label
 from torch import Tensor
 
 from mmlocalattn.ops.flops import slide_multiply_adds
@@ -46,9 +47,7 @@ class Slide:
     @property
     def label(self) -> tuple[str, str]:
         """The map, the window."""
-        problem = self.problem
-        batch = f'{problem.batch} x ' if problem.batch > 1 else ''
-        return f'{batch}{problem.height} x {problem.width}, {problem.heads}', str(problem.kernel[0])
+        return map_label(self.problem), str(self.problem.kernel[0])
 
     @property
     def steps(self) -> list[Problem]:

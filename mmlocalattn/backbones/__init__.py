@@ -3,6 +3,8 @@
 from mmengine.analysis import complexity_analysis
 
 from mmlocalattn.backbones.nat import NAT, DiNAT
+from mmlocalattn.backbones.qna_vit import QnAViT
+from mmlocalattn.backbones.sasa_resnet import SASAResNet
 from mmlocalattn.backbones.slide_transformer import (
     SlideCSwin,
     SlideNAT,
@@ -16,6 +18,8 @@ from mmlocalattn.ops.flops import JIT_HANDLES
 __all__ = [
     'NAT',
     'DiNAT',
+    'QnAViT',
+    'SASAResNet',
     'SSViT',
     'SlideCSwin',
     'SlideNAT',

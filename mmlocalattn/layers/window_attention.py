@@ -24,6 +24,7 @@ class WindowAttention(nn.Module):
             second block.
         rel_pos_bias: Learn a bias for each offset of a query from a key and each head.
         qkv_bias: Bias of the projection to query, key and value.
+        proj_bias: Bias of the projection of the output.
 
     Raises:
         ValueError: If ``dim`` is not a multiple of ``num_heads``, ``window_size`` is not positive,
@@ -38,6 +39,7 @@ class WindowAttention(nn.Module):
         shift: IntPair = 0,
         rel_pos_bias: bool = True,
         qkv_bias: bool = True,
+        proj_bias: bool = True,
     ) -> None:
         super().__init__()
         if dim % num_heads:
@@ -58,7 +60,7 @@ class WindowAttention(nn.Module):
             self.rel_pos_bias = nn.Parameter(
                 nn.init.trunc_normal_(torch.empty(num_heads, *sides), std=0.02)
             )
-        self.proj = nn.Linear(dim, dim)
+        self.proj = nn.Linear(dim, dim, bias=proj_bias)
 
     def forward(self, x: Tensor) -> Tensor:
         """(B, H, W, C) to the same shape."""

@@ -28,9 +28,7 @@ Arguments = Mapping[str, Any]
 """Arguments of an operator, shapes in place of tensors."""
 
 
-def multiply_adds(
-    query: Sequence[int], *kernels: Sequence[int], products: int = 2
-) -> int:
+def multiply_adds(query: Sequence[int], *kernels: Sequence[int], products: int = 2) -> int:
     """Multiply-adds of products of every query with its window.
 
     Args:

@@ -308,11 +308,9 @@ def _setup_context(ctx: Any, inputs: tuple, output: tuple) -> None:
 
 
 def _backward(ctx: Any, grad_output: Tensor, _: Tensor) -> tuple:
-    tensors = ctx.saved_tensors[:6]
-    grads = torch.ops.mmlocalattn._slide_attention_backward(
-        grad_output, *ctx.saved_tensors, ctx.scale
-    )
-    return *(None if tensor is None else grad for tensor, grad in zip(tensors, grads)), None
+    saved = ctx.saved_tensors  # read once: under checkpointing each reading unpacks anew
+    grads = torch.ops.mmlocalattn._slide_attention_backward(grad_output, *saved, ctx.scale)
+    return *(None if tensor is None else grad for tensor, grad in zip(saved[:6], grads)), None
 
 
 LIB.impl('slide_attention', slide_attention_reference, 'CompositeExplicitAutograd')

@@ -30,9 +30,6 @@ LIB.define(
     'Tensor grad_value, Tensor grad_row_embedding, Tensor grad_column_embedding)'
 )
 
-KERNEL_SIZES = range(3, 12, 2)
-"""Window sizes along an axis."""
-
 
 def stand_alone_attention(
     query: Tensor,
@@ -73,7 +70,7 @@ def stand_alone_attention(
     """
     kernel_size = as_pair(kernel_size, 'kernel_size')
     check_tensors(query=query, key=key, value=value)
-    if any(kernel not in KERNEL_SIZES for kernel in kernel_size):
+    if any(kernel % 2 == 0 or kernel < 3 or kernel > 11 for kernel in kernel_size):
         raise ValueError(f'kernel_size must be odd and from 3 to 11, got {kernel_size=}')
     half = query.shape[4] // 2
     _check_embedding(row_embedding, 'row_embedding', kernel_size[0], half, query)

@@ -11,6 +11,7 @@ from typing import Any
 
 import pytest
 import test_neighborhood
+import test_query_and_attend
 import test_slide
 import test_sparse_scan
 import test_stand_alone
@@ -52,6 +53,10 @@ class SlideAttention(Emulated, test_slide.TestSlideAttention):
     saved_outputs = slice(1, None)
 
 
+class QueryAndAttend(Emulated, test_query_and_attend.TestQueryAndAttend):
+    pass
+
+
 class StandAloneAttention(Emulated, test_stand_alone.TestStandAloneAttention):
     pass
 
@@ -60,6 +65,7 @@ CONTRACTS = (
     NeighborhoodAttention(),
     SparseScanAttention(),
     SlideAttention(),
+    QueryAndAttend(),
     StandAloneAttention(),
 )
 PROBLEMS = [

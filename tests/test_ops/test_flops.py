@@ -12,7 +12,9 @@ from mmlocalattn import backbones  # noqa: F401  (tells MMEngine)
 from mmlocalattn.layers.neighborhood_attention import NeighborhoodAttention
 from mmlocalattn.layers.rotary import rotary_table
 from mmlocalattn.layers.sparse_scan_attention import SparseScanAttention
+from mmlocalattn.layers.window_attention import WindowAttention
 from mmlocalattn.ops.neighborhood import neighborhood_attention
+from mmlocalattn.ops.query_and_attend import query_and_attend
 from mmlocalattn.ops.slide import shift_kernel, slide_attention
 from mmlocalattn.ops.sparse_scan import sparse_scan_attention
 from mmlocalattn.ops.stand_alone import stand_alone_attention
@@ -54,6 +56,21 @@ def test_torch_counts_as_matrix_products(name: str) -> None:
     with FlopCounterMode(display=False) as counter:
         output.sum().backward()
     assert counter.get_total_flops() == dense_flops(5, keys)
+
+
+@pytest.mark.parametrize(('stride', 'windows'), [(1, 9 * 13), (2, 5 * 7)])
+def test_query_and_attend(stride: int, windows: int) -> None:
+    """One product of every window with its values forward, two backward."""
+    scores, values = torch.randn(2, 9, 13, 4, 3), torch.randn(2, 9, 13, 3, 8, requires_grad=True)
+    expected = 2 * windows * 3 * 8 * 5 * 3
+    with FlopCounterMode(display=False) as counter:
+        output = query_and_attend(scores, values, kernel_size=(5, 3), stride=stride)
+    assert counter.get_total_flops() == 2 * expected
+    with FlopCounterMode(display=False) as counter:
+        output.sum().backward()
+    assert counter.get_total_flops() == 2 * 2 * expected
+    call = Call(lambda *maps: query_and_attend(*maps, kernel_size=(5, 3), stride=stride))
+    assert FlopAnalyzer(call, (scores, values.detach())).total() == expected
 
 
 class Call(nn.Module):
@@ -121,3 +138,11 @@ def test_layers_can_be_traced(layer: nn.Module, op: str, keys: int) -> None:
     """Sizes are tensors while torch.jit traces, and windows are computed from them."""
     analyzer = FlopAnalyzer(layer, (torch.randn(BATCH, HEIGHT, WIDTH, HEADS * HEAD_DIM),))
     assert analyzer.by_operator()[op] == dense_flops(2, keys) // 2
+
+
+def test_window_attention_can_be_traced() -> None:
+    """MMEngine does not know PyTorch's own attention."""
+    layer = WindowAttention(HEADS * HEAD_DIM, HEADS, (3, 4))
+    analyzer = FlopAnalyzer(layer, (torch.randn(BATCH, HEIGHT, WIDTH, HEADS * HEAD_DIM),))
+    counted = analyzer.by_operator()['scaled_dot_product_attention']
+    assert counted == dense_flops(2, 3 * 4) // 2

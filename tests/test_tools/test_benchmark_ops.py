@@ -12,7 +12,7 @@ import torch
 
 WAYS = ('reference', 'unfold', 'sdpa')
 SMALL = ('--shapes', '9x12,2,3,2', '--scan-shapes', '14x15,1', '--head-dim', '4', '--rounds', '1')
-SMALL = (*SMALL, '--slide-shapes')
+SMALL = (*SMALL, '--stand-alone-shapes', '--slide-shapes')
 
 
 @pytest.fixture
@@ -211,3 +211,17 @@ def test_slide_attention(
         'two convolutions',
         'one convolution',
     ]
+
+
+@pytest.mark.parametrize('dtype', ['float32', 'bfloat16'])
+def test_stand_alone_attention(tool: ModuleType, dtype: str, tmp_path: Path) -> None:
+    out = tmp_path / 'out.json'
+    shapes = ('--shapes', '--scan-shapes', '--stand-alone-shapes', '9x12,2,5,8')
+    tool.main([*SMALL, *shapes, '--dtype', dtype, '--out', str(out)])
+    results = json.loads(out.read_text())['results']
+    assert {r['op'] for r in results} == {'stand_alone_attention'}
+    assert [r['way'] for r in results] == ['ours', 'ours', 'unfold', 'unfold']
+    forward, both, *_ = results
+    work = 4 * 9 * 12 * 2 * 8 * 25 / 1e9
+    assert forward['gflops'] * forward['seconds'] == pytest.approx(work)
+    assert both['gflops'] * both['seconds'] == pytest.approx(3.5 * work)

@@ -1,11 +1,11 @@
 """Print the multiply-adds and parameters of the models of configs.
 
 Counted is what MMEngine's get_model_complexity_info counts for one image at test time:
-convolutions, matrix products, attention windows, norms and resizing; and attention that PyTorch
-fuses, which MMEngine leaves out. Of a two-stage detector this includes the box heads on as many
-proposals as the config lets through and the mask heads on as many detections as it keeps (mostly
-1000 and 100). Nothing is computed: the models and images are shapes without values, so that the
-counts take seconds and do not depend on the weights, the picture or the machine.
+convolutions, matrix products, attention windows, norms and resizing. Of a two-stage detector this
+includes the box heads on as many proposals as the config lets through and the mask heads on as many
+detections as it keeps (mostly 1000 and 100). Nothing is computed: the models and images are shapes
+without values, so that the counts take seconds and do not depend on the weights, the picture or the
+machine.
 """
 
 import argparse

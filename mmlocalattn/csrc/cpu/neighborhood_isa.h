@@ -408,9 +408,9 @@ int64_t forward_columns(const Piece<In>& piece, int64_t x, const Planes<Compute<
       store(factor, T(1) / total[t]);
       unpack<N>(piece.output, y + t, x, x + columns.count - 1, piece.dim, num_planes(piece.dim),
                 scratch.sums + t * step, N, factor);
-      const Vec<T, N> logsumexp = (most[t] + log2<N>(total[t])) * T(0.69314718055994530942);
       for (int64_t i = 0; i < columns.count; ++i) {
-        *piece.logsumexp.at(y + t, x + i) = logsumexp[i];
+        *piece.logsumexp.at(y + t, x + i) =
+            (most[t][i] + log2(total[t][i])) * T(0.69314718055994530942);
       }
     }
   }

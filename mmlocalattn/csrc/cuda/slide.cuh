@@ -3,12 +3,14 @@
 //
 // With copies i and taps j of a window of k * k, w = weight, b = bias, r = position bias, q scaled:
 //
-//   s_i = sum_cj q_c k_c(x + j) w_cij + sum_c q_c (b_ci + r_i)    p_i = exp(s_i - lse)
-//   o_c = sum_j v_c(x + j) B_cj + sum_i p_i b_ci                  B_cj = sum_i p_i w_cij
-//   dp_i = sum_cj do_c v_c(x + j) w_cij + sum_c do_c b_ci         ds_i = p_i (dp_i - sum_l p_l
-//   dp_l) A_cj = sum_i ds_i w_cij        dq_c = scale (sum_j k_c(x + j) A_cj + sum_i ds_i (b_ci +
-//   r_i)) dk_c(x + j) += q_c A_cj        dv_c(x + j) += do_c B_cj dw_cij = sum_x ds_i q_c k_c(x +
-//   j) + p_i do_c v_c(x + j)      db, dr alike
+//   s_i = sum_cj q_c k_c(x + j) w_cij + sum_c q_c (b_ci + r_i)     p_i = exp(s_i - lse)
+//   B_cj = sum_i p_i w_cij           o_c = sum_j v_c(x + j) B_cj + sum_i p_i b_ci
+//
+//   dp_i = sum_cj do_c v_c(x + j) w_cij + sum_c do_c b_ci
+//   ds_i = p_i (dp_i - sum_l p_l dp_l)
+//   A_cj = sum_i ds_i w_cij          dq_c = scale (sum_j k_c(x + j) A_cj + sum_i ds_i (b_ci + r_i))
+//   dk_c(x + j) += q_c A_cj          dv_c(x + j) += do_c B_cj
+//   dw_cij = sum_x ds_i q_c k_c(x + j) + p_i do_c v_c(x + j), db and dr alike
 //
 // so that no copy is ever formed.
 //
