@@ -336,10 +336,10 @@ class SlideCSwin(SlideTransformer):
 class SlideNAT(SlideTransformer):
     """Slide-NAT backbone: feature maps of stride 4, 8, 16 and 32.
 
-    Stage 0 slides, the others keep neighborhood attention. Our choice: with the published
-    parameters of 28 and 51 M (which say nothing, slide attention adds less than 0.02 M), this is
-    the only placement with the published multiply-adds of 4.3 and 7.8 G (mini: 2.7); with stage 1
-    they are 4.4 and 7.9 (2.8).
+    Stage 0 slides, the others keep neighborhood attention. The placement is not published; this is
+    our choice. The published parameters of 28 and 51 M do not tell placements apart (slide
+    attention adds less than 0.02 M); of the published multiply-adds of 4.3 and 7.8 G (mini: 2.7),
+    those with one sliding stage round to them, those with two are 4.4 and 7.9 (2.8).
 
     Args:
         arch: ``'mini'``, ``'tiny'``, ``'small'``, or a dict of one value per stage under each of

@@ -59,7 +59,7 @@ struct BasicWindowAxis {
 
 using WindowAxis = BasicWindowAxis<int64_t>;
 
-// The windows of a convolution with 'SAME' padding as XLA defines it, one at every `stride`-th of
+// The windows of a convolution padded by half a kernel, one centred on every `stride`-th of
 // `length` positions. They reach over the ends of the axis.
 struct StridedAxis {
   int64_t length, kernel, stride;
@@ -67,10 +67,7 @@ struct StridedAxis {
   MMLOCALATTN_HOST_DEVICE int64_t windows() const { return (length + stride - 1) / stride; }
 
   // Positions of the first window before the axis: window i begins at i * stride - low().
-  MMLOCALATTN_HOST_DEVICE int64_t low() const {
-    const int64_t total = (windows() - 1) * stride + kernel - length;
-    return total > 0 ? total / 2 : 0;
-  }
+  MMLOCALATTN_HOST_DEVICE int64_t low() const { return kernel / 2; }
 };
 
 }  // namespace mmlocalattn

@@ -29,9 +29,10 @@ struct TapTable {
 };
 
 // One piece of a problem: some heads of a part of a map. Forward it is rows [y_begin, y_end) and
-// columns [x_begin, x_end) of the windows. The gradients of positions have rows of the map, and
-// columns in steps of the stride: column x is that of the last window that may begin at or before
-// the positions x * stride - low, ..., x * stride - low + stride - 1.
+// columns [x_begin, x_end) of the windows, an even number of rows unless they are the last. The
+// gradients of positions have rows of the map, and columns in steps of the stride: column x is that
+// of the last window that may begin at or before the positions x * stride - low, ..., x * stride -
+// low + stride - 1.
 template <typename T>
 struct WindowPiece {
   using C = Compute<T>;

@@ -125,7 +125,7 @@ class Pieces {
   }
 
   Tiles window_tiles() const {
-    return {cuts(problem_.rows.windows(), kMostRows, 1),
+    return {cuts(problem_.rows.windows(), kMostRows, 2),
             cuts(problem_.cols.windows(), kMostCols, kColumnStep)};
   }
 
