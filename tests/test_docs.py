@@ -8,6 +8,8 @@ from pathlib import Path
 import pytest
 from mmengine.registry import MODELS, DefaultScope
 
+from mmlocalattn.adapt import BACKBONES
+
 ROOT = Path(__file__).parents[1]
 FILES = [ROOT / 'README.md', *sorted((ROOT / 'docs').rglob('*.md'))]
 BLOCK = re.compile(r'^```(\w*)\n(.*?)^```$', re.MULTILINE | re.DOTALL)
@@ -65,6 +67,13 @@ def test_options_exist(page: str) -> None:
         options = {word for word in words if word.startswith('--')} - {'--help'}
         unknown = [option for option in options if not re.search(rf'{option}\b', known)]
         assert not unknown, script
+
+
+def test_the_guide_names_every_backbone() -> None:
+    guide = (ROOT / 'docs' / 'drop_in.md').read_text()
+    (table,) = re.findall(r'^\| family \| names \|\n(.*?)\n\n', guide, re.MULTILINE | re.DOTALL)
+    assert set(re.findall(r'`(\w+)`', table)) == set(BACKBONES)
+    assert set(re.findall(r'--backbone (\w+)$', guide, re.MULTILINE)) <= set(BACKBONES)
 
 
 def test_types_are_registered(page: str) -> None:
