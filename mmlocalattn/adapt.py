@@ -109,7 +109,8 @@ def swap_backbone(
     model = _owner_of_backbone(cfg.get('model') or {})
     init_default_scope(cfg.get('default_scope') or 'mmengine')
     old = _run(model['backbone'])
-    stages = _matching_stages(old)
+    skipped = _skip_unused_maps(model, len(old))
+    stages, old = _matching_stages(old)[skipped:], old[skipped:]
     model['backbone'] = {**BACKBONES[name], **backbone_options, 'out_indices': stages}
     new = _run(model['backbone'])
     _fit_channels(model, old, new)
@@ -245,6 +246,26 @@ def _matching_stages(maps: Sequence[Tensor]) -> tuple[int, ...]:
     if len(strides) == 4 and strides[0] == 4 and strides == sorted(strides):
         return (0, 1, 2, 3)
     raise CannotAdapt(f'its backbone is no pyramid: its maps have strides {strides}')
+
+
+def _skip_unused_maps(model: dict, num_maps: int) -> int:
+    """Let a neck that starts behind the first maps, as RetinaNet's, start with its first one.
+
+    A map that nobody takes would leave its output norm without a gradient, which
+    DistributedDataParallel rejects.
+
+    Returns:
+        The number of maps that the backbone need not return.
+    """
+    neck = model.get('neck')
+    neck = neck[0] if isinstance(neck, (list, tuple)) else neck or {}
+    start, channels = neck.get('start_level', 0), neck.get('in_channels')
+    if start <= 0 or not isinstance(channels, (list, tuple)) or len(channels) != num_maps:
+        return 0
+    neck['in_channels'], neck['start_level'] = channels[start:], 0
+    if neck.get('end_level', -1) > 0:
+        neck['end_level'] -= start
+    return start
 
 
 def _fit_channels(model: dict, old: Sequence[Tensor], new: Sequence[Tensor]) -> None:
