@@ -24,7 +24,7 @@ CSRC = Path('mmlocalattn', 'csrc')
 
 
 class BuildPy(build_py):
-    """Puts configs and tools into mmlocalattn/.mim, where mim looks for them."""
+    """Puts configs, their index and tools into mmlocalattn/.mim, where mim looks for them."""
 
     def run(self) -> None:
         """Links them in an editable install, else copies them."""
@@ -33,11 +33,13 @@ class BuildPy(build_py):
         mim = root / 'mmlocalattn' / '.mim'
         shutil.rmtree(mim, ignore_errors=True)
         mim.mkdir(parents=True)
-        for name in ('configs', 'tools'):
+        for name in ('configs', 'model-index.yml', 'tools'):
             if self.editable_mode:
                 (mim / name).symlink_to(Path('..', '..', name))
-            else:
+            elif Path(name).is_dir():
                 shutil.copytree(name, mim / name, ignore=shutil.ignore_patterns('__pycache__'))
+            else:
+                shutil.copy(name, mim)
 
 
 def stop(message: str) -> NoReturn:

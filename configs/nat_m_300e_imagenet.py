@@ -35,3 +35,4 @@ param_scheduler = [
         convert_to_iter_based=True,
     ),
 ]
+optim_wrapper = dict(clip_grad=dict(max_norm=5.0))

@@ -19,34 +19,53 @@ _NOT_OF_THE_SHAPE = ('init_cfg', 'pretrained', 'dcn')  # and deformable convolut
 _STRIDES = (4, 8, 16, 32)
 _MEAN, _STD = (123.675, 116.28, 103.53), (58.395, 57.12, 57.375)
 
-_SIZES = {'m': 'mini', 't': 'tiny', 's': 'small', 'b': 'base', 'l': 'large'}
+_SIZES = {
+    'm': 'mini',
+    't': 'tiny',
+    's': 'small',
+    'b': 'base',
+    'l': 'large',
+    't_7x7': 'tiny_7x7',
+}
 
 
-def _family(backbone: str, **drop_path_rates: float) -> dict[str, dict]:
-    """``{size: backbone config}``, from the rate of each size."""
+def _family(
+    name: str, backbone: str, drop_path_rates: Mapping[str, float], **options: Any
+) -> dict[str, dict]:
+    """``{name of a config: backbone}`` from the rate of each size."""
     return {
-        size: dict(type=f'mmlocalattn.{backbone}', arch=_SIZES.get(size, size), drop_path_rate=rate)
+        f'{name}_{size}': dict(
+            type=f'mmlocalattn.{backbone}',
+            arch=_SIZES.get(size, size),
+            drop_path_rate=rate,
+            **options,
+        )
         for size, rate in drop_path_rates.items()
     }
 
 
-_FAMILIES: dict[str, dict[str, dict]] = {
-    'ssvit': _family('SSViT', t=0.1, s=0.15, b=0.4, l=0.5),
-}
-
 BACKBONES: dict[str, dict] = {
-    f'{family}_{size}': backbone
-    for family, sizes in _FAMILIES.items()
-    for size, backbone in sizes.items()
+    **_family('ssvit', 'SSViT', {'t': 0.1, 's': 0.15, 'b': 0.4, 'l': 0.5}),
+    **_family('nat', 'NAT', {'m': 0.2, 't': 0.2, 's': 0.35, 'b': 0.5}),
+    **_family(
+        'dinat', 'DiNAT', {'m': 0.2, 't': 0.2, 's': 0.35, 'b': 0.6, 'l': 0.6}, dilations='coco'
+    ),
+    **_family('slide_swin', 'SlideSwin', {'t': 0.2, 's': 0.3, 'b': 0.3}, window_size=7),
+    **_family('slide_pvt', 'SlidePVT', {'t': 0.1, 's': 0.1}),
+    'slide_pvt_m': dict(type='mmlocalattn.SlidePVT', arch='medium', drop_path_rate=0.0),
+    **_family('slide_pvtv2', 'SlidePVTv2', {'b1': 0.1, 'b2': 0.1, 'b3': 0.3, 'b4': 0.3, 'b5': 0.3}),
+    **_family('slide_cswin', 'SlideCSwin', {'t': 0.2, 's': 0.4, 'b': 0.5}),
+    **_family('slide_nat', 'SlideNAT', {'m': 0.2, 't': 0.2, 's': 0.3}),
+    **_family('qna_vit', 'QnAViT', {'t': 0.05, 't_7x7': 0.05, 's': 0.2, 'b': 0.5}),
+    **{f'sasa_r{n}': dict(type='mmlocalattn.SASAResNet', depth=n) for n in (26, 38, 50)},
 }
-"""Backbones by the name that configs use, such as ``'ssvit_s'``."""
+"""Backbones by the name that configs use, such as ``'ssvit_s'``, with the drop path of the
+package's configs for dense prediction (of ImageNet where there are none)."""
 
 _BATCH_SIZES = {'mmdet': 16, 'mmseg': 16, 'mmpretrain': 1024}
-_LEARNING_RATES = {
-    'default': {'mmdet': 1e-4, 'mmseg': 6e-5, 'mmpretrain': 1e-3},
-    'ssvit': {'mmdet': 4e-4, 'mmseg': 6e-5, 'mmpretrain': 1e-3},
-}
-"""Of AdamW for batches of those sizes, by family: those of the package's configs."""
+_LEARNING_RATES = {'mmdet': 1e-4, 'mmseg': 6e-5, 'mmpretrain': 1e-3}
+"""Of AdamW for batches of those sizes: those of the package's configs."""
+_OWN_LEARNING_RATES = {'mmlocalattn.SSViT': {**_LEARNING_RATES, 'mmdet': 4e-4}}
 
 _REACHES_INTO_BACKBONE = {
     'RFP': 'its neck RFP runs a second backbone that takes the output of the first',
@@ -67,7 +86,7 @@ def swap_backbone(
 
     Fitted are the channels that necks and heads expect, ``out_indices``, the normalisation of the
     images, and, unless ``keep_optimizer``, the optimizer: one that is not AdamW becomes AdamW with
-    the learning rate and weight decay of the package's own detection configs. Options of the old
+    the learning rate of the package's own configs (not for SASA, a ResNet). Options of the old
     backbone (weights to load, frozen stages, ...) go with it.
 
     Args:
@@ -90,7 +109,8 @@ def swap_backbone(
     model = _owner_of_backbone(cfg.get('model') or {})
     init_default_scope(cfg.get('default_scope') or 'mmengine')
     old = _run(model['backbone'])
-    stages = _matching_stages(old)
+    skipped = _skip_unused_maps(model, len(old))
+    stages, old = _matching_stages(old)[skipped:], old[skipped:]
     model['backbone'] = {**BACKBONES[name], **backbone_options, 'out_indices': stages}
     new = _run(model['backbone'])
     _fit_channels(model, old, new)
@@ -99,8 +119,7 @@ def swap_backbone(
         cfg._cfg_dict, 'to_rgb' if cfg.default_scope == 'mmpretrain' else 'bgr_to_rgb'
     )
     if not keep_optimizer:
-        family = name.rpartition('_')[0]
-        _fit_optimizer(cfg, _LEARNING_RATES.get(family, _LEARNING_RATES['default']))
+        _fit_optimizer(cfg, BACKBONES[name]['type'])
     _fit_layer_decay(cfg)
     if cfg.get('load_from'):  # weights of the model with its old backbone
         cfg.load_from = None
@@ -229,6 +248,26 @@ def _matching_stages(maps: Sequence[Tensor]) -> tuple[int, ...]:
     raise CannotAdapt(f'its backbone is no pyramid: its maps have strides {strides}')
 
 
+def _skip_unused_maps(model: dict, num_maps: int) -> int:
+    """Let a neck that starts behind the first maps, as RetinaNet's, start with its first one.
+
+    A map that nobody takes would leave its output norm without a gradient, which
+    DistributedDataParallel rejects.
+
+    Returns:
+        The number of maps that the backbone need not return.
+    """
+    neck = model.get('neck')
+    neck = neck[0] if isinstance(neck, (list, tuple)) else neck or {}
+    start, channels = neck.get('start_level', 0), neck.get('in_channels')
+    if start <= 0 or not isinstance(channels, (list, tuple)) or len(channels) != num_maps:
+        return 0
+    neck['in_channels'], neck['start_level'] = channels[start:], 0
+    if neck.get('end_level', -1) > 0:
+        neck['end_level'] -= start
+    return start
+
+
 def _fit_channels(model: dict, old: Sequence[Tensor], new: Sequence[Tensor]) -> None:
     """Change the channels that the parts behind the backbone expect.
 
@@ -310,13 +349,17 @@ def _fit_preprocessor(node: Any, to_rgb: str) -> None:
         _fit_preprocessor(child, to_rgb)
 
 
-def _fit_optimizer(cfg: Config, learning_rates: Mapping[str, float]) -> None:
-    """AdamW instead of another optimizer, and schedules that end in proportion."""
+def _fit_optimizer(cfg: Config, backbone: str) -> None:
+    """AdamW instead of another optimizer, and schedules that end in proportion.
+
+    SASA is a ResNet and learns with the optimizer of one.
+    """
     wrapper = cfg.get('optim_wrapper') or {}
     old = wrapper.get('optimizer')
-    if old is None or old['type'] in ('Adam', 'AdamW'):
+    if old is None or old['type'] in ('Adam', 'AdamW') or backbone == 'mmlocalattn.SASAResNet':
         return
     scope = cfg.default_scope
+    learning_rates = _OWN_LEARNING_RATES.get(backbone, _LEARNING_RATES)
     batch_size = cfg.get('auto_scale_lr', {}).get('base_batch_size', _BATCH_SIZES[scope])
     learning_rate = learning_rates[scope] * batch_size / _BATCH_SIZES[scope]
     wrapper['optimizer'] = dict(

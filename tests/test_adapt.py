@@ -82,6 +82,15 @@ def test_strides_choose_the_maps() -> None:
     assert cfg.model.neck.in_channels == [128, 256, 512]
 
 
+def test_maps_that_the_neck_skips_are_not_made() -> None:
+    cfg = swapped('mmdet::retinanet/retinanet_r50_fpn_1x_coco.py', arch=NARROW)
+    assert cfg.model.backbone.out_indices == (1, 2, 3)
+    assert (cfg.model.neck.in_channels, cfg.model.neck.start_level) == ([16, 24, 32], 0)
+    model = MODELS.build(cfg.model)
+    sum(map.sum() for map in model.neck(model.backbone(torch.randn(1, 3, 64, 64)))).backward()
+    assert all(p.grad is not None for p in model.backbone.parameters())
+
+
 def test_normalisation_of_images() -> None:
     cfg = swapped('mmdet::mask_rcnn/mask-rcnn_r50-caffe_fpn_1x_coco.py')
     preprocessor = cfg.model.data_preprocessor

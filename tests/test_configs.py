@@ -45,6 +45,42 @@ SIZES = {
         'upernet_{}_160k_ade20k': 'm t s b l',
         '{}_300e_imagenet': 'm t s b',
     },
+    'sasa': {
+        'maskrcnn_{}_1x_coco': 'r50',
+        'retinanet_{}_1x_coco': 'r50_convhead_convstem r50_convhead_attnstem r50_baseline',
+        'retinanet_{}stem_1x_coco': 'r50_attnhead_conv r50_attnhead_attn',
+        'retinanet_{}_150e_coco': 'r50_convhead_convstem r50_convhead_attnstem r50_baseline',
+        'retinanet_{}stem_150e_coco': 'r50_attnhead_conv r50_attnhead_attn',
+        'upernet_{}_160k_ade20k': 'r50',
+        '{}_130e_imagenet': 'r26 r38 r50 r26_attnstem r38_attnstem r50_attnstem',
+    },
+    'qna_vit': {
+        'maskrcnn_{}_1x_coco': 't s b',
+        'maskrcnn_qna_fpn_{}_1x_coco': 't',
+        'retinanet_{}_1x_coco': 't s b',
+        'detr_{}_150e_coco': 't',
+        'semfpn_{}_80k_ade20k': 't s',
+        'upernet_{}_160k_ade20k': 't s',
+        '{}_300e_imagenet': 't t_7x7 s b',
+    },
+    'slide_nat': {'{}_300e_imagenet': 'm t s'},
+    'slide_cswin': {'{}_300e_imagenet': 't s b'},
+    'slide_pvt': {
+        'maskrcnn_{}_1x_coco': 't s m',
+        'retinanet_{}_1x_coco': 't s',
+        'semfpn_{}_80k_ade20k': 't s',
+        '{}_300e_imagenet': 't s m',
+    },
+    'slide_pvtv2': {
+        'maskrcnn_{}_1x_coco': 'b1 b2',
+        '{}_300e_imagenet': 'b1 b2 b3 b4 b5',
+    },
+    'slide_swin': {
+        'maskrcnn_{}_3x_coco': 't',
+        'cascade_maskrcnn_{}_3x_coco': 't s b',
+        'upernet_{}_160k_ade20k': 't s',
+        '{}_300e_imagenet': 't s b',
+    },
 }
 NAMES = {
     name.format(f'{family}_{size}'): index
@@ -61,7 +97,26 @@ ARCH = dict(
 SMALL = {
     'SSViT': dict(arch=ARCH),
     'NAT': dict(arch=ARCH),
+    'SASAResNet': dict(
+        depth=dict(embed_dims=(32, 48, 64, 96), depths=(1, 1, 1, 1), num_heads=(2, 2, 2, 2))
+    ),
     'DiNAT': dict(arch=ARCH, dilations=((2,), (1,), (1, 2), (1,))),
+    'SlideCSwin': dict(arch=dict(ARCH, num_heads=(2, 2, 2, 4), split_sizes=(1, 2, 7, None))),
+    'SlideNAT': dict(arch=ARCH),
+    'SlidePVT': dict(arch=dict(ARCH, sr_ratios=(8, 4, 2, 1))),
+    'SlidePVTv2': dict(arch=dict(ARCH, sr_ratios=(8, 4, 2, 1))),
+    'SlideSwin': dict(arch=ARCH),
+    'QnAViT': dict(
+        arch=dict(
+            ARCH,
+            depths=(1, 1, 1, 0),
+            num_heads=(1, 2, 2, 4),
+            kernel_sizes=(3, 3, 3, 3),
+            window_depths=(0, 0, 1, 1),
+            window_heads=(1, 2, 3, 4),
+            window_sizes=(7, 7, 14, 7),
+        )
+    ),
 }
 HEADS = {'head', 'decode_head', 'auxiliary_head'}  # that read the backbone where no neck does
 NUM_CLASSES = {'coco': 80, 'ade20k': 150, 'imagenet': 1000}
@@ -114,6 +169,8 @@ def narrow_heads(node: object) -> None:
     for key, value in node.items():
         if key.endswith('channels'):
             node[key] = [16] * len(value) if isinstance(value, list) else 16
+        elif key in ('embed_dims', 'num_feats'):  # of DETR; a position has twice num_feats
+            node[key] = 16 if key == 'embed_dims' else 8
         elif key in ('num', 'nms_pre', 'max_per_img'):
             node[key] = 16
         elif key == 'size':
@@ -223,6 +280,13 @@ def test_no_base_that_only_one_distribution_has() -> None:
         ('cascade_maskrcnn_dinat_b_3x_coco', 7.5e-5, 0.05, 0.0),
         ('upernet_nat_m_160k_ade20k', 6e-5, 0.01, 0.0),
         ('dinat_m_300e_imagenet', 1e-3, 0.05, 0.0),
+        ('maskrcnn_slide_swin_t_3x_coco', 1e-4, 0.05, 0.0),
+        ('maskrcnn_slide_pvtv2_b1_1x_coco', 2e-4, 1e-4, 1e-4),
+        ('semfpn_slide_pvt_t_80k_ade20k', 1e-4, 1e-4, 1e-4),
+        ('slide_cswin_b_300e_imagenet', 1e-3, 0.1, 0.0),
+        ('maskrcnn_qna_vit_t_1x_coco', 1e-4, 0.05, 0.0),
+        ('retinanet_qna_vit_t_1x_coco', 1e-4, 0.05, 0.0),
+        ('upernet_qna_vit_t_160k_ade20k', 6e-5, 0.01, 0.0),
     ],
 )
 def test_optimizer(name: str, lr: float, decay: float, norm_decay: float) -> None:
@@ -233,11 +297,26 @@ def test_optimizer(name: str, lr: float, decay: float, norm_decay: float) -> Non
     model = build(cfg)
     groups = build_optim_wrapper(model, cfg.optim_wrapper).optimizer.param_groups
     decay_of = {id(p): group['weight_decay'] for group in groups for p in group['params']}
-    block = model.backbone.stages[2].blocks[0]
-    biases = [p for name, p in model.named_parameters() if name.endswith('pos_bias')]
+    blocks = [block for stage in model.backbone.stages for block in stage.blocks]
+    block = next(block for block in blocks if hasattr(block.attn, 'qkv'))
+    tables = ('pos_bias', 'attention_scale')
+    biases = [p for name, p in model.named_parameters() if name.endswith(tables)]
     assert {group['lr'] for group in groups} == {lr}
     assert decay_of[id(block.attn.qkv.weight)] == decay
     assert {decay_of[id(p)] for p in (block.norm1.weight, *biases)} == {norm_decay}
+
+
+def test_released_qna_vit_decays_norms_but_not_tables() -> None:
+    cfg = load('qna_vit_t_300e_imagenet')
+    shrink(cfg.model)
+    adapt_to_device(cfg)
+    model = build(cfg)
+    groups = build_optim_wrapper(model, cfg.optim_wrapper).optimizer.param_groups
+    decay_of = {id(p): group['weight_decay'] for group in groups for p in group['params']}
+    assert {group['lr'] for group in groups} == {2e-3}
+    for name, parameter in model.named_parameters():
+        is_table = name.endswith(('pos_bias', 'attention_scale'))
+        assert decay_of[id(parameter)] == (0.0 if is_table else 0.05), name
 
 
 @pytest.fixture
@@ -257,6 +336,7 @@ def picture(tmp_path: Path) -> Path:
         'upernet_ssvit_s_160k_ade20k',
         'upernet_dinat_l_160k_ade20k',
         'ssvit_t_300e_imagenet',
+        'qna_vit_t_300e_imagenet',
     ],
 )
 @pytest.mark.parametrize('split', ['train', 'test'])
@@ -279,7 +359,7 @@ def test_pipeline(picture: Path, name: str, split: str) -> None:
     pipeline = Compose(cfg[f'{split}_dataloader'].dataset.pipeline)
     batch = pseudo_collate([pipeline(dict(sample)) for _ in range(2)])
     heights, widths = zip(*(image.shape[1:] for image in batch['inputs']), strict=True)
-    if name.startswith('ssvit'):
+    if name.endswith('imagenet'):
         assert {*heights, *widths} == {224}
     elif name.startswith('upernet'):
         side = cfg.model.data_preprocessor.size[0]

@@ -26,6 +26,7 @@ ALLOWED = {
     'heads': (
         'mmlocalattn.layers',
         'mmlocalattn.registry',
+        'mmdet.models.dense_heads',
         'mmdet.registry',
         'mmpretrain.registry',
     ),

@@ -188,6 +188,8 @@ def test_wheel_content(source_tree: Path, tmp_path: Path) -> None:
         ours = {path.relative_to(ROOT) for path in (ROOT / name).rglob('*.py')}
         shipped = tmp_path / 'mmlocalattn' / '.mim'
         assert {path.relative_to(shipped) for path in (shipped / name).rglob('*.py')} == ours
+    assert (shipped / 'model-index.yml').is_file()
+    assert (shipped / 'configs' / 'metafile_ssvit.yml').is_file()
     assert (tmp_path / 'mmlocalattn' / 'ops' / 'neighborhood.py').is_file()
 
 
@@ -203,7 +205,15 @@ def test_sdist_content(source_tree: Path, tmp_path: Path) -> None:
     assert top_level == b'mmlocalattn\n'  # mmengine takes its first line for the package
     assert not any(name.endswith('entry_points.txt') for name in names)
     wanted = ['LICENSE', 'pyproject.toml', 'setup.py', 'requirements/reference.txt']
-    for pattern in ('mmlocalattn/csrc/**/*.*', 'configs/**/*.py', 'tools/*.*'):
+    wanted += ['mkdocs.yml', 'model-index.yml']
+    for pattern in (
+        'mmlocalattn/csrc/**/*.*',
+        'configs/**/*.py',
+        'configs/*.yml',
+        'docs/**/*.md',
+        'tools/*.*',
+        'tools/*/*.py',
+    ):
         wanted += (str(path.relative_to(ROOT)) for path in ROOT.glob(pattern))
     assert not set(wanted) - names
 

@@ -9,7 +9,7 @@ from mmlocalattn.registry import MODELS
 
 
 def test_registered_names():
-    for name in ('NAT', 'DiNAT', 'SSViT', 'SSViTNeck'):
+    for name in ('NAT', 'DiNAT', 'QnAFPN', 'QnAViT', 'SSViT', 'SSViTNeck'):
         assert MODELS.get(name).__name__ == name
 
 

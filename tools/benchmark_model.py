@@ -210,7 +210,9 @@ def main(argv: Sequence[str] | None = None) -> None:
         configs = [config_of(args), *map(load_config, args.baseline)]
     except (FileNotFoundError, ModuleNotFoundError, ValueError) as error:
         raise SystemExit(f'error: {error}') from None
-    models = [build(cfg, args.whole).to(args.device).train(args.train) for cfg in configs]
+    models = [build(cfg, args.whole).to(args.device) for cfg in configs]
+    for model in models:
+        model.train(args.train)  # mmdet's ResNet does not return itself
     names = [Path(path).stem for path in paths]
     if args.compile:
         models += [torch.compile(model, fullgraph=True, dynamic=True) for model in models]

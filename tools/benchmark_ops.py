@@ -2,18 +2,20 @@
 
 Everything about one map is timed in turns in one process; the table shows medians. FLOPs are the
 useful ones: 4 * B * heads * H * W * kh * kw * head_dim forward, 3.5 times that for forward and
-backward. Before, every way is compared with the reference on small maps.
+backward; of slide_attention, the convolutions to its copies too. Before, every way is compared with
+the reference on small maps.
 """
 
 import argparse
 import functools
 import statistics
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
 
 import torch
-from attention_baselines import WAYS, Attend, Problem, Unavailable, has_backward, scratch_bytes
+from attention_baselines import WAYS, Problem, Unavailable, has_backward, scratch_bytes
+from benchmark_cases import TWO_OPS, Neighborhood, SparseScan
 from benchmark_report import PASSES, draw, full_table, short_table
 from benchmarking import (
     Run,
@@ -23,12 +25,12 @@ from benchmarking import (
     time_in_turns,
     write_json,
 )
+from slide_benchmark import Slide, SlideProblem
+from stand_alone_benchmark import StandAlone
 from torch import Tensor
 
-from mmlocalattn.layers.rotary import rotary_table
 from mmlocalattn.layers.scan_geometry import adaptive_scan
 from mmlocalattn.ops._window import as_pair
-from mmlocalattn.ops.sparse_scan import rotate_pairs, sparse_scan_attention
 
 SHAPES = (
     '100x167,2,7,1',
@@ -39,93 +41,13 @@ SHAPES = (
     '200x334,2,7,28',
 )
 SCAN_SHAPES = ('200x334,2', '100x167,4', '50x84,8', '25x42,16')
-TWO_OPS = 'two ops'
+SLIDE_SHAPES = ('200x334,3,3', '100x167,6,3')
+STAND_ALONE_SHAPES = ('200x334,8,7,8', '100x167,8,7,16', '50x84,8,7,32')
 MATRIX = 2048
 TOLERANCE = {'float32': 1e-4, 'bfloat16': 4e-2, 'float16': 5e-3}
 
 
-@dataclass(frozen=True)
-class Neighborhood:
-    """A neighborhood attention to be timed."""
-
-    problem: Problem
-
-    title = 'neighborhood_attention'
-    window_title = 'kernel, dilation'
-
-    @property
-    def label(self) -> tuple[str, str]:
-        """The map, the window."""
-        problem = self.problem
-        kernel = 'x'.join(map(str, dict.fromkeys(problem.kernel)))
-        return map_label(problem), f'{kernel}, {problem.dilation[0]}'
-
-    @property
-    def steps(self) -> list[Problem]:
-        return [self.problem]
-
-    def ways(self, baselines: Sequence[str]) -> list[str]:
-        return ['ours', *baselines]
-
-    def prepare(self, way: str) -> Attend:
-        return WAYS[way](self.problem)
-
-
-@dataclass(frozen=True)
-class SparseScan:
-    """A sparse scan attention to be timed. A baseline turns query and key, then runs its steps."""
-
-    problem: Problem
-    """Of the map; its window does not matter."""
-    local: tuple[int, int]
-    anchor: tuple[int, int]
-    dilation: tuple[int, int]
-
-    title = 'sparse_scan_attention'
-    window_title = 'window, anchors, dilation'
-
-    @property
-    def label(self) -> tuple[str, str]:
-        numbers = self.local[0], self.anchor[0], self.dilation[0]
-        return map_label(self.problem), ', '.join(map(str, numbers))
-
-    @property
-    def steps(self) -> list[Problem]:
-        windows = (self.local, (1, 1)), (self.anchor, self.dilation)
-        return [
-            replace(self.problem, kernel=kernel, dilation=dilation)
-            for kernel, dilation in windows
-            if kernel != (1, 1)
-        ]
-
-    def ways(self, baselines: Sequence[str]) -> list[str]:
-        return ['ours', TWO_OPS, *baselines]
-
-    def prepare(self, way: str) -> Attend:
-        problem = self.problem
-        rotary = rotary_table(problem.height, problem.width, problem.head_dim, problem.device)
-        if way == 'ours':
-            window = self.local, self.anchor, self.dilation
-            return lambda query, key, value, _: sparse_scan_attention(
-                query, key, value, *window, rotary=rotary
-            )
-        steps = [WAYS['ours' if way == TWO_OPS else way](step) for step in self.steps]
-
-        def attend(query: Tensor, key: Tensor, value: Tensor, _: None) -> Tensor:
-            query, key = (rotate_pairs(t, *rotary).to(t.dtype) for t in (query, key))
-            for step in steps:
-                value = step(query, key, value, None)
-            return value
-
-        return attend
-
-
-Case = Neighborhood | SparseScan
-
-
-def map_label(problem: Problem) -> str:
-    batch = f'{problem.batch} x ' if problem.batch > 1 else ''
-    return f'{batch}{problem.height} x {problem.width}, {problem.heads}'
+Case = Neighborhood | SparseScan | Slide | StandAlone
 
 
 def parse_args(argv: Sequence[str] | None = None) -> argparse.Namespace:
@@ -146,6 +68,24 @@ def parse_args(argv: Sequence[str] | None = None) -> argparse.Namespace:
         metavar='HxW,HEADS',
         help='of sparse_scan_attention, with the windows of the adaptive rule, default: '
         f'{" ".join(SCAN_SHAPES)}, the stages of SSViT-S at 800x1336',
+    )
+    parser.add_argument(
+        '--slide-shapes',
+        nargs='*',
+        type=functools.partial(parse_shape, fields=4),
+        default=[parse_shape(shape, 4) for shape in SLIDE_SHAPES],
+        metavar='HxW,HEADS,KERNEL',
+        help='of slide_attention, always timed beside the eager forms of its released code, '
+        f'default: {" ".join(SLIDE_SHAPES)}, the slide stages of Slide-Swin-T at 800x1336',
+    )
+    parser.add_argument(
+        '--stand-alone-shapes',
+        nargs='*',
+        type=parse_shape,
+        default=[parse_shape(shape) for shape in STAND_ALONE_SHAPES],
+        metavar='HxW,HEADS,KERNEL,HEAD_DIM',
+        help='of stand_alone_attention, always timed beside copies of its windows, default: '
+        f'{" ".join(STAND_ALONE_SHAPES)}, stages of SASA-ResNet-50 at 800x1336',
     )
     parser.add_argument(
         '--baselines',
@@ -194,6 +134,8 @@ def make_cases(args: argparse.Namespace) -> list[Case]:
         for height, width, heads in args.scan_shapes:
             problem = make(batch, height, width, heads)
             cases.append(SparseScan(problem, *adaptive_scan(height, width)))
+        cases += [slide_case(args, batch, *shape) for shape in args.slide_shapes]
+        cases += [stand_alone_case(args, batch, *shape) for shape in args.stand_alone_shapes]
     return cases
 
 
@@ -206,7 +148,22 @@ def small_cases(args: argparse.Namespace) -> list[Case]:
         cases += map(Neighborhood, problems)
     if args.scan_shapes:
         cases.append(SparseScan(make_problem(args, 2, 13, 19, 2), (5, 5), (3, 3), (4, 4)))
+    if args.slide_shapes:
+        cases += [slide_case(args, 2, 13, 19, 2, kernel) for kernel in (3, 5)]
+    if args.stand_alone_shapes:
+        cases += [stand_alone_case(args, 2, 13, 19, 2, *rest) for rest in ((3, 8), (7, 5))]
     return cases
+
+
+def slide_case(args: argparse.Namespace, *shape: int) -> Slide:
+    """Of batch, height, width, heads, kernel."""
+    return Slide(SlideProblem(**vars(make_problem(args, *shape))))
+
+
+def stand_alone_case(args: argparse.Namespace, *shape: int) -> StandAlone:
+    """Of batch, height, width, heads, kernel, head_dim."""
+    *rest, head_dim = shape
+    return StandAlone(replace(make_problem(args, *rest), head_dim=head_dim))
 
 
 def make_problem(
@@ -233,16 +190,6 @@ def make_problem(
     )
 
 
-def make_tensors(problem: Problem) -> list[Tensor | None]:
-    """Query, key, value, and a bias or None."""
-    shapes = [problem.shape] * 3
-    if problem.bias:
-        shapes.append((problem.heads, *(2 * kernel - 1 for kernel in problem.kernel)))
-    options = dict(dtype=problem.dtype, device=problem.device)
-    tensors = [torch.randn(shape, **options) for shape in shapes]
-    return tensors if problem.bias else [*tensors, None]
-
-
 def with_grad(tensors: Sequence[Tensor | None], dtype: torch.dtype) -> list[Tensor | None]:
     """Leaves with the values of ``tensors`` that collect gradients."""
     return [t if t is None else t.detach().to(dtype).requires_grad_() for t in tensors]
@@ -261,7 +208,7 @@ def check(case: Case, way: str, tolerance: float, backward: bool) -> None:
         SystemExit: If it gives another result.
     """
     attend = case.prepare(way)
-    tensors = make_tensors(case.problem)
+    tensors = case.make_tensors()
     exact = with_grad(tensors, torch.float32)
     grad = torch.randn(case.problem.shape, device=case.problem.device)
     backward = backward and has_backward(way, case.problem)
@@ -272,7 +219,7 @@ def check(case: Case, way: str, tolerance: float, backward: bool) -> None:
     if backward:
         actual += gradients(output, tensors, grad.to(output.dtype))
         expected += gradients(truth, exact, grad)
-    for name, ours, theirs in zip(('output', 'dq', 'dk', 'dv', 'dbias'), actual, expected):
+    for name, ours, theirs in zip(('output', *case.tensor_names), actual, expected):
         error = ((ours.float() - theirs).abs().max() / theirs.abs().max()).item()
         if not error < tolerance:  # NaN is an error too
             raise SystemExit(
@@ -318,7 +265,7 @@ def why_not(case: Case, way: str, backward: bool) -> str | None:
 
 def measure(case: Case, args: argparse.Namespace, reasons: dict, product: Run) -> list[dict]:
     """Time all ways of one case and a matrix product in turns; one record per way and pass."""
-    tensors = make_tensors(case.problem)
+    tensors = case.make_tensors()
     records, runs = [], [product]
     for way in case.ways(args.baselines):
         passes: dict[bool, Run] = {}
@@ -344,7 +291,7 @@ def measure(case: Case, args: argparse.Namespace, reasons: dict, product: Run) -
     timed = [record for record in records if 'skipped' not in record]
     for record, run, seconds in zip(timed, runs[1:], samples):
         median = statistics.median(seconds)
-        factor = 3.5 if record['pass'] == PASSES[True] else 1.0
+        factor = case.both_factor if record['pass'] == PASSES[True] else 1.0
         rate = factor * sum(step.gflop for step in case.steps) / median
         record |= {
             'seconds': median,

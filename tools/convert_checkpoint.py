@@ -17,6 +17,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from types import ModuleType
 
+import numpy as np
 import torch
 from mmengine.config import Config
 from mmengine.registry import MODELS, DefaultScope
@@ -24,8 +25,10 @@ from torch import Tensor, nn
 
 from mmlocalattn import __version__
 from mmlocalattn.backbones.nat import NAT, DiNAT
+from mmlocalattn.backbones.qna_vit import QnAViT
+from mmlocalattn.backbones.slide_transformer import SlideSwin
 from mmlocalattn.backbones.ssvit import SSViT
-from mmlocalattn.converters import nat, ssvit
+from mmlocalattn.converters import flax_tree, nat, qna_vit, slide_swin, ssvit
 from mmlocalattn.engine import allow_mmengine_checkpoints
 from mmlocalattn.heads.ssvit_neck import SSViTNeck
 
@@ -92,6 +95,25 @@ def load_state_dict(path: Path) -> Weights:
             f'holds values that are not tensors among its weights: {", ".join(others)}'
         )
     return dict(checkpoint)
+
+
+def load_flax(path: Path) -> Weights:
+    """Read the parameters of a Flax checkpoint, or of an ``.npz`` file whose names are their paths.
+
+    Raises:
+        ValueError: If the file is neither, or holds no parameters.
+    """
+    if path.suffix != '.npz':
+        return flax_tree.parameters(flax_tree.read_msgpack(path.read_bytes()))
+    try:
+        with np.load(path) as arrays:
+            tensors = {name: torch.from_numpy(arrays[name]) for name in arrays.files}
+        tree = flax_tree.unflatten(tensors)
+    except OSError:
+        raise
+    except Exception as error:
+        raise ValueError(f'not an .npz file of arrays: {error}') from error
+    return flax_tree.parameters(tree)
 
 
 @dataclass(frozen=True)
@@ -270,7 +292,8 @@ def write(checkpoint: dict, path: Path) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
     partial = path.with_name(f'.{path.name}.{os.getpid()}')
     try:
-        torch.save(checkpoint, partial)
+        with partial.open('wb') as file:  # given a path, every record would carry its name
+            torch.save(checkpoint, file)
         partial.replace(path)
     finally:
         partial.unlink(missing_ok=True)
@@ -278,8 +301,12 @@ def write(checkpoint: dict, path: Path) -> None:
 
 FAMILIES = {
     'ssvit': Classifiers(ssvit, SSViT, ssvit_tail, output_norm=False),
+    'slide_swin': Classifiers(
+        slide_swin, SlideSwin, linear_tail, infer_options=slide_swin.infer_options
+    ),
     'nat': Classifiers(nat, NAT, linear_tail, infer_options=nat.infer_options),
     'dinat': Classifiers(nat, DiNAT, linear_tail, infer_options=nat.infer_options),
+    'qna_vit': Classifiers(qna_vit, QnAViT, linear_tail, load=load_flax),
     'nat_det': WholeModels(nat.DETECTOR_MARKS, nat.convert_whole, nat_detectors),
     'nat_seg': WholeModels(nat.SEGMENTOR_MARKS, nat.convert_whole, nat_segmentors),
 }

@@ -1,9 +1,4 @@
-// Index maths of the neighborhood window along one axis, shared by the CPU and the CUDA kernels.
-//
-// An axis of `length` positions with dilation d falls into d groups: index i is position i / d of
-// group i % d. Inside its group every query sees `kernel` (odd) consecutive positions, centred on
-// itself where that fits and shifted inward at the two ends. The caller guarantees kernel *
-// dilation <= length.
+// Index maths of windows along one axis, shared by the CPU and the CUDA kernels.
 #pragma once
 
 #include <cstdint>
@@ -17,6 +12,10 @@
 
 namespace mmlocalattn {
 
+// The neighborhood window. An axis of `length` positions with dilation d falls into d groups: index
+// i is position i / d of group i % d. Inside its group every query sees `kernel` (odd) consecutive
+// positions, centred on itself where that fits and shifted inward at the two ends. The caller
+// guarantees kernel * dilation <= length.
 template <typename index_t>
 struct BasicWindowAxis {
   index_t length;
@@ -59,5 +58,16 @@ struct BasicWindowAxis {
 };
 
 using WindowAxis = BasicWindowAxis<int64_t>;
+
+// The windows of a convolution padded by half a kernel, one centred on every `stride`-th of
+// `length` positions. They reach over the ends of the axis.
+struct StridedAxis {
+  int64_t length, kernel, stride;
+
+  MMLOCALATTN_HOST_DEVICE int64_t windows() const { return (length + stride - 1) / stride; }
+
+  // Positions of the first window before the axis: window i begins at i * stride - low().
+  MMLOCALATTN_HOST_DEVICE int64_t low() const { return kernel / 2; }
+};
 
 }  // namespace mmlocalattn

@@ -15,7 +15,10 @@ from torch import Tensor
 from torch.fx.experimental.symbolic_shapes import statically_known_true
 
 from mmlocalattn.ops.neighborhood import neighborhood_attention_reference
+from mmlocalattn.ops.query_and_attend import query_and_attend_reference
+from mmlocalattn.ops.slide import slide_attention_reference
 from mmlocalattn.ops.sparse_scan import rotate_pairs
+from mmlocalattn.ops.stand_alone import stand_alone_attention_reference
 
 OPSET = 18
 
@@ -150,6 +153,9 @@ def convert(program: torch.export.ExportedProgram) -> torch.onnx.ONNXProgram:
         {
             ops.neighborhood_attention.default: neighborhood_attention,
             ops.sparse_scan_attention.default: sparse_scan_attention,
+            ops.slide_attention.default: slide_attention_reference,
+            ops.query_and_attend.default: query_and_attend_reference,
+            ops.stand_alone_attention.default: stand_alone_attention_reference,
             aten.adaptive_avg_pool2d.default: adaptive_average,
             aten._adaptive_avg_pool2d.default: adaptive_average,
         }

@@ -46,3 +46,25 @@ class ConvFFN(nn.Module):
         """(B, H, W, C) to the same shape."""
         x = self.act(self.fc1(x))
         return self.fc2(self.dwconv(x))
+
+
+class ConvMLP(nn.Module):
+    """Linear, 3x3 depthwise convolution, GELU, Linear.
+
+    Source: ``Mlp`` in PVTv2's ``pvt_v2.py``.
+
+    Args:
+        dim: Channels in and out.
+        hidden_dim: Channels inside.
+    """
+
+    def __init__(self, dim: int, hidden_dim: int) -> None:
+        super().__init__()
+        self.fc1 = nn.Linear(dim, hidden_dim)
+        self.dwconv = DepthwiseConv2d(hidden_dim, 3)
+        self.act = nn.GELU()
+        self.fc2 = nn.Linear(hidden_dim, dim)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(B, H, W, C) to the same shape."""
+        return self.fc2(self.act(self.dwconv(self.fc1(x))))

@@ -2,7 +2,9 @@
 
 from collections.abc import Mapping
 
+import torch
 from torch import Tensor, nn
+from torch.nn.modules.batchnorm import _BatchNorm
 
 
 class ChannelNorm(nn.LayerNorm):
@@ -43,3 +45,31 @@ def build_norm(norm_cfg: Mapping | None, channels: int) -> nn.Module:
     else:
         raise ValueError(f'norm type must be one of {sorted([*NORMS, "GN"])}, got {norm_cfg=}')
     return norm.requires_grad_(requires_grad)
+
+
+def fixed_affine(norm: nn.Module) -> tuple[Tensor, Tensor] | None:
+    """The scale and shift of a norm that does not look at its input.
+
+    Folding them into the weights of the linear map before the norm saves a pass over the map, and
+    in training what the norm would keep of it. Gradients reach the norm's weight and bias.
+
+    Args:
+        norm: Any normalisation.
+
+    Returns:
+        Scale and shift, both (C,), of a BatchNorm that uses its running statistics; None for every
+        other norm.
+    """
+    if not isinstance(norm, _BatchNorm) or norm.training or norm.running_var is None:
+        return None
+    assert norm.running_mean is not None
+    scale = torch.rsqrt(norm.running_var + norm.eps)
+    if norm.weight is not None:
+        scale = scale * norm.weight
+    shift = -norm.running_mean * scale
+    return scale, shift if norm.bias is None else shift + norm.bias
+
+
+def norm_channels_last(norm: nn.Module, x: Tensor) -> Tensor:
+    """Apply the norm of an NCHW map to a (B, H, W, C) map."""
+    return norm(x.permute(0, 3, 1, 2)).permute(0, 2, 3, 1)

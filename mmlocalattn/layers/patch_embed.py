@@ -3,6 +3,7 @@
 from collections.abc import Mapping
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 
 from mmlocalattn.layers.norm import build_norm
@@ -91,3 +92,81 @@ class ConvDownsample(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         """(B, H, W, in_channels) to (B, ceil(H / 2), ceil(W / 2), out_channels)."""
         return self.norm(self.conv(x.permute(0, 3, 1, 2))).permute(0, 2, 3, 1).contiguous()
+
+
+class PatchEmbed(nn.Module):
+    """Convolution to a lower resolution and a LayerNorm.
+
+    Where the released models drop rows and columns behind the last whole stride, here zeros fill
+    it up.
+
+    Args:
+        in_channels: Before.
+        out_channels: After.
+        kernel_size: Side of a patch.
+        stride: From patch to patch.
+        padding: Rows of zeros above the map, likewise columns.
+    """
+
+    def __init__(
+        self, in_channels: int, out_channels: int, kernel_size: int, stride: int, padding: int = 0
+    ) -> None:
+        super().__init__()
+        self.proj = nn.Conv2d(in_channels, out_channels, kernel_size, stride, padding)
+        self.norm = nn.LayerNorm(out_channels)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(B, H, W, in_channels) to (B, ceil(H / stride), ceil(W / stride), out_channels)."""
+        return self.norm(strided_conv(self.proj, x))
+
+
+class PatchStem(PatchEmbed):
+    """:class:`PatchEmbed` of an image."""
+
+    def forward(self, image: Tensor) -> Tensor:
+        """(B, in_channels, H, W) to (B, ceil(H / stride), ceil(W / stride), out_channels)."""
+        return super().forward(image.permute(0, 2, 3, 1).contiguous())
+
+
+class PatchMerging(nn.Module):
+    """Four neighbors side by side, a LayerNorm, and a projection.
+
+    Source: ``PatchMerging`` in Swin's ``swin_transformer.py``.
+
+    Args:
+        in_channels: Before.
+        out_channels: After.
+    """
+
+    def __init__(self, in_channels: int, out_channels: int) -> None:
+        super().__init__()
+        self.norm = nn.LayerNorm(4 * in_channels)
+        self.reduction = nn.Linear(4 * in_channels, out_channels, bias=False)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(B, H, W, in_channels) to (B, ceil(H / 2), ceil(W / 2), out_channels)."""
+        height, width = x.shape[1:3]
+        if height % 2 or width % 2:
+            x = F.pad(x, (0, 0, 0, width % 2, 0, height % 2))
+        x = x.unflatten(1, (-1, 2)).unflatten(3, (-1, 2))  # (B, H', row, W', column, C)
+        return self.reduction(self.norm(x.permute(0, 1, 3, 4, 2, 5).flatten(3)))
+
+
+def strided_conv(conv: nn.Conv2d, x: Tensor) -> Tensor:
+    """Convolve a channels-last map, with zeros behind it so that no position is left out.
+
+    Args:
+        conv: With equal stride, kernel size and padding on both axes.
+        x: (B, H, W, C).
+
+    Returns:
+        (B, ceil(H / stride), ceil(W / stride), C'), contiguous.
+    """
+    kernel_size, stride, padding = conv.kernel_size[0], conv.stride[0], int(conv.padding[0])
+    below, right = (
+        max((-(-length // stride) - 1) * stride + kernel_size - length - 2 * padding, 0)
+        for length in x.shape[1:3]
+    )
+    if below or right:
+        x = F.pad(x, (0, 0, 0, right, 0, below))
+    return conv(x.permute(0, 3, 1, 2)).permute(0, 2, 3, 1).contiguous()

@@ -1,5 +1,12 @@
 """Windows that fit any map."""
 
+from collections.abc import Callable
+
+import torch
+from torch import Tensor
+
+from mmlocalattn.ops._window import as_pair
+
 
 def fit_window(
     size: tuple[int, int], kernel_size: tuple[int, int], dilation: tuple[int, int]
@@ -44,3 +51,56 @@ def _fit_axis(length: int, kernel: int, dilation: int) -> tuple[int, int]:
     # No branches: in an exported graph the length is a symbol.
     kernel = max(1, min(kernel, (length // dilation - 1) // 2 * 2 + 1))
     return kernel, min(dilation, 1 + (kernel - 1) * dilation)
+
+
+def map_windows(
+    function: Callable[[Tensor], Tensor],
+    x: Tensor,
+    window_size: tuple[int, int],
+    shift: tuple[int, int] = (0, 0),
+) -> Tensor:
+    """Apply a function to every window of a grid that partitions a map.
+
+    The grid has a corner at ``shift``, and the borders of the map cut windows. Attention inside
+    the windows equals that of a map that is padded to whole windows (and rolled, with a shift)
+    under a mask over all that does not belong together. But here windows of one size are handled
+    together, in at most nine calls, and there is nothing to pad, roll or mask.
+
+    Args:
+        function: Maps (N, h, w, ...) windows to (N, h, w, C), with h <= height and w <= width.
+        x: (B, H, W, ...).
+        window_size: (height, width). A side of the map that is not longer is one window.
+        shift: (rows, columns), 0 <= shift < window_size.
+
+    Returns:
+        (B, H, W, C), contiguous.
+    """
+    height, width = x.shape[1:3]
+    rows, columns = map(_strips, as_pair((height, width), 'size'), window_size, shift)
+    bands = []
+    for band, (height, _) in zip(x.split([h * n for h, n in rows], 1), rows):
+        parts = band.split([w * n for w, n in columns], 2)
+        windows = [
+            _map_part(function, part, height, width) for part, (width, _) in zip(parts, columns)
+        ]
+        bands.append(torch.cat(windows, 2) if len(windows) > 1 else windows[0])
+    return torch.cat(bands, 1) if len(bands) > 1 else bands[0]
+
+
+def _strips(length: int, window: int, shift: int) -> list[tuple[int, int]]:
+    """Cut a side of a map at ``shift`` and every ``window`` from there.
+
+    Returns:
+        Window sizes and how many of that size lie side by side.
+    """
+    if length <= window:
+        return [(length, 1)]
+    count, rest = divmod(length - shift, window)
+    return [strip for strip in ((shift, 1), (window, count), (rest, 1)) if all(strip)]
+
+
+def _map_part(function: Callable[[Tensor], Tensor], x: Tensor, height: int, width: int) -> Tensor:
+    """``map_windows`` for a map (B, H, W, ...) of whole windows."""
+    grid = x.unflatten(1, (-1, height)).unflatten(3, (-1, width)).transpose(2, 3)
+    windows = function(grid.flatten(0, 2))  # (B * rows * columns, height, width, C)
+    return windows.unflatten(0, grid.shape[:3]).transpose(2, 3).reshape(*x.shape[:3], -1)

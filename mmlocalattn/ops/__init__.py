@@ -5,12 +5,25 @@ neighborhood_attention``. Without the compiled extension the dispatcher runs the
 of each operator.
 """
 
-from mmlocalattn.ops import flops, neighborhood, sparse_scan  # noqa: F401  (register them)
+from mmlocalattn.ops import (  # noqa: F401  (register them)
+    flops,
+    neighborhood,
+    query_and_attend,
+    slide,
+    sparse_scan,
+    stand_alone,
+)
 from mmlocalattn.ops._library import has_kernel, load_ext
 
 __all__ = ['OPS', 'has_kernel']
 
-OPS = ('neighborhood_attention', 'sparse_scan_attention')
+OPS = (
+    'neighborhood_attention',
+    'sparse_scan_attention',
+    'slide_attention',
+    'query_and_attend',
+    'stand_alone_attention',
+)
 """Names of the public operators."""
 
 load_ext('_ext', [*OPS, *(f'_{name}_backward' for name in OPS)])

@@ -45,9 +45,7 @@ def is_autocasting(tensor: Tensor) -> bool:
 
 
 def check_tensors(**tensors: Tensor) -> None:
-    """Check that 5-d attention tensors agree in shape, dtype and device.
-
-    Under autocast the dtypes may differ, the operator casts them.
+    """Check that 5-d attention tensors agree in shape, dtype and device, see `check_kind`.
 
     Raises:
         ValueError: If they do not agree, are not (B, H, W, num_heads, head_dim), or not floating
@@ -60,6 +58,19 @@ def check_tensors(**tensors: Tensor) -> None:
         raise ValueError(f'{names} must have shape (B, H, W, num_heads, head_dim), got {shapes}')
     if any(tensor.shape != first.shape for tensor in tensors.values()):
         raise ValueError(f'{names} must have one shape, got {shapes}')
+    check_kind(**tensors)
+
+
+def check_kind(**tensors: Tensor) -> None:
+    """Check that tensors agree in dtype and device, and are floating point.
+
+    Under autocast the dtypes may differ, the operator casts them.
+
+    Raises:
+        ValueError: If they do not or are not.
+    """
+    names = ', '.join(tensors)
+    first, *_ = tensors.values()
     if any(tensor.device != first.device for tensor in tensors.values()):
         devices = {name: str(tensor.device) for name, tensor in tensors.items()}
         raise ValueError(f'{names} must be on one device, got {devices}')

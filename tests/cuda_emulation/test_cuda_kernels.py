@@ -11,7 +11,10 @@ from typing import Any
 
 import pytest
 import test_neighborhood
+import test_query_and_attend
+import test_slide
 import test_sparse_scan
+import test_stand_alone
 import torch
 from contract import DTYPES, Case, relative_error
 from emulator import Emulator, asan_env, build_library, kernel_names
@@ -19,7 +22,13 @@ from torch import Tensor
 
 
 class Emulated:
-    """Makes a contract's checks of a kernel call the emulated one."""
+    """Makes a contract's checks of a kernel call the emulated one.
+
+    Attributes:
+        saved_outputs: What backward gets of what forward returns.
+    """
+
+    saved_outputs = slice(None)
 
     def run(self, tensors: tuple[Tensor, ...], case: Case, grad_output: Tensor) -> list[Tensor]:
         args = self.op_args(tensors, case)
@@ -27,8 +36,9 @@ class Emulated:
         library = torch.ops.mmlocalattn_emulated
         outputs = getattr(library, self.op_name)(*args)
         backward = getattr(library, f'_{self.op_name}_backward')
-        grads = backward(grad_output, *inputs, *outputs, *args[len(inputs) :])
-        return [outputs[0], *grads[: len(tensors)]]
+        saved = outputs[self.saved_outputs]
+        grads = backward(grad_output, *inputs, *saved, *args[len(inputs) :])
+        return [outputs[0], *(grad for grad, arg in zip(grads, inputs) if arg is not None)]
 
 
 class NeighborhoodAttention(Emulated, test_neighborhood.TestNeighborhoodAttention):
@@ -39,7 +49,25 @@ class SparseScanAttention(Emulated, test_sparse_scan.TestSparseScanAttention):
     pass
 
 
-CONTRACTS = (NeighborhoodAttention(), SparseScanAttention())
+class SlideAttention(Emulated, test_slide.TestSlideAttention):
+    saved_outputs = slice(1, None)
+
+
+class QueryAndAttend(Emulated, test_query_and_attend.TestQueryAndAttend):
+    saved_outputs = slice(1, None)
+
+
+class StandAloneAttention(Emulated, test_stand_alone.TestStandAloneAttention):
+    pass
+
+
+CONTRACTS = (
+    NeighborhoodAttention(),
+    SparseScanAttention(),
+    SlideAttention(),
+    QueryAndAttend(),
+    StandAloneAttention(),
+)
 PROBLEMS = [
     pytest.param(contract, case, dtype, id=f'{contract.op_name}-{case}-{dtype}')
     for contract in CONTRACTS

@@ -124,6 +124,7 @@ def test_flops_of_small_in_mmengine():
 
 @pytest.mark.parametrize('scan', ['adaptive', 'fixed'])
 def test_equals_the_released_model(golden, scan):
+    """tests/data has every fourth row of the larger maps."""
     arrays = {
         name: torch.from_numpy(array) for name, array in golden('ssvit_small_224x256').items()
     }
@@ -147,6 +148,8 @@ def test_equals_the_released_model(golden, scan):
         }
     for name, result in results.items():
         expected = arrays[f'out/{name}']
+        if result.dim() == 4:
+            result = result[:, :, :: result.shape[2] // expected.shape[2]]
         assert (result - expected).abs().max() < 1e-4 * expected.abs().max(), name
 
 

@@ -3,7 +3,7 @@ import torch
 from torch import nn
 from torch.nn import functional as F
 
-from mmlocalattn.layers.norm import build_norm
+from mmlocalattn.layers.norm import build_norm, fixed_affine, norm_channels_last
 
 
 @pytest.mark.parametrize(
@@ -48,3 +48,40 @@ def test_ln_is_over_the_channels():
 def test_rejects(norm_cfg, message):
     with pytest.raises(ValueError, match=message):
         build_norm(norm_cfg, 8)
+
+
+def batch_norm(**options):
+    """A BatchNorm with random statistics, in eval mode."""
+    norm = nn.BatchNorm2d(8, **options).eval()
+    for tensor in (norm.running_mean, norm.weight, norm.bias):
+        if tensor is not None:
+            nn.init.normal_(tensor)
+    nn.init.uniform_(norm.running_var, 0.5, 2.0)
+    return norm
+
+
+@pytest.mark.parametrize('affine', [True, False])
+def test_fixed_affine_is_the_norm(affine):
+    norm, x = batch_norm(affine=affine, eps=0.1), torch.randn(2, 8, 3, 5)
+    scale, shift = fixed_affine(norm)
+    torch.testing.assert_close(norm(x), x * scale[:, None, None] + shift[:, None, None])
+
+
+@pytest.mark.parametrize(
+    'norm',
+    [
+        nn.BatchNorm2d(8).train(),
+        nn.BatchNorm2d(8, track_running_stats=False).eval(),
+        nn.GroupNorm(2, 8).eval(),
+    ],
+    ids=['training', 'no statistics', 'GroupNorm'],
+)
+def test_a_norm_that_looks_at_its_input_is_not_affine(norm):
+    assert fixed_affine(norm) is None
+
+
+def test_norm_of_a_channels_last_map():
+    norm, x = batch_norm(), torch.randn(2, 3, 5, 8)
+    expected = norm(x.permute(0, 3, 1, 2)).permute(0, 2, 3, 1)
+    torch.testing.assert_close(norm_channels_last(norm, x), expected)
+    assert norm_channels_last(norm, x).is_contiguous()

@@ -1,8 +1,16 @@
 import pytest
 import torch
+import torch.nn.functional as F
 from torch import nn
 
-from mmlocalattn.layers.patch_embed import ConvDownsample, ConvStem, ConvTokenizer
+from mmlocalattn.layers.patch_embed import (
+    ConvDownsample,
+    ConvStem,
+    ConvTokenizer,
+    PatchEmbed,
+    PatchMerging,
+    PatchStem,
+)
 
 STEMS = pytest.mark.parametrize('stem', [ConvStem, ConvTokenizer])
 
@@ -46,3 +54,32 @@ def test_tokenizer_ends_with_a_norm_and_has_no_activation():
 
 def test_downsample_without_bias():
     assert ConvDownsample(8, 12, {'type': 'LN'}, bias=False).conv.bias is None
+
+
+@pytest.mark.parametrize(('kernel_size', 'stride', 'padding'), [(4, 4, 0), (7, 4, 3), (7, 4, 2)])
+@pytest.mark.parametrize('size', [(1, 1), (5, 7), (20, 28)])
+def test_patches_leave_no_position_out(kernel_size, stride, padding, size):
+    embed, x = PatchEmbed(3, 8, kernel_size, stride, padding), torch.randn(2, *size, 3)
+    y = embed(x)
+    assert y.shape == (2, -(-size[0] // stride), -(-size[1] // stride), 8)
+    assert y.is_contiguous()
+    wide = F.pad(x, (0, 0, padding, kernel_size, padding, kernel_size)).permute(0, 3, 1, 2)
+    conv = F.conv2d(wide, embed.proj.weight, embed.proj.bias, stride)[:, :, : y.shape[1]]
+    expected = embed.norm(conv[..., : y.shape[2]].permute(0, 2, 3, 1))
+    torch.testing.assert_close(y, expected)
+
+
+def test_patch_stem_reads_images():
+    stem, image = PatchStem(3, 8, 4, 4), torch.randn(2, 3, 20, 27)
+    expected = PatchEmbed.forward(stem, image.permute(0, 2, 3, 1))
+    torch.testing.assert_close(stem(image), expected)
+
+
+@pytest.mark.parametrize('size', [(1, 1), (5, 8)])
+def test_merging_puts_neighbors_side_by_side(size):
+    merging, x = PatchMerging(4, 6), torch.randn(2, *size, 4)
+    even = F.pad(x, (0, 0, 0, size[1] % 2, 0, size[0] % 2))
+    # Swin's order: down the rows first
+    cells = [even[:, row::2, column::2] for column in (0, 1) for row in (0, 1)]
+    expected = merging.reduction(merging.norm(torch.cat(cells, -1)))
+    torch.testing.assert_close(merging(x), expected)

@@ -1,8 +1,9 @@
 from itertools import product
 
 import pytest
+import torch
 
-from mmlocalattn.layers.window import fit_dilation, fit_window
+from mmlocalattn.layers.window import fit_dilation, fit_window, map_windows
 
 
 @pytest.mark.parametrize(
@@ -40,3 +41,23 @@ def test_dilation_falls_before_the_kernel():
     size, kernel = (20, 6), (7, 7)
     assert fit_dilation(size, kernel, (4, 4)) == (2, 1)
     assert fit_window(size, kernel, (2, 1)) == ((7, 5), (2, 1))
+
+
+@pytest.mark.parametrize(
+    ('size', 'shift', 'expected'),
+    [
+        ((6, 9), (0, 0), [(3, 3)]),
+        ((6, 9), (1, 2), [(1, 2), (1, 3), (1, 1), (3, 2), (3, 3), (3, 1), (2, 2), (2, 3), (2, 1)]),
+        ((7, 3), (0, 2), [(3, 3), (1, 3)]),
+        ((1, 2), (2, 2), [(1, 2)]),
+    ],
+)
+def test_map_windows_calls_once_for_each_size(size, shift, expected):
+    calls, x = [], torch.randn(2, *size, 3)
+
+    def double(windows):
+        calls.append(tuple(windows.shape[1:3]))
+        return 2 * windows[..., :2]
+
+    torch.testing.assert_close(map_windows(double, x, (3, 3), shift), 2 * x[..., :2])
+    assert calls == expected

@@ -72,6 +72,9 @@ class OpContract:
         """The definition in plain loops, float64."""
         raise AssertionError('a subclass says it')
 
+    def output_shape(self, tensors: tuple[Tensor, ...], case: Case) -> tuple[int, ...]:
+        return tensors[0].shape
+
     def grads(
         self, output: Tensor, tensors: tuple[Tensor, ...], grad_output: Tensor
     ) -> tuple[Tensor, ...]:
@@ -149,7 +152,7 @@ class OpContract:
         """Forward and backward wait for nothing, so that a graph can hold them, and repeat."""
         case = self.cuda_cases['dim32']
         tensors = self.tensors(case, dtype, 'cuda')
-        grad_output = torch.randn_like(tensors[0])
+        grad_output = torch.randn(self.output_shape(tensors, case), dtype=dtype, device='cuda')
         expected = self.run(tensors, case, grad_output)
         graph = torch.cuda.CUDAGraph()
         with torch.cuda.graph(graph):
@@ -166,7 +169,7 @@ class OpContract:
             tensors = tuple(
                 tensor.transpose(0, -1).contiguous().transpose(0, -1) for tensor in tensors
             )
-        grad_output = torch.randn(tensors[0].shape, dtype=dtype, device=device)
+        grad_output = torch.randn(self.output_shape(tensors, case), dtype=dtype, device=device)
         actual = self.run(tensors, case, grad_output)
         if dtype not in (torch.float64, torch.float32):
             self.check_rounding(tensors, case, grad_output, actual)
@@ -193,7 +196,7 @@ class OpContract:
 
     def test_closed_form_backward(self, case: str) -> None:
         tensors = self.tensors(self.cases[case])
-        grad_output = torch.randn_like(tensors[0])
+        grad_output = torch.randn(self.output_shape(tensors, self.cases[case])).double()
         args = self.op_args(tensors, self.cases[case])
         outputs = self.reference(*args)
         grads = self.backward_reference(grad_output, args, outputs)
@@ -251,7 +254,7 @@ class OpContract:
 
     def test_backward_is_deterministic(self, case: str) -> None:
         tensors = self.tensors(self.cases[case], torch.float32)
-        grad_output = torch.randn_like(tensors[0])
+        grad_output = torch.randn(self.output_shape(tensors, self.cases[case]))
         first = self.run(tensors, self.cases[case], grad_output)
         threads = torch.get_num_threads()
         torch.set_num_threads(1 if threads > 1 else 2)
@@ -275,16 +278,17 @@ class OpContract:
         }
         output = self.call(tensors, meta_case)
         assert output.device.type == 'meta'
-        assert output.shape == tensors[0].shape
+        assert output.shape == self.output_shape(tensors, self.cases[case])
 
     def test_empty_batch(self) -> None:
         case = next(iter(self.cases.values()))
         tensors = tuple(
             tensor[:0] if tensor.dim() == 5 else tensor for tensor in self.tensors(case)
         )
-        results = self.run(tensors, case, torch.zeros_like(tensors[0]))
+        shape = self.output_shape(tensors, case)
+        results = self.run(tensors, case, torch.zeros(shape))
         assert [result.shape for result in results] == [
-            tensors[0].shape,
+            shape,
             *(tensor.shape for tensor in tensors),
         ]
         assert all(result.abs().sum() == 0 for result in results)

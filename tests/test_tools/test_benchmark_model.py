@@ -46,6 +46,19 @@ def test_backbones_in_turns(
     ]
 
 
+def test_baseline_of_mmdet(tool: ModuleType, tmp_path: Path) -> None:
+    first = write(tmp_path, 'first', DETECTION)
+    second = tmp_path / 'second.py'
+    second.write_text(
+        "default_scope = 'mmdet'\nmodel = dict(backbone=dict(type='ResNet', depth=18))\n"
+    )
+    out = tmp_path / 'out.json'
+    argv = [first, '--baseline', str(second), '--size', '32x32', '--rounds', '1']
+    tool.main([*argv, '--out', str(out)])
+    parameters = [result['parameters'] for result in json.loads(out.read_text())['results']]
+    assert parameters[1] == 11_176_512  # ResNet-18 without its classifier
+
+
 @pytest.mark.parametrize('mode', ['', '--train'])
 @pytest.mark.parametrize(
     'text', [DETECTION, SEGMENTATION, CLASSIFICATION], ids=['mmdet', 'mmseg', 'mmpretrain']

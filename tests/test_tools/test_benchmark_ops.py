@@ -12,6 +12,7 @@ import torch
 
 WAYS = ('reference', 'unfold', 'sdpa')
 SMALL = ('--shapes', '9x12,2,3,2', '--scan-shapes', '14x15,1', '--head-dim', '4', '--rounds', '1')
+SMALL = (*SMALL, '--stand-alone-shapes', '--slide-shapes')
 
 
 @pytest.fixture
@@ -190,3 +191,37 @@ def test_bad_shape(tool: ModuleType, text: str, capsys: pytest.CaptureFixture[st
 def test_rectangular_windows(tool: ModuleType, capsys: pytest.CaptureFixture[str]) -> None:
     tool.main([*SMALL, '--shapes', '9x12,2,3x5,1', '--scan-shapes', '--baselines', 'reference'])
     assert '3x5, 1' in capsys.readouterr().out
+
+
+def test_slide_attention(
+    tool: ModuleType, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    out = tmp_path / 'out.json'
+    tool.main([*SMALL, '9x12,2,5', '--shapes', '--scan-shapes', '--markdown', '--out', str(out)])
+    record = json.loads(out.read_text())
+    results = {(r['way'], r['pass']): r for r in record['results']}
+    assert len(results) == len(record['results']) == 3 * 2
+    assert {r['op'] for r in record['results']} == {'slide_attention'}
+    forward, both = (results['ours', name] for name in ('forward', 'forward+backward'))
+    copies = 9 * 12 * 2 * 4 * 25
+    assert forward['gflops'] * forward['seconds'] == pytest.approx(2 * copies * (2 + 50) / 1e9)
+    assert both['gflops'] * both['seconds'] == pytest.approx(2 * copies * (7 + 8 * 25) / 1e9)
+    heading = next(line for line in capsys.readouterr().out.splitlines() if line.startswith('|'))
+    assert [cell.strip() for cell in heading.split('|')][-3:-1] == [
+        'two convolutions',
+        'one convolution',
+    ]
+
+
+@pytest.mark.parametrize('dtype', ['float32', 'bfloat16'])
+def test_stand_alone_attention(tool: ModuleType, dtype: str, tmp_path: Path) -> None:
+    out = tmp_path / 'out.json'
+    shapes = ('--shapes', '--scan-shapes', '--stand-alone-shapes', '9x12,2,5,8')
+    tool.main([*SMALL, *shapes, '--dtype', dtype, '--out', str(out)])
+    results = json.loads(out.read_text())['results']
+    assert {r['op'] for r in results} == {'stand_alone_attention'}
+    assert [r['way'] for r in results] == ['ours', 'ours', 'unfold', 'unfold']
+    forward, both, *_ = results
+    work = 4 * 9 * 12 * 2 * 8 * 25 / 1e9
+    assert forward['gflops'] * forward['seconds'] == pytest.approx(work)
+    assert both['gflops'] * both['seconds'] == pytest.approx(3.5 * work)

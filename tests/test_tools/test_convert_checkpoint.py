@@ -205,8 +205,8 @@ def test_an_interrupted_write_leaves_the_old_file(src, tmp_path, monkeypatch):
     dst = tmp_path / 'ssvit.pth'
     dst.write_text('old')
 
-    def full_disk(checkpoint, path):
-        Path(path).write_text('half')
+    def full_disk(checkpoint, file):
+        file.write(b'half')
         raise OSError('No space left on device')
 
     monkeypatch.setattr(script.torch, 'save', full_disk)

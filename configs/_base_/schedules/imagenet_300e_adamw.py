@@ -1,6 +1,6 @@
 # 300 epochs of AdamW with mixed precision: Swin Transformer's recipe, 1e-3 for 1024 images, a
 # linear warm-up of 20 epochs from 1e-6 and a cosine to 1e-5, weight decay 0.05 but none on norms,
-# biases and position biases, gradients clipped to norm 5.
+# biases and position biases. Clipping is left to the configs.
 train_cfg = dict(by_epoch=True, max_epochs=300, val_interval=1)
 val_cfg = dict()
 test_cfg = dict()
@@ -25,7 +25,6 @@ optim_wrapper = dict(
         flat_decay_mult=0.0,
         custom_keys=dict(pos_bias=dict(decay_mult=0.0), pos_embed=dict(decay_mult=0.0)),
     ),
-    clip_grad=dict(max_norm=5.0),
 )
 # 8 GPUs x 128 images.
 auto_scale_lr = dict(enable=False, base_batch_size=1024)

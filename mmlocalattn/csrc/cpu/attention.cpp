@@ -70,16 +70,6 @@ struct Split {
   std::vector<Place> places;
 };
 
-// Where the pieces of `length` positions begin, and its end: multiples of `step`, about equally far
-// apart and not much more than `most`.
-std::vector<int64_t> cuts(int64_t length, int64_t most, int64_t step) {
-  const int64_t pieces = (length + most - 1) / most, steps = (length + step - 1) / step;
-  std::vector<int64_t> cuts;
-  for (int64_t i = 0; i < pieces; ++i) cuts.push_back(i * steps / pieces * step);
-  cuts.push_back(length);
-  return cuts;
-}
-
 // The axis of one dilation group.
 WindowAxis group_axis(const WindowAxis& axis, int64_t group) {
   return {axis.group_length(group), axis.kernel, 1};

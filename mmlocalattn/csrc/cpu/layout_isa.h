@@ -19,6 +19,28 @@ MMLOCALATTN_INLINE int64_t round_up(int64_t x, int64_t step) {
   return (x + step - 1) / step * step;
 }
 
+// Calls body with value as a constant, 1 <= value <= kMost.
+template <int kMost, typename Body>
+MMLOCALATTN_INLINE void with_constant(int64_t value, const Body& body) {
+  if constexpr (kMost > 1) {
+    if (value < kMost) return with_constant<kMost - 1>(value, body);
+  }
+  body(std::integral_constant<int, kMost>());
+}
+
+// Hands out parts of the scratch memory; without memory it only counts.
+template <typename T>
+struct Arena {
+  T* memory;
+  int64_t used = 0;
+
+  T* take(int64_t size) {
+    T* part = memory ? memory + used : nullptr;
+    used += round_up(size, kVectorBytes / static_cast<int64_t>(sizeof(T)));
+    return part;
+  }
+};
+
 template <int N>
 struct Bits {
   typedef uint16_t narrow __attribute__((vector_size(N * sizeof(uint16_t))));
@@ -82,6 +104,12 @@ MMLOCALATTN_INLINE void store_some(In* p, Vec<Compute<In>, N> x, int64_t count) 
   } else {
     for (int64_t i = 0; i < count; ++i) p[i] = values[i];
   }
+}
+
+// A map to read that was meant to be written.
+template <typename T>
+MMLOCALATTN_INLINE Map<const T> as_input(const Map<T>& map) {
+  return {{map.grid.data, map.grid.row, map.grid.column, map.grid.columns}, map.factor};
 }
 
 // Channels d, d + 1, ... of a vector of a map.

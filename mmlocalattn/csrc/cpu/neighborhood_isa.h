@@ -30,28 +30,6 @@ constexpr int kChannels = 4;
 // never split.
 constexpr int64_t kChunkTaps = 96;
 
-// Calls body with value as a constant, 1 <= value <= kMost.
-template <int kMost, typename Body>
-MMLOCALATTN_INLINE void with_constant(int64_t value, const Body& body) {
-  if constexpr (kMost > 1) {
-    if (value < kMost) return with_constant<kMost - 1>(value, body);
-  }
-  body(std::integral_constant<int, kMost>());
-}
-
-// Hands out parts of the scratch memory; without memory it only counts.
-template <typename T>
-struct Arena {
-  T* memory;
-  int64_t used = 0;
-
-  T* take(int64_t size) {
-    T* part = memory ? memory + used : nullptr;
-    used += round_up(size, kVectorBytes / static_cast<int64_t>(sizeof(T)));
-    return part;
-  }
-};
-
 // Planes of the keys of a piece: channel d of column x in row u is data[u * row + d * plane + x].
 template <typename T>
 struct Planes {
@@ -580,11 +558,6 @@ void add_key_value(const Piece<In>& piece, const BackwardScratch<In, N>& scratch
       }
     }
   }
-}
-
-template <typename T>
-MMLOCALATTN_INLINE Map<const T> as_input(const Map<T>& map) {
-  return {{map.grid.data, map.grid.row, map.grid.column, map.grid.columns}, map.factor};
 }
 
 template <int N, typename In>

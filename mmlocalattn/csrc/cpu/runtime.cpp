@@ -49,6 +49,14 @@ InstructionSet instruction_set() {
               " cannot be used here, choose one of: ", c10::Join(", ", names));
 }
 
+std::vector<int64_t> cuts(int64_t length, int64_t most, int64_t step) {
+  const int64_t pieces = (length + most - 1) / most, steps = (length + step - 1) / step;
+  std::vector<int64_t> cuts;
+  for (int64_t i = 0; i < pieces; ++i) cuts.push_back(i * steps / pieces * step);
+  cuts.push_back(length);
+  return cuts;
+}
+
 void* scratch_bytes(int64_t bytes) {
   struct Free {
     void operator()(void* memory) const { std::free(memory); }

@@ -9,6 +9,7 @@
 #include <algorithm>
 #include <atomic>
 #include <type_traits>
+#include <vector>
 
 #include "maps.h"
 
@@ -59,6 +60,10 @@ void dispatch(at::ScalarType dtype, const Body& body) {
     }
   });
 }
+
+// Where the pieces of `length` positions begin, and its end: multiples of `step`, about equally far
+// apart and not much more than `most`.
+std::vector<int64_t> cuts(int64_t length, int64_t most, int64_t step);
 
 // Calls run(begin, end) for all of [0, count), in parallel. Threads take a few neighbors at a time,
 // so that none waits for the others at the end.

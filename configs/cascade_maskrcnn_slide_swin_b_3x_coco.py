@@ -1,0 +1,7 @@
+# Slide-Swin-B. Paper, COCO table "Cascade Mask R-CNN": 52.7 box AP, 45.5 mask AP. Swin-B recipe.
+_base_ = './cascade_maskrcnn_slide_swin_t_3x_coco.py'
+
+model = dict(
+    backbone=dict(arch='base', drop_path_rate=0.3),
+    neck=dict(in_channels=[128, 256, 512, 1024]),
+)

@@ -1,0 +1,309 @@
+"""Query and attend (QnA): learned queries, shared by all windows, attend to every window of a map.
+
+Source: Learned Queries for Efficient Local Attention (arXiv 2112.11435); ``FusedKQnA`` in the
+released ``layers/qna.py``. That exponentiates the scores as they are and overflows; here the
+softmax is exact for every magnitude.
+"""
+
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from mmlocalattn.ops._library import (
+    LIB,
+    forbid_double_backward,
+    register_autocast,
+    warn_if_reference,
+)
+from mmlocalattn.ops._window import IntPair, as_pair, check_kind, is_autocasting
+
+LIB.define(
+    'query_and_attend(Tensor scores, Tensor values, Tensor? position_bias, '
+    'Tensor? attention_scale, int[2] kernel_size, int stride) '
+    '-> (Tensor output, Tensor logsumexp)'
+)
+LIB.define(
+    '_query_and_attend_backward(Tensor grad_output, Tensor scores, Tensor values, '
+    'Tensor? position_bias, Tensor? attention_scale, Tensor logsumexp, int[2] kernel_size, '
+    'int stride) -> (Tensor grad_scores, Tensor grad_values, Tensor grad_position_bias, '
+    'Tensor grad_attention_scale)'
+)
+
+MAX_KERNEL = 13
+"""Largest window along an axis."""
+
+
+def query_and_attend(
+    scores: Tensor,
+    values: Tensor,
+    position_bias: Tensor | None = None,
+    attention_scale: Tensor | None = None,
+    kernel_size: IntPair = 3,
+    stride: int = 1,
+) -> Tensor:
+    """Sum what learned queries gather from the window around every ``stride``-th position.
+
+    ``output[i] = sum_q sum_j attention_scale[q, j] * softmax_j(scores[i + j, q] +
+    position_bias[q, j]) * values[i + j]`` with j over the ``kh * kw`` positions of the window.
+    Positions outside the map take no part in the softmax. A query's score at a position is its
+    product with the key there, one number for all windows.
+
+    Windows are centred on positions 0, ``stride``, 2 ``stride``, ... of an axis, as those of a
+    convolution with ``kernel_size // 2`` padding on both sides.
+
+    Args:
+        scores: (B, H, W, num_queries, num_heads), fp16, bf16, fp32 or fp64, of any strides.
+        values: (B, H, W, num_heads, head_dim), dtype of ``scores``, of any strides: expanded
+            heads are not copied.
+        position_bias: Added to the scores, (num_queries, num_heads, kh, kw), in the dtype of
+            ``values``, fp32 or fp64; none if None. Keeps its dtype under autocast.
+        attention_scale: Factor on the weights after the softmax, of any sign, like
+            ``position_bias``; 1 if None.
+        kernel_size: Odd window size in positions, at most 13, ``(kh, kw)`` or an int for both.
+        stride: Distance between windows in positions, 1 or 2.
+
+    Returns:
+        (B, ceil(H / stride), ceil(W / stride), num_heads, head_dim), dtype of ``values`` (of
+        autocast, if enabled).
+
+    Raises:
+        ValueError: If shapes, dtypes or devices do not match, the window is even or larger than
+            13, or the stride is another.
+    """
+    kernel_size = as_pair(kernel_size, 'kernel_size')
+    _check_maps(scores, values)
+    _check_windows(kernel_size, stride)
+    for name, table in (('position_bias', position_bias), ('attention_scale', attention_scale)):
+        if table is not None:
+            _check_table(name, table, scores, kernel_size)
+    if not torch.compiler.is_compiling():
+        warn_if_reference('query_and_attend', values.device.type)
+    op = torch.ops.mmlocalattn.query_and_attend
+    return op(scores, values, position_bias, attention_scale, kernel_size, stride)[0]
+
+
+def query_and_attend_reference(
+    scores: Tensor,
+    values: Tensor,
+    position_bias: Tensor | None,
+    attention_scale: Tensor | None,
+    kernel_size: tuple[int, int],
+    stride: int,
+) -> tuple[Tensor, Tensor]:
+    """The operator in PyTorch. Holds the weights, and one row of taps of the values at a time.
+
+    Returns:
+        Output (B, H', W', num_heads, head_dim), and the log-sum-exp of the biased scores of every
+        window (B, H', W', num_queries, num_heads), at least fp32.
+    """
+    logits = _logits(scores, position_bias, kernel_size, stride)
+    logsumexp = logits.flatten(5).logsumexp(-1)
+    weights = (logits - logsumexp[..., None, None]).exp()
+    combined = _scaled(weights, attention_scale).sum(3)  # (B, H', W', n, kh, kw)
+    windows = _windows(values.to(weights.dtype), kernel_size, stride, 0)
+    output = weights.new_zeros(*weights.shape[:3], *values.shape[3:])
+    for a in range(kernel_size[0]):
+        taps = torch.einsum('byxnk,byxndk->byxnd', combined[..., a, :], windows[..., a, :])
+        output = output + taps
+    return output.to(values.dtype), logsumexp
+
+
+def query_and_attend_backward_reference(
+    grad_output: Tensor,
+    scores: Tensor,
+    values: Tensor,
+    position_bias: Tensor | None,
+    attention_scale: Tensor | None,
+    logsumexp: Tensor,
+    kernel_size: tuple[int, int],
+    stride: int,
+) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    """The gradients in closed form.
+
+    With ``G_j = <dO, V_j>`` and ``c_j = sum_q A_qj P_qj``: ``dV_j = c_j dO``, ``dA_qj = P_qj G_j``
+    and ``dS_qj = P_qj (A_qj G_j - sum_j P_qj A_qj G_j)``, summed over the windows of a position,
+    or over all windows for the tables.
+
+    Returns:
+        Gradients of scores, values, position_bias and attention_scale; that of a missing table is
+        empty.
+    """
+    logits = _logits(scores, position_bias, kernel_size, stride)
+    weights = (logits - logsumexp[..., None, None]).exp()
+    grad_output = grad_output.to(weights.dtype)
+    windows = _windows(values.to(weights.dtype), kernel_size, stride, 0)
+    products = torch.stack(  # (B, H', W', n, kh, kw)
+        [
+            torch.einsum('byxnd,byxndk->byxnk', grad_output, windows[..., a, :])
+            for a in range(kernel_size[0])
+        ],
+        dim=-2,
+    )
+    grad_scale = weights * products[:, :, :, None]
+    grad_weights = _scaled(grad_scale, attention_scale)  # times the weights
+    grad_logits = grad_weights - weights * grad_weights.sum((-2, -1), keepdim=True)
+    combined = _scaled(weights, attention_scale).sum(3)
+    return (
+        _sum_windows(grad_logits, None, scores, stride),
+        _sum_windows(combined, grad_output, values, stride),
+        _grad_table(grad_logits, position_bias, values),
+        _grad_table(grad_scale, attention_scale, values),
+    )
+
+
+def window_padding(length: int, kernel: int, stride: int) -> tuple[int, int]:
+    """Positions by which windows reach over the beginning and the end of an axis."""
+    before, last = kernel // 2, (length - 1) // stride * stride
+    return before, max(last + kernel - before - length, 0)
+
+
+def _windows(tensor: Tensor, kernel_size: tuple[int, int], stride: int, outside: float) -> Tensor:
+    """Every window as a view: (B, H, W, m, n) -> (B, H', W', m, n, kh, kw)."""
+    (top, bottom), (left, right) = (
+        window_padding(length, kernel, stride)
+        for length, kernel in zip(tensor.shape[1:3], kernel_size)
+    )
+    padded = F.pad(tensor, (0, 0, 0, 0, left, right, top, bottom), value=outside)
+    return padded.unfold(1, kernel_size[0], stride).unfold(2, kernel_size[1], stride)
+
+
+def _sum_windows(taps: Tensor, vectors: Tensor | None, like: Tensor, stride: int) -> Tensor:
+    """The way back: adds what the windows give to each position of ``like``.
+
+    Args:
+        taps: (B, H', W', m, n, kh, kw); with ``vectors`` (B, H', W', m, kh, kw).
+        vectors: Factor (B, H', W', m, n) on all taps of a window.
+        like: (B, H, W, m, n).
+        stride: Distance between windows.
+    """
+    rows, cols = ((n - 1) * stride + 1 for n in taps.shape[1:3])
+    (top, bottom), (left, right) = (
+        window_padding(length, kernel, stride)
+        for length, kernel in zip(like.shape[1:3], taps.shape[-2:])
+    )
+    batch, height, width = like.shape[:3]
+    padded = taps.new_zeros(batch, top + height + bottom, left + width + right, *like.shape[3:])
+    for a in range(taps.shape[-2]):
+        for b in range(taps.shape[-1]):
+            tap = taps[..., a, b] if vectors is None else taps[..., a, b, None] * vectors
+            padded[:, a : a + rows : stride, b : b + cols : stride] += tap
+    return padded[:, top : top + height, left : left + width].to(like.dtype, copy=True)
+
+
+def _logits(
+    scores: Tensor, position_bias: Tensor | None, kernel_size: tuple[int, int], stride: int
+) -> Tensor:
+    """(B, H', W', num_queries, num_heads, kh, kw), at least fp32, -inf outside the map."""
+    compute = torch.promote_types(scores.dtype, torch.float32)
+    logits = _windows(scores.to(compute), kernel_size, stride, float('-inf'))
+    return logits if position_bias is None else logits + position_bias.to(compute)
+
+
+def _scaled(weights: Tensor, attention_scale: Tensor | None) -> Tensor:
+    return weights if attention_scale is None else weights * attention_scale.to(weights.dtype)
+
+
+def _grad_table(grad: Tensor, table: Tensor | None, values: Tensor) -> Tensor:
+    """The sum over all windows (B, H', W', num_queries, num_heads, kh, kw)."""
+    return values.new_empty(0) if table is None else grad.sum((0, 1, 2)).to(table.dtype)
+
+
+def _check_maps(scores: Tensor, values: Tensor) -> None:
+    shapes = f'scores {tuple(scores.shape)}, values {tuple(values.shape)}'
+    if scores.dim() != 5 or values.dim() != 5:
+        raise ValueError(
+            'scores must have shape (B, H, W, num_queries, num_heads) and values '
+            f'(B, H, W, num_heads, head_dim), got {shapes}'
+        )
+    if scores.shape[:3] != values.shape[:3] or scores.shape[4] != values.shape[3]:
+        raise ValueError(f'scores and values must have one (B, H, W) and num_heads, got {shapes}')
+    if 0 in values.shape[1:3]:
+        raise ValueError(f'the map must have a position, got {shapes}')
+    check_kind(scores=scores, values=values)
+
+
+def _check_windows(kernel_size: tuple[int, int], stride: int) -> None:
+    if any(kernel % 2 == 0 or not 1 <= kernel <= MAX_KERNEL for kernel in kernel_size):
+        raise ValueError(f'kernel_size must be odd and at most {MAX_KERNEL}, got {kernel_size=}')
+    if stride not in (1, 2):
+        raise ValueError(f'stride must be 1 or 2, got {stride=}')
+
+
+def _check_table(name: str, table: Tensor, scores: Tensor, kernel_size: tuple[int, int]) -> None:
+    expected = (*scores.shape[3:], *kernel_size)
+    if tuple(table.shape) != expected:
+        raise ValueError(
+            f'{name} must have shape (num_queries, num_heads, kh, kw) = {expected}, got '
+            f'{tuple(table.shape)}'
+        )
+    if table.device != scores.device:
+        raise ValueError(f'{name} must be on {scores.device}, as scores, got {table.device}')
+    allowed = {scores.dtype, torch.float32, torch.float64}
+    if not table.is_floating_point() or (table.dtype not in allowed and not is_autocasting(scores)):
+        raise ValueError(f'{name} must be fp32, fp64 or {scores.dtype}, got {table.dtype}')
+
+
+def _fake(
+    scores: Tensor,
+    values: Tensor,
+    position_bias: Tensor | None,
+    attention_scale: Tensor | None,
+    kernel_size: list[int],
+    stride: int,
+) -> tuple[Tensor, Tensor]:
+    batch, height, width = values.shape[:3]
+    size = (batch, -(-height // stride), -(-width // stride))
+    compute = torch.promote_types(values.dtype, torch.float32)
+    return (
+        values.new_empty((*size, *values.shape[3:])),
+        scores.new_empty((*size, *scores.shape[3:]), dtype=compute),
+    )
+
+
+def _fake_backward(
+    grad_output: Tensor,
+    scores: Tensor,
+    values: Tensor,
+    position_bias: Tensor | None,
+    attention_scale: Tensor | None,
+    *args: object,
+) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    grad_bias, grad_scale = (
+        values.new_empty(0) if table is None else table.new_empty(table.shape)
+        for table in (position_bias, attention_scale)
+    )
+    return scores.new_empty(scores.shape), values.new_empty(values.shape), grad_bias, grad_scale
+
+
+def _setup_context(ctx: Any, inputs: tuple, output: tuple) -> None:
+    *tensors, ctx.kernel_size, ctx.stride = inputs
+    ctx.save_for_backward(*tensors, output[1])
+    ctx.mark_non_differentiable(output[1])
+
+
+def _backward(ctx: Any, grad_output: Tensor, _: Tensor) -> tuple:
+    saved = ctx.saved_tensors  # read once: under checkpointing each reading unpacks anew
+    *grads, grad_bias, grad_scale = torch.ops.mmlocalattn._query_and_attend_backward(
+        grad_output, *saved, ctx.kernel_size, ctx.stride
+    )
+    grad_tables = (
+        None if table is None else grad for table, grad in zip(saved[2:4], (grad_bias, grad_scale))
+    )
+    return *grads, *grad_tables, None, None
+
+
+LIB.impl('query_and_attend', query_and_attend_reference, 'CompositeExplicitAutograd')
+LIB.impl(
+    '_query_and_attend_backward',
+    query_and_attend_backward_reference,
+    'CompositeExplicitAutograd',
+)
+torch.library.register_fake('mmlocalattn::query_and_attend', _fake, lib=LIB)
+torch.library.register_fake('mmlocalattn::_query_and_attend_backward', _fake_backward, lib=LIB)
+torch.library.register_autograd(
+    'mmlocalattn::query_and_attend', _backward, setup_context=_setup_context, lib=LIB
+)
+register_autocast('query_and_attend', keep=('position_bias', 'attention_scale'))
+forbid_double_backward('_query_and_attend_backward')

@@ -1,0 +1,302 @@
+"""Stand-alone self-attention (SASA): every query attends to the window centred on it.
+
+Source: Stand-Alone Self-Attention in Vision Models (arXiv 1906.05909), equation 3, which has no
+released code.
+"""
+
+from typing import Any, Literal
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from mmlocalattn.ops._library import (
+    LIB,
+    forbid_double_backward,
+    register_autocast,
+    warn_if_reference,
+)
+from mmlocalattn.ops._window import IntPair, as_pair, check_tensors, is_autocasting
+
+LIB.define(
+    'stand_alone_attention(Tensor query, Tensor key, Tensor value, Tensor row_embedding, '
+    'Tensor column_embedding, int[2] kernel_size, bool zero_padding, float scale) '
+    '-> (Tensor output, Tensor logsumexp)'
+)
+LIB.define(
+    '_stand_alone_attention_backward(Tensor grad_output, Tensor query, Tensor key, Tensor value, '
+    'Tensor row_embedding, Tensor column_embedding, Tensor output, Tensor logsumexp, '
+    'int[2] kernel_size, bool zero_padding, float scale) -> (Tensor grad_query, Tensor grad_key, '
+    'Tensor grad_value, Tensor grad_row_embedding, Tensor grad_column_embedding)'
+)
+
+
+def stand_alone_attention(
+    query: Tensor,
+    key: Tensor,
+    value: Tensor,
+    row_embedding: Tensor,
+    column_embedding: Tensor,
+    kernel_size: IntPair,
+    padding: Literal['mask', 'zero'] = 'mask',
+    scale: float = 1.0,
+) -> Tensor:
+    """Attend to the window centred on every position of a map, with relative embeddings.
+
+    ``output[i] = sum_j softmax_j(scale * <query[i], key[j] + r[j - i]>) value[j]`` with j over the
+    ``kh * kw`` positions around i, and r the row embedding of the offset in the first half of the
+    channels and its column embedding in the rest. The paper has no scale, and does not say what
+    the part of a window outside the map does.
+
+    Args:
+        query: (B, H, W, num_heads, head_dim), fp16, bf16, fp32 or fp64.
+        key: Same shape and dtype.
+        value: Same shape and dtype.
+        row_embedding: (num_heads, kh, head_dim // 2), dtype of ``query`` or fp32 for a lower one,
+            also under autocast. Entry ``[:, kh // 2]`` belongs to the query's own row.
+        column_embedding: (num_heads, kw, head_dim - head_dim // 2), likewise.
+        kernel_size: Odd window size in positions, 3 to 11, ``(kh, kw)`` or an int for both. It may
+            exceed the map.
+        padding: Positions outside the map take no part (``'mask'``), or take part with key and
+            value 0, so that their logits are those of the embeddings (``'zero'``).
+        scale: Factor on the logits.
+
+    Returns:
+        (B, H, W, num_heads, head_dim), dtype of ``query`` (of autocast, if enabled).
+
+    Raises:
+        ValueError: If shapes, dtypes or devices do not match, the window is not odd and from 3 to
+            11, or the padding is unknown.
+    """
+    kernel_size = as_pair(kernel_size, 'kernel_size')
+    check_tensors(query=query, key=key, value=value)
+    if any(kernel % 2 == 0 or kernel < 3 or kernel > 11 for kernel in kernel_size):
+        raise ValueError(f'kernel_size must be odd and from 3 to 11, got {kernel_size=}')
+    half = query.shape[4] // 2
+    _check_embedding(row_embedding, 'row_embedding', kernel_size[0], half, query)
+    _check_embedding(
+        column_embedding, 'column_embedding', kernel_size[1], query.shape[4] - half, query
+    )
+    if padding not in ('mask', 'zero'):
+        raise ValueError(f"padding must be 'mask' or 'zero', got {padding=}")
+    if not torch.compiler.is_compiling():
+        warn_if_reference('stand_alone_attention', query.device.type)
+    op = torch.ops.mmlocalattn.stand_alone_attention
+    zero_padding = padding == 'zero'
+    return op(query, key, value, row_embedding, column_embedding, kernel_size, zero_padding, scale)[
+        0
+    ]
+
+
+def stand_alone_attention_reference(
+    query: Tensor,
+    key: Tensor,
+    value: Tensor,
+    row_embedding: Tensor,
+    column_embedding: Tensor,
+    kernel_size: tuple[int, int],
+    zero_padding: bool,
+    scale: float,
+) -> tuple[Tensor, Tensor]:
+    """The operator in PyTorch. Holds the logits, and one row of taps of the keys at a time.
+
+    Returns:
+        Output like ``query``, and the log-sum-exp of the logits (B, H, W, num_heads), at least
+        fp32.
+    """
+    compute = torch.promote_types(query.dtype, torch.float32)
+    logits = _logits(query, key, row_embedding, column_embedding, kernel_size, zero_padding, scale)
+    logsumexp = logits.flatten(4).logsumexp(-1)
+    weights = (logits - logsumexp[..., None, None]).exp()
+    output = torch.zeros_like(query, dtype=compute)
+    for a, values in enumerate(_tap_rows(value.to(compute), kernel_size)):
+        output = output + torch.einsum('bhwnk,bhwndk->bhwnd', weights[..., a, :], values)
+    return output.to(query.dtype), logsumexp
+
+
+def stand_alone_attention_backward_reference(
+    grad_output: Tensor,
+    query: Tensor,
+    key: Tensor,
+    value: Tensor,
+    row_embedding: Tensor,
+    column_embedding: Tensor,
+    output: Tensor,
+    logsumexp: Tensor,
+    kernel_size: tuple[int, int],
+    zero_padding: bool,
+    scale: float,
+) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
+    """The gradients in closed form.
+
+    ``dS = P * (dO V^T - <dO, O>)``, ``dQ = dS (K + R)``, ``dK = dS^T Q``, ``dV = P^T dO``; that of
+    a row embedding sums ``dS Q`` over the taps of the row and all queries, likewise for columns.
+
+    Returns:
+        Gradients of query, key, value and the embeddings of rows and of columns.
+    """
+    compute = torch.promote_types(query.dtype, torch.float32)
+    logits = _logits(query, key, row_embedding, column_embedding, kernel_size, zero_padding, scale)
+    weights = (logits - logsumexp[..., None, None]).exp()
+    query_, key_, value_, grad_output, output, rows, columns = (
+        tensor.to(compute)
+        for tensor in (query, key, value, grad_output, output, row_embedding, column_embedding)
+    )
+    delta = (grad_output * output).sum(-1)[..., None]
+    grad_logits = torch.empty_like(weights)
+    grad_query = torch.zeros_like(query_)
+    taps = zip(_tap_rows(key_, kernel_size), _tap_rows(value_, kernel_size), strict=True)
+    for a, (keys, values) in enumerate(taps):
+        grad_weights = torch.einsum('bhwnd,bhwndk->bhwnk', grad_output, values)
+        grad_logits[..., a, :] = scale * weights[..., a, :] * (grad_weights - delta)
+        grad_query += torch.einsum('bhwnk,bhwndk->bhwnd', grad_logits[..., a, :], keys)
+    half = query.shape[4] // 2
+    grad_rows, grad_columns = grad_logits.sum(-1), grad_logits.sum(-2)
+    grad_query[..., :half] += torch.einsum('bhwnk,nkd->bhwnd', grad_rows, rows)
+    grad_query[..., half:] += torch.einsum('bhwnk,nkd->bhwnd', grad_columns, columns)
+    return (
+        grad_query.to(query.dtype),
+        _scatter(grad_logits, query_).to(key.dtype),
+        _scatter(weights, grad_output).to(value.dtype),
+        torch.einsum('bhwnk,bhwnd->nkd', grad_rows, query_[..., :half]).to(row_embedding.dtype),
+        torch.einsum('bhwnk,bhwnd->nkd', grad_columns, query_[..., half:]).to(
+            column_embedding.dtype
+        ),
+    )
+
+
+def _padded(tensor: Tensor, kernel_size: tuple[int, int]) -> Tensor:
+    """(B, H, W, n, d) -> (B, H + kh - 1, W + kw - 1, n, d) with zeros around the map."""
+    rows, columns = (kernel // 2 for kernel in kernel_size)
+    return F.pad(tensor, (0, 0, 0, 0, columns, columns, rows, rows))
+
+
+def _tap_rows(tensor: Tensor, kernel_size: tuple[int, int]) -> list[Tensor]:
+    """What each row of a window sees of a map (B, H, W, n, d): kh views (B, H, W, n, d, kw)."""
+    padded, height = _padded(tensor, kernel_size), tensor.shape[1]
+    return [padded[:, a : a + height].unfold(2, kernel_size[1], 1) for a in range(kernel_size[0])]
+
+
+def _scatter(weights: Tensor, tensor: Tensor) -> Tensor:
+    """Sum of a map (B, H, W, n, d) over the queries that see each position, (B, H, W, n, d).
+
+    Args:
+        weights: (B, H, W, n, kh, kw) of the taps of each query.
+        tensor: (B, H, W, n, d) of the queries.
+    """
+    height, width = tensor.shape[1:3]
+    rows, columns = weights.shape[4:]
+    target = torch.zeros_like(_padded(tensor, (rows, columns)))
+    for a in range(rows):
+        for b in range(columns):
+            target[:, a : a + height, b : b + width] += weights[..., a, b, None] * tensor
+    a, b = rows // 2, columns // 2
+    return target[:, a : a + height, b : b + width].contiguous()
+
+
+def _logits(
+    query: Tensor,
+    key: Tensor,
+    row_embedding: Tensor,
+    column_embedding: Tensor,
+    kernel_size: tuple[int, int],
+    zero_padding: bool,
+    scale: float,
+) -> Tensor:
+    """(B, H, W, num_heads, kh, kw), at least fp32; -inf for masked taps."""
+    compute = torch.promote_types(query.dtype, torch.float32)
+    query, half = query.to(compute) * scale, query.shape[4] // 2
+    logits = torch.stack(
+        [
+            torch.einsum('bhwnd,bhwndk->bhwnk', query, keys)
+            for keys in _tap_rows(key.to(compute), kernel_size)
+        ],
+        dim=-2,
+    )
+    rows, columns = row_embedding.to(compute), column_embedding.to(compute)
+    logits = logits + torch.einsum('bhwnd,nkd->bhwnk', query[..., :half], rows)[..., None]
+    logits = logits + torch.einsum('bhwnd,nkd->bhwnk', query[..., half:], columns)[..., None, :]
+    if zero_padding:
+        return logits
+    rows, columns = (
+        _is_inside(length, kernel, query.device)
+        for length, kernel in zip(query.shape[1:3], kernel_size)
+    )
+    is_inside = rows[:, None, None, :, None] & columns[:, None, None, :]
+    return logits.masked_fill(~is_inside, -torch.inf)
+
+
+def _is_inside(length: int, kernel: int, device: torch.device) -> Tensor:
+    """Whether the taps of every position along one axis are on the map, (length, kernel)."""
+    taps = torch.arange(length, device=device)[:, None] + torch.arange(kernel, device=device)
+    return (taps >= kernel // 2) & (taps < length + kernel // 2)
+
+
+def _check_embedding(
+    embedding: Tensor, name: str, kernel: int, channels: int, query: Tensor
+) -> None:
+    expected = (query.shape[3], kernel, channels)
+    if tuple(embedding.shape) != expected:
+        raise ValueError(
+            f'{name} must have shape (num_heads, kernel size, its part of head_dim) = {expected}, '
+            f'got {tuple(embedding.shape)}'
+        )
+    if embedding.device != query.device:
+        raise ValueError(
+            f'{name} must be on the device of query, got {embedding.device} and {query.device}'
+        )
+    compute = torch.promote_types(query.dtype, torch.float32)
+    if not embedding.is_floating_point() or (
+        embedding.dtype not in (query.dtype, compute) and not is_autocasting(query)
+    ):
+        raise ValueError(
+            f'{name} must have the dtype of query or {compute}, got {embedding.dtype} for '
+            f'{query.dtype=}'
+        )
+
+
+def _fake(query: Tensor, key: Tensor, value: Tensor, *args: object) -> tuple[Tensor, Tensor]:
+    compute = torch.promote_types(query.dtype, torch.float32)
+    return query.new_empty(query.shape), query.new_empty(query.shape[:-1], dtype=compute)
+
+
+def _fake_backward(
+    grad_output: Tensor,
+    query: Tensor,
+    key: Tensor,
+    value: Tensor,
+    row_embedding: Tensor,
+    column_embedding: Tensor,
+    *args: object,
+) -> tuple[Tensor, ...]:
+    inputs = (query, key, value, row_embedding, column_embedding)
+    return tuple(tensor.new_empty(tensor.shape) for tensor in inputs)
+
+
+def _setup_context(ctx: Any, inputs: tuple, output: tuple) -> None:
+    *tensors, kernel_size, zero_padding, scale = inputs
+    ctx.geometry = kernel_size, zero_padding, scale
+    ctx.save_for_backward(*tensors, *output)
+    ctx.mark_non_differentiable(output[1])
+
+
+def _backward(ctx: Any, grad_output: Tensor, _: Tensor) -> tuple:
+    grads = torch.ops.mmlocalattn._stand_alone_attention_backward(
+        grad_output, *ctx.saved_tensors, *ctx.geometry
+    )
+    return *grads, None, None, None
+
+
+LIB.impl('stand_alone_attention', stand_alone_attention_reference, 'CompositeExplicitAutograd')
+LIB.impl(
+    '_stand_alone_attention_backward',
+    stand_alone_attention_backward_reference,
+    'CompositeExplicitAutograd',
+)
+torch.library.register_fake('mmlocalattn::stand_alone_attention', _fake, lib=LIB)
+torch.library.register_fake('mmlocalattn::_stand_alone_attention_backward', _fake_backward, lib=LIB)
+torch.library.register_autograd(
+    'mmlocalattn::stand_alone_attention', _backward, setup_context=_setup_context, lib=LIB
+)
+register_autocast('stand_alone_attention', keep=('row_embedding', 'column_embedding'))
+forbid_double_backward('_stand_alone_attention_backward')
