@@ -10,6 +10,7 @@ from pathlib import Path
 
 import torch
 from torch import Tensor, nn
+from torch._dynamo.exc import TorchDynamoException
 
 TOLERANCE = 1e-4
 """Largest error of an output, relative to its largest value."""
@@ -224,14 +225,23 @@ def _trace(model: nn.Module, sizes: Sequence[Size]) -> torch.export.ExportedProg
     # Two images, because a batch of one would be taken for a constant; the largest size, because
     # there the fewest windows are shrunk.
     image = torch.randn(2, 3, *max(sizes, key=min))
-    with torch.no_grad():
-        return torch.export.export(
-            model,
-            (image,),
-            dynamic_shapes={'image': dims},
-            strict=True,
-            prefer_deferred_runtime_asserts_over_guards=True,
-        )
+    try:
+        with torch.no_grad():
+            return torch.export.export(
+                model,
+                (image,),
+                dynamic_shapes={'image': dims},
+                strict=True,
+                prefer_deferred_runtime_asserts_over_guards=True,
+            )
+    except TorchDynamoException as error:
+        if len(dims) == 1:
+            raise
+        reason = str(error).strip().partition('\n')[0]
+        raise ValueError(
+            f'the model cannot be exported for a range of sizes, because its course depends on the '
+            f'size ({reason}): give one size'
+        ) from error
 
 
 class _OfOneSize(nn.Module):

@@ -95,7 +95,7 @@ def _strips(length: int, window: int, shift: int) -> list[tuple[int, int]]:
     """
     if length <= window:
         return [(length, 1)]
-    count, rest = divmod(length - shift, window)
+    count, rest = (length - shift) // window, (length - shift) % window
     return [strip for strip in ((shift, 1), (window, count), (rest, 1)) if all(strip)]
 
 

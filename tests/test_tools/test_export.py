@@ -17,6 +17,7 @@ from tiny_data import CLASSIFICATION, DETECTION, SEGMENTATION, quick  # noqa: F4
 from mmlocalattn.backbones.nat import NAT
 from mmlocalattn.engine import export as engine_export
 from mmlocalattn.engine.export import FeatureMaps, export, verify
+from mmlocalattn.layers.window import map_windows
 
 pytestmark = pytest.mark.usefixtures('quick')
 
@@ -157,3 +158,16 @@ def test_checkpoint_must_hold_the_exported_weights(
     torch.testing.assert_close(loaded, {name[9:]: value for name, value in weights.items()})
     with pytest.raises(ValueError, match=r"lacks 16 weights, the first: \['neck\."):
         tool.build(cfg, str(checkpoint), 'model')
+
+
+def test_a_model_for_one_size_only(tmp_path: Path) -> None:
+    """How many windows a Swin block cuts from a map, and of which sizes, is no single graph."""
+
+    class Swin(torch.nn.Module):
+        def forward(self, image: torch.Tensor) -> tuple[torch.Tensor]:
+            return (map_windows(torch.sigmoid, image.permute(0, 2, 3, 1), (7, 7), (3, 3)),)
+
+    with pytest.raises(ValueError, match=r'for a range of sizes, .*: give one size'):
+        export(Swin(), tmp_path / 'swin.pt2', 'pt2', SIZES, {})
+    assert not any(tmp_path.iterdir())
+    assert max(export(Swin(), tmp_path / 'swin.pt2', 'pt2', SIZES[:1], {})) < 1e-5
