@@ -2,7 +2,8 @@
 
 Segmentors and classifiers are exported whole, without pre-processing and softmax; of detectors the
 backbone and the neck. Files of the formats torchscript and pt2 hold the operators of this package:
-`import mmlocalattn.ops` before loading them.
+`import mmlocalattn.ops` before loading them. They refuse images that they do not serve. An ONNX
+file cannot, so let --size name all kinds of images that it is to be used for.
 """
 
 import argparse

@@ -6,6 +6,7 @@ Source of what the paper leaves open: ``models/qna_vit.py`` of the released code
 import math
 from collections.abc import Mapping, Sequence
 
+import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
@@ -35,7 +36,7 @@ class QnAStem(nn.Conv2d):
     def forward(self, image: Tensor) -> Tensor:
         """(B, in_channels, H, W) to (B, ceil(H / 4), ceil(W / 4), out_channels)."""
         height, width = (-side % 4 for side in image.shape[2:])
-        if height or width:
+        if torch.compiler.is_exporting() or height or width:  # one graph for all sizes
             before, above = width // 2, height // 2
             image = F.pad(image, (before, width - before, above, height - above))
         return super().forward(image).permute(0, 2, 3, 1).contiguous()

@@ -146,7 +146,7 @@ class PatchMerging(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         """(B, H, W, in_channels) to (B, ceil(H / 2), ceil(W / 2), out_channels)."""
         height, width = x.shape[1:3]
-        if height % 2 or width % 2:
+        if torch.compiler.is_exporting() or height % 2 or width % 2:  # one graph for all sizes
             x = F.pad(x, (0, 0, 0, width % 2, 0, height % 2))
         x = x.unflatten(1, (-1, 2)).unflatten(3, (-1, 2))  # (B, H', row, W', column, C)
         return self.reduction(self.norm(x.permute(0, 1, 3, 4, 2, 5).flatten(3)))
@@ -164,9 +164,9 @@ def strided_conv(conv: nn.Conv2d, x: Tensor) -> Tensor:
     """
     kernel_size, stride, padding = conv.kernel_size[0], conv.stride[0], int(conv.padding[0])
     below, right = (
-        max((-(-length // stride) - 1) * stride + kernel_size - length - 2 * padding, 0)
+        max((length - 1) // stride * stride + kernel_size - length - 2 * padding, 0)
         for length in x.shape[1:3]
     )
-    if below or right:
+    if torch.compiler.is_exporting() or below or right:  # one graph for all sizes
         x = F.pad(x, (0, 0, 0, right, 0, below))
     return conv(x.permute(0, 3, 1, 2)).permute(0, 2, 3, 1).contiguous()
