@@ -1,5 +1,6 @@
 #!/usr/bin/env bash
-# Sets up if needed, lints, and runs every test. Arguments go to pytest: bash tools/run_tests.sh -k neighborhood
+# Sets up if needed, lints, and runs every test, in as many processes as there are cores. Arguments go to pytest:
+# bash tools/run_tests.sh -k neighborhood
 set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
 
@@ -22,4 +23,4 @@ for script in tools/*.sh .ci/run; do
 done
 
 printf '[test] pytest %s\n' "$*"
-python -m pytest "$@"
+OMP_NUM_THREADS=${OMP_NUM_THREADS:-1} python -m pytest --numprocesses auto --dist loadgroup "$@"

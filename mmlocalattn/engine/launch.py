@@ -60,15 +60,15 @@ def config_of(args: argparse.Namespace) -> Config:
         ModuleNotFoundError: If a package the config needs is not installed.
         ValueError: If the backbone of the config cannot be replaced; says why.
     """
+    if not args.backbone:
+        if args.keep_optimizer:
+            raise ValueError('--keep-optimizer says nothing without --backbone')
+        return load_config(args.config, args.cfg_options)
     cfg = load_config(args.config)
-    if args.backbone:
-        swapped = swap_backbone(cfg, args.backbone, args.keep_optimizer)
-        print(f'{args.config} with {args.backbone}:', *describe_changes(cfg, swapped), sep='\n  ')
-        cfg = swapped
-    elif args.keep_optimizer:
-        raise ValueError('--keep-optimizer says nothing without --backbone')
-    cfg.merge_from_dict(args.cfg_options or {})
-    return cfg
+    swapped = swap_backbone(cfg, args.backbone, args.keep_optimizer)
+    print(f'{args.config} with {args.backbone}:', *describe_changes(cfg, swapped), sep='\n  ')
+    swapped.merge_from_dict(args.cfg_options or {})
+    return swapped
 
 
 def load_config(path: str, options: Mapping | None = None) -> Config:

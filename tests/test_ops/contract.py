@@ -286,7 +286,7 @@ class OpContract:
             tensor[:0] if tensor.dim() == 5 else tensor for tensor in self.tensors(case)
         )
         shape = self.output_shape(tensors, case)
-        results = self.run(tensors, case, torch.zeros(shape))
+        results = self.run(tensors, case, torch.zeros(shape, dtype=tensors[0].dtype))
         assert [result.shape for result in results] == [
             shape,
             *(tensor.shape for tensor in tensors),
