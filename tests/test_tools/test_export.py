@@ -17,7 +17,7 @@ from tiny_data import CLASSIFICATION, DETECTION, SEGMENTATION, quick  # noqa: F4
 from mmlocalattn.backbones.nat import NAT
 from mmlocalattn.engine import export as engine_export
 from mmlocalattn.engine.export import FeatureMaps, export, verify
-from mmlocalattn.layers.window import map_windows
+from mmlocalattn.layers.window_attention import WindowAttention
 
 pytestmark = pytest.mark.usefixtures('quick')
 
@@ -160,14 +160,19 @@ def test_checkpoint_must_hold_the_exported_weights(
         tool.build(cfg, str(checkpoint), 'model')
 
 
-def test_a_model_for_one_size_only(tmp_path: Path) -> None:
+def test_windows_that_are_cut_differently_are_refused(tmp_path: Path) -> None:
     """How many windows a Swin block cuts from a map, and of which sizes, is no single graph."""
 
     class Swin(torch.nn.Module):
-        def forward(self, image: torch.Tensor) -> tuple[torch.Tensor]:
-            return (map_windows(torch.sigmoid, image.permute(0, 2, 3, 1), (7, 7), (3, 3)),)
+        def __init__(self) -> None:
+            super().__init__()
+            self.attend = WindowAttention(3, 1, 7, 3)
 
-    with pytest.raises(ValueError, match=r'for a range of sizes, .*: give one size'):
-        export(Swin(), tmp_path / 'swin.pt2', 'pt2', SIZES, {})
+        def forward(self, image: torch.Tensor) -> tuple[torch.Tensor]:
+            return (self.attend(image.permute(0, 2, 3, 1)),)
+
+    model = Swin().eval()
+    with pytest.raises(ValueError, match=r'does not run on 2 image\(s\) of 80 x 64'):
+        export(model, tmp_path / 'swin.pt2', 'pt2', SIZES, {})
     assert not any(tmp_path.iterdir())
-    assert max(export(Swin(), tmp_path / 'swin.pt2', 'pt2', SIZES[:1], {})) < 1e-5
+    assert max(export(model, tmp_path / 'swin.pt2', 'pt2', SIZES[:1], {})) < 1e-5
