@@ -1,8 +1,11 @@
-"""Every config parses, builds, and trains one step as a shrunken copy with all parameters used."""
+"""Every config parses, builds, and trains one step on the sample data as a shrunken copy with all
+parameters used."""
 
 import copy
 import functools
 import re
+import subprocess
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -15,11 +18,12 @@ from mmengine.config import Config, ConfigDict
 from mmengine.dataset import Compose, pseudo_collate
 from mmengine.model import revert_sync_batchnorm
 from mmengine.optim import build_optim_wrapper
-from mmengine.registry import MODELS, DefaultScope, init_default_scope
+from mmengine.registry import DATASETS, MODELS, DefaultScope, init_default_scope
 
 from mmlocalattn.engine import adapt_to_device, load_config
 
-CONFIGS = Path(__file__).parents[1] / 'configs'
+ROOT = Path(__file__).parents[1]
+CONFIGS = ROOT / 'configs'
 FILES = sorted(CONFIGS.glob('*.py'))
 PUBLISHED = [file for file in FILES if not file.name.startswith('quickstart_')]
 # The configs of each family: file name without the model, and the sizes, the recipe's first.
@@ -186,32 +190,53 @@ def build(cfg: Config) -> torch.nn.Module:
     return revert_sync_batchnorm(MODELS.build(cfg.model))
 
 
-def random_batch(task: str) -> dict:
-    """Two packed 64x64 images of the task, a scope."""
+@pytest.fixture(scope='session')
+def sample_data(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Two training images of the sample data set."""
+    folder = tmp_path_factory.mktemp('sample') / 'digit_cards'
+    command = [sys.executable, str(ROOT / 'tools' / 'make_sample_data.py'), '--out', str(folder)]
+    subprocess.run([*command, '--num-train', '2', '--num-val', '1', '--size', '96'], check=True)
+    return folder
+
+
+def sample_batch(task: str, folder: Path) -> dict:
+    """The images at 64x64 with the labels of the task, a scope, as its data loader packs them."""
+    init_default_scope(task)
+    load, resize = dict(type='LoadImageFromFile'), dict(type='Resize', scale=(64, 64))
     if task == 'mmdet':
-        from mmdet.testing import demo_mm_inputs
-
-        return demo_mm_inputs(2, (3, 64, 64), [3, 3], num_classes=4, with_mask=True)
-    images = [torch.randint(256, (3, 64, 64), dtype=torch.uint8) for _ in range(2)]
-    if task == 'mmseg':
-        from mmengine.structures import PixelData
-        from mmseg.structures import SegDataSample
-
-        labels = torch.randint(5, (1, 64, 64))
-        sample = SegDataSample(gt_sem_seg=PixelData(data=labels), metainfo=dict(img_shape=(64, 64)))
-    else:
-        from mmpretrain.structures import DataSample
-
-        sample = DataSample().set_gt_label(1)
-    return dict(inputs=images, data_samples=[sample, sample.clone()])
+        dataset = dict(
+            type='CocoDataset',
+            ann_file='annotations/instances_train.json',
+            data_prefix=dict(img='train/'),
+            metainfo=dict(classes=('0', '1', '2', '3')),
+            pipeline=[
+                load,
+                dict(type='LoadAnnotations', with_bbox=True, with_mask=True),
+                resize,
+                dict(type='PackDetInputs'),
+            ],
+        )
+    elif task == 'mmseg':
+        dataset = dict(
+            type='BaseSegDataset',
+            data_prefix=dict(img_path='train', seg_map_path='semantic/train'),
+            pipeline=[load, dict(type='LoadAnnotations'), resize, dict(type='PackSegInputs')],
+        )
+    else:  # a class for each image: the number of the image
+        pack = Compose([load, resize, dict(type='PackInputs')])
+        files = sorted((folder / 'train').iterdir())
+        samples = [dict(img_path=str(file), gt_label=i) for i, file in enumerate(files)]
+        return pseudo_collate([pack(sample) for sample in samples])
+    return pseudo_collate(list(DATASETS.build(dict(dataset, data_root=str(folder)))))
 
 
 @parameters('file', FILES)
-def test_trains_one_step(file: Path) -> None:
+def test_trains_one_step(file: Path, sample_data: Path) -> None:
     cfg = load(file)
     shrink(cfg.model)
     model = build(cfg).train()
-    data = model.data_preprocessor(random_batch(cfg.default_scope), training=True)
+    batch = sample_batch(cfg.default_scope, sample_data)
+    data = model.data_preprocessor(batch, training=True)
     loss, _ = model.parse_losses(model(**data, mode='loss'))
     loss.backward()
     assert torch.isfinite(loss)

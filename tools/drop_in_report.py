@@ -285,6 +285,8 @@ def main(argv: Sequence[str] | None = None) -> None:
         context.Pool(args.processes, maxtasksperchild=50) as pool,
         args.results.open('a') as file,
     ):
+        if results and not args.results.read_text().endswith('\n'):
+            file.write('\n')  # behind a line that was cut off
         bar = progress.add_task('configs', total=len(wanted), completed=len(wanted) - len(missing))
         for result in pool.imap_unordered(try_config, missing):
             results[result['config'], result['backbone']] = result

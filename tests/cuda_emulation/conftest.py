@@ -16,6 +16,7 @@ def emulator() -> Emulator:
     return Emulator(os.getenv('MMLOCALATTN_EMULATION', 'races'))
 
 
+@pytest.hookimpl(tryfirst=True)  # before pytest-xdist reads the marks
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """Let one process compile and use a build where pytest-xdist runs several."""
     for item in items:

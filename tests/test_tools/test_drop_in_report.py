@@ -1,0 +1,70 @@
+"""The report on two stock configs, one that adapts and one whose result is there already."""
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+from types import ModuleType
+
+import pytest
+
+from mmlocalattn.adapt import BACKBONES
+
+TOOLS = Path(__file__).parents[2] / 'tools'
+PSPNET = 'mmseg::pspnet/pspnet_r18-d8_4xb2-80k_cityscapes-512x1024.py'
+SETR = 'mmseg::setr/setr_vit-l_naive_8xb2-160k_ade20k-512x512.py'
+
+
+@pytest.fixture
+def tool(monkeypatch: pytest.MonkeyPatch) -> ModuleType:
+    monkeypatch.syspath_prepend(str(TOOLS))
+    import drop_in_report
+
+    return drop_in_report
+
+
+def test_tasks_are_all_configs_and_more_backbones_for_a_tenth(tool: ModuleType) -> None:
+    found = tool.tasks(['mmdet'], '')
+    configs = {config for config, name in found if name == 'ssvit_t'}
+    others = {config for config, name in found if name != 'ssvit_t'}
+    assert len(configs) > 700
+    assert 0.07 < len(others) / len(configs) < 0.13
+    assert {name for _, name in found} == {'ssvit_t', *tool.IN_A_TENTH} <= set(BACKBONES)
+    assert found == tool.tasks(['mmdet'], '')
+
+
+def test_goes_on_where_it_stopped(tmp_path: Path) -> None:
+    results, page = tmp_path / 'results.jsonl', tmp_path / 'report.md'
+    old = dict(config=SETR, backbone='ssvit_t', outcome='refused', detail='seen before')
+    results.write_text(json.dumps(old) + '\n{"config": "cut o')
+    run = subprocess.run(
+        [
+            *(sys.executable, TOOLS / 'drop_in_report.py', '--packages', 'mmseg'),
+            *('--filter', PSPNET.rpartition('/')[2]),
+            *('--processes', '1', '--results', results, '--report', page),
+        ],
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert run.returncode == 0, run.stderr[-3000:]
+    assert json.loads(results.read_text().splitlines()[-1]) == dict(
+        config=PSPNET, backbone='ssvit_t', outcome='adapted', detail=''
+    )
+    assert '| mmseg | ssvit_t | 1 | 1 | 0 | 0 | 0 |' in page.read_text()
+
+
+def test_results_that_are_there_are_not_computed_again(
+    tool: ModuleType, tmp_path: Path, capsys: pytest.CaptureFixture
+) -> None:
+    results = tmp_path / 'results.jsonl'
+    old = dict(config=SETR, backbone='ssvit_t', outcome='refused', detail='seen before')
+    results.write_text(json.dumps(old) + '\n')
+    tool.main(['--packages', 'mmseg', '--filter', SETR[7:], '--results', str(results)])
+    assert '| 1 | seen before |' in capsys.readouterr().out
+    assert results.read_text() == json.dumps(old) + '\n'
+
+
+def test_nothing_to_do(tool: ModuleType) -> None:
+    with pytest.raises(SystemExit, match="no config of \\['mmseg'\\] contains 'nosuch'"):
+        tool.main(['--packages', 'mmseg', '--filter', 'nosuch'])
