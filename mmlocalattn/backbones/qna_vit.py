@@ -16,6 +16,7 @@ from mmlocalattn.layers.mlp import MLP
 from mmlocalattn.layers.query_and_attend import QueryAndAttend
 from mmlocalattn.layers.residual import add_residual
 from mmlocalattn.layers.transformer_block import TransformerBlock
+from mmlocalattn.layers.window import round_up
 from mmlocalattn.layers.window_attention import WindowAttention
 from mmlocalattn.registry import MODELS
 
@@ -35,7 +36,7 @@ class QnAStem(nn.Conv2d):
 
     def forward(self, image: Tensor) -> Tensor:
         """(B, in_channels, H, W) to (B, ceil(H / 4), ceil(W / 4), out_channels)."""
-        height, width = (-side % 4 for side in image.shape[2:])
+        height, width = (round_up(side, 4) - side for side in image.shape[2:])
         if torch.compiler.is_exporting() or height or width:  # one graph for all sizes
             before, above = width // 2, height // 2
             image = F.pad(image, (before, width - before, above, height - above))

@@ -7,6 +7,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from mmlocalattn.layers.norm import build_norm, fixed_affine, norm_channels_last
+from mmlocalattn.layers.window import round_up
 
 SIDE = 4  # of a block, and of the max-pooling window
 
@@ -72,9 +73,10 @@ class AttentionStem(nn.Module):
     def forward(self, image: Tensor) -> Tensor:
         """(B, in_channels, H, W) to (B, ceil(H / 4), ceil(W / 4), out_channels)."""
         height, width = image.shape[2:]
-        x = F.pad(image, (0, -width % SIDE, 0, -height % SIDE)).permute(0, 2, 3, 1)
+        below, right = (round_up(side, SIDE) - side for side in (height, width))
+        x = F.pad(image, (0, right, 0, below)).permute(0, 2, 3, 1)
         outside = None
-        if x.shape[1:3] != (height, width):
+        if torch.compiler.is_exporting() or below or right:  # one graph for all sizes
             outside = x.new_ones(1, *x.shape[1:3], 1, dtype=torch.bool)
             outside[:, :height, :width] = False
         affine = fixed_affine(self.norm)

@@ -58,13 +58,13 @@ class CrossWindowAttention(nn.Module):
         ]
         return self.proj(torch.cat(outputs, -1))
 
-    def _attend(self, lepe: nn.Module, windows: Tensor) -> Tensor:
+    def _attend(self, lepe: nn.Module, windows: Tensor, mask: Tensor | None) -> Tensor:
         """Attention inside windows (N, h, w, 3, C) of query, key and value: (N, h, w, C)."""
         heads = self.num_heads // self.num_groups
         query, key, value = (
             tensor.flatten(1, 2).unflatten(-1, (heads, -1)).transpose(1, 2)
             for tensor in windows.unbind(3)
         )
-        output = F.scaled_dot_product_attention(query, key, value)
+        output = F.scaled_dot_product_attention(query, key, value, mask)
         output = output.transpose(1, 2).reshape(*windows.shape[:3], -1)
         return add_residual(output, lepe(windows[:, :, :, 2]))

@@ -7,6 +7,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from mmlocalattn.layers.norm import build_norm
+from mmlocalattn.layers.window import round_up
 
 
 class ConvStem(nn.Sequential):
@@ -147,7 +148,8 @@ class PatchMerging(nn.Module):
         """(B, H, W, in_channels) to (B, ceil(H / 2), ceil(W / 2), out_channels)."""
         height, width = x.shape[1:3]
         if torch.compiler.is_exporting() or height % 2 or width % 2:  # one graph for all sizes
-            x = F.pad(x, (0, 0, 0, width % 2, 0, height % 2))
+            below, right = (round_up(side, 2) - side for side in (height, width))
+            x = F.pad(x, (0, 0, 0, right, 0, below))
         x = x.unflatten(1, (-1, 2)).unflatten(3, (-1, 2))  # (B, H', row, W', column, C)
         return self.reduction(self.norm(x.permute(0, 1, 3, 4, 2, 5).flatten(3)))
 
@@ -164,7 +166,7 @@ def strided_conv(conv: nn.Conv2d, x: Tensor) -> Tensor:
     """
     kernel_size, stride, padding = conv.kernel_size[0], conv.stride[0], int(conv.padding[0])
     below, right = (
-        max((length - 1) // stride * stride + kernel_size - length - 2 * padding, 0)
+        max(round_up(length, stride) - stride + kernel_size - length - 2 * padding, 0)
         for length in x.shape[1:3]
     )
     if torch.compiler.is_exporting() or below or right:  # one graph for all sizes

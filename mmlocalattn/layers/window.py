@@ -4,6 +4,7 @@ from collections.abc import Callable
 
 import torch
 from torch import Tensor
+from torch.nn import functional as F
 
 from mmlocalattn.ops._window import as_pair
 
@@ -47,14 +48,25 @@ def fit_dilation(
     return rows, columns
 
 
+def round_up(length: int, step: int) -> int:
+    """The lowest multiple of ``step`` that is not below ``length``, for lengths of at least 1.
+
+    In this form the symbolic lengths of an exported graph stay short, stage after stage.
+    """
+    return ((length - 1) // step + 1) * step
+
+
 def _fit_axis(length: int, kernel: int, dilation: int) -> tuple[int, int]:
     # No branches: in an exported graph the length is a symbol.
     kernel = max(1, min(kernel, (length // dilation - 1) // 2 * 2 + 1))
     return kernel, min(dilation, 1 + (kernel - 1) * dilation)
 
 
+WindowFunction = Callable[[Tensor, Tensor | None], Tensor]
+
+
 def map_windows(
-    function: Callable[[Tensor], Tensor],
+    function: WindowFunction,
     x: Tensor,
     window_size: tuple[int, int],
     shift: tuple[int, int] = (0, 0),
@@ -64,10 +76,13 @@ def map_windows(
     The grid has a corner at ``shift``, and the borders of the map cut windows. Attention inside
     the windows equals that of a map that is padded to whole windows (and rolled, with a shift)
     under a mask over all that does not belong together. But here windows of one size are handled
-    together, in at most nine calls, and there is nothing to pad, roll or mask.
+    together, in at most nine calls, and there is nothing to pad, roll or mask. Only an exported
+    graph pads, rolls and masks, since it must be the same for maps of all sizes.
 
     Args:
-        function: Maps (N, h, w, ...) windows to (N, h, w, C), with h <= height and w <= width.
+        function: Maps (N, h, w, ...) windows to (N, h, w, C), with h <= height and w <= width. Its
+            second argument tells which keys a query may attend to, (N, 1, h * w, h * w) bool, or
+            is None for all. Padding is zero.
         x: (B, H, W, ...).
         window_size: (height, width). A side of the map that is not longer is one window.
         shift: (rows, columns), 0 <= shift < window_size.
@@ -76,6 +91,8 @@ def map_windows(
         (B, H, W, C), contiguous.
     """
     height, width = x.shape[1:3]
+    if torch.compiler.is_exporting():
+        return _map_padded(function, x, window_size, shift)
     rows, columns = map(_strips, as_pair((height, width), 'size'), window_size, shift)
     bands = []
     for band, (height, _) in zip(x.split([h * n for h, n in rows], 1), rows):
@@ -99,8 +116,52 @@ def _strips(length: int, window: int, shift: int) -> list[tuple[int, int]]:
     return [strip for strip in ((shift, 1), (window, count), (rest, 1)) if all(strip)]
 
 
-def _map_part(function: Callable[[Tensor], Tensor], x: Tensor, height: int, width: int) -> Tensor:
+def _map_part(
+    function: WindowFunction, x: Tensor, height: int, width: int, mask: Tensor | None = None
+) -> Tensor:
     """``map_windows`` for a map (B, H, W, ...) of whole windows."""
-    grid = x.unflatten(1, (-1, height)).unflatten(3, (-1, width)).transpose(2, 3)
-    windows = function(grid.flatten(0, 2))  # (B * rows * columns, height, width, C)
+    grid = _grid(x, height, width)
+    windows = function(grid.flatten(0, 2), mask)  # (B * rows * columns, height, width, C)
     return windows.unflatten(0, grid.shape[:3]).transpose(2, 3).reshape(*x.shape[:3], -1)
+
+
+def _grid(x: Tensor, height: int, width: int) -> Tensor:
+    """(B, H, W, ...) to (B, rows, columns, height, width, ...)."""
+    return x.unflatten(1, (-1, height)).unflatten(3, (-1, width)).transpose(2, 3)
+
+
+def _map_padded(
+    function: WindowFunction, x: Tensor, window_size: tuple[int, int], shift: tuple[int, int]
+) -> Tensor:
+    """``map_windows`` in one call for maps of any size."""
+    (rows, row_parts, to_row), (columns, column_parts, to_column) = (
+        _roll(length, window, step, x.device)
+        for length, window, step in zip(x.shape[1:3], window_size, shift)
+    )
+    below, right = rows.shape[0] - x.shape[1], columns.shape[0] - x.shape[2]
+    x = F.pad(x, (0, 0) * (x.dim() - 3) + (0, right, 0, below))
+    parts = (row_parts[:, None] * 3 + column_parts).expand(x.shape[0], -1, -1)
+    parts = _grid(parts, *window_size).flatten(3).flatten(0, 2)  # (N, h * w)
+    mask = (parts[:, :, None] == parts[:, None]).unsqueeze(1)
+    output = _map_part(function, x[:, rows][:, :, columns], *window_size, mask)
+    return output[:, to_row][:, :, to_column]
+
+
+def _roll(
+    length: int, window: int, shift: int, device: torch.device
+) -> tuple[Tensor, Tensor, Tensor]:
+    """Pad a side of a map to whole windows, and roll it so that a window begins at ``shift``.
+
+    Returns:
+        For each element of the rolled side, its position, and to which part of its window it
+        belongs: 0 is the map, 1 what rolled over from its begin, 2 padding. For each position of
+        the map, its element (length,).
+    """
+    padded = round_up(length, window)
+    shift = min(shift, (length - 1) // window * shift)  # one window is not shifted
+    index = torch.arange(padded, device=device) + shift
+    rolls = index >= padded
+    position = index - rolls.long() * padded
+    parts = torch.where(position < length, rolls.long(), 2)
+    element = torch.arange(length, device=device) - shift
+    return position, parts, torch.where(element < 0, element + padded, element)

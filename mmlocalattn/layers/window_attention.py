@@ -66,12 +66,15 @@ class WindowAttention(nn.Module):
         """(B, H, W, C) to the same shape."""
         return map_windows(self._attend, x, self.window_size, self.shift)
 
-    def _attend(self, windows: Tensor) -> Tensor:
+    def _attend(self, windows: Tensor, mask: Tensor | None) -> Tensor:
         """Attention among the positions of each window (N, h, w, C)."""
         _, height, width, dim = windows.shape
         qkv = self.qkv(windows.flatten(1, 2)).unflatten(-1, (3, self.num_heads, -1))
         query, key, value = qkv.permute(2, 0, 3, 1, 4)  # each (N, num_heads, h * w, head_dim)
-        output = F.scaled_dot_product_attention(query, key, value, self._bias(height, width))
+        bias = self._bias(height, width)
+        if mask is not None and bias is not None:
+            mask = bias.masked_fill(~mask, -torch.inf)
+        output = F.scaled_dot_product_attention(query, key, value, bias if mask is None else mask)
         return self.proj(output.transpose(1, 2).reshape(-1, height, width, dim))
 
     def _bias(self, height: int, width: int) -> Tensor | None:
