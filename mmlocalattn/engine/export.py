@@ -11,6 +11,7 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 from torch._dynamo.exc import TorchDynamoException
+from torch.fx.experimental import _config as symbolic_config
 
 TOLERANCE = 1e-4
 """Largest error of an output, relative to its largest value."""
@@ -226,7 +227,8 @@ def _trace(model: nn.Module, sizes: Sequence[Size]) -> torch.export.ExportedProg
     # there the fewest windows are shrunk.
     image = torch.randn(2, 3, *max(sizes, key=min))
     try:
-        with torch.no_grad():
+        # Sizes that the graph may be told are not 1 or equal would become conditions of the file.
+        with torch.no_grad(), symbolic_config.patch(backed_size_oblivious=True):
             return torch.export.export(
                 model,
                 (image,),

@@ -3,12 +3,11 @@
 from functools import partial
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 
 from mmlocalattn.layers.depthwise_conv import DepthwiseConv2d
 from mmlocalattn.layers.residual import add_residual
-from mmlocalattn.layers.window import map_windows
+from mmlocalattn.layers.window import attend, map_windows
 from mmlocalattn.ops._window import as_pair
 
 
@@ -65,6 +64,6 @@ class CrossWindowAttention(nn.Module):
             tensor.flatten(1, 2).unflatten(-1, (heads, -1)).transpose(1, 2)
             for tensor in windows.unbind(3)
         )
-        output = F.scaled_dot_product_attention(query, key, value, mask)
+        output = attend(query, key, value, None, mask)
         output = output.transpose(1, 2).reshape(*windows.shape[:3], -1)
         return add_residual(output, lepe(windows[:, :, :, 2]))

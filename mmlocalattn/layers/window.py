@@ -104,6 +104,29 @@ def map_windows(
     return torch.cat(bands, 1) if len(bands) > 1 else bands[0]
 
 
+def attend(
+    query: Tensor, key: Tensor, value: Tensor, bias: Tensor | None, mask: Tensor | None
+) -> Tensor:
+    """Attention inside windows, of a function for :func:`map_windows`.
+
+    Args:
+        query: (N, num_heads, h * w, head_dim).
+        key: Same shape.
+        value: Same shape.
+        bias: Of the logits, (1, num_heads, h * w, h * w) or None.
+        mask: As :func:`map_windows` gives it.
+
+    Returns:
+        Like ``query``.
+    """
+    if mask is None:
+        return F.scaled_dot_product_attention(query, key, value, bias)
+    # Its check of the mask would be a condition on the number of windows in the exported graph.
+    logits = query * query.shape[-1] ** -0.5 @ key.transpose(-2, -1)
+    logits = logits if bias is None else logits + bias
+    return logits.masked_fill(~mask, -torch.inf).softmax(-1) @ value
+
+
 def _strips(length: int, window: int, shift: int) -> list[tuple[int, int]]:
     """Cut a side of a map at ``shift`` and every ``window`` from there.
 

@@ -1,10 +1,9 @@
 """Attention inside the windows of a grid, as a layer."""
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 
-from mmlocalattn.layers.window import map_windows
+from mmlocalattn.layers.window import attend, map_windows
 from mmlocalattn.ops._window import IntPair, as_pair
 
 
@@ -71,10 +70,7 @@ class WindowAttention(nn.Module):
         _, height, width, dim = windows.shape
         qkv = self.qkv(windows.flatten(1, 2)).unflatten(-1, (3, self.num_heads, -1))
         query, key, value = qkv.permute(2, 0, 3, 1, 4)  # each (N, num_heads, h * w, head_dim)
-        bias = self._bias(height, width)
-        if mask is not None and bias is not None:
-            mask = bias.masked_fill(~mask, -torch.inf)
-        output = F.scaled_dot_product_attention(query, key, value, bias if mask is None else mask)
+        output = attend(query, key, value, self._bias(height, width), mask)
         return self.proj(output.transpose(1, 2).reshape(-1, height, width, dim))
 
     def _bias(self, height: int, width: int) -> Tensor | None:
