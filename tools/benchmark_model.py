@@ -88,6 +88,8 @@ def parse_size(text: str) -> tuple[int, int]:
         height, width = map(int, text.split('x'))
     except ValueError:
         raise argparse.ArgumentTypeError(f'not HxW: {text!r}') from None
+    if min(height, width) < 1:
+        raise argparse.ArgumentTypeError(f'height and width must be at least 1, got {text!r}')
     return height, width
 
 

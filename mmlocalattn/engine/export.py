@@ -4,6 +4,7 @@ A file is written under a temporary name and gets its own only after its outputs
 model's, so there is no file that was not verified.
 """
 
+import importlib.util
 import json
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
@@ -110,7 +111,11 @@ def save_onnx(model: nn.Module, path: Path, sizes: Sequence[Size], meta: Mapping
         path: File to write.
         sizes: As for :func:`save_pt2`.
         meta: Stored in the metadata under ``mmlocalattn``.
+
+    Raises:
+        ModuleNotFoundError: If a package that this needs is not installed.
     """
+    _check_installed('onnx', 'onnxruntime', 'onnxscript')
     import onnxruntime
 
     from mmlocalattn.engine import onnx_operators
@@ -201,7 +206,11 @@ def verify(model: nn.Module, run: Run, size: Size, batch: int) -> float:
         try:
             actual = run(image)
         except Exception as error:  # each runtime has its own
-            raise ValueError(f'the exported file does not run {where}: {error}') from error
+            reason = str(error).strip().partition('\n')[0]
+            raise ValueError(
+                f'the exported file does not run {where} ({reason}): the course of the model '
+                f'depends on the size; export one file per size'
+            ) from error
     shapes = [[tuple(output.shape) for output in outputs] for outputs in (actual, expected)]
     if shapes[0] != shapes[1]:
         raise ValueError(f'{where} the exported file gives {shapes[0]}, the model {shapes[1]}')
@@ -242,8 +251,16 @@ def _trace(model: nn.Module, sizes: Sequence[Size]) -> torch.export.ExportedProg
         reason = str(error).strip().partition('\n')[0]
         raise ValueError(
             f'the model cannot be exported for a range of sizes, because its course depends on the '
-            f'size ({reason}): give one size'
+            f'size ({reason}): export one file per size'
         ) from error
+
+
+def _check_installed(*packages: str) -> None:
+    missing = [name for name in packages if importlib.util.find_spec(name) is None]
+    if missing:
+        raise ModuleNotFoundError(
+            f'ONNX files need {", ".join(missing)}: pip install {" ".join(missing)}'
+        )
 
 
 class _OfOneSize(nn.Module):

@@ -76,14 +76,20 @@ class AttentionStem(nn.Module):
         below, right = (round_up(side, SIDE) - side for side in (height, width))
         x = F.pad(image, (0, right, 0, below)).permute(0, 2, 3, 1)
         outside = None
-        if torch.compiler.is_exporting() or below or right:  # one graph for all sizes
-            outside = x.new_ones(1, *x.shape[1:3], 1, dtype=torch.bool)
-            outside[:, :height, :width] = False
+        exporting = torch.compiler.is_exporting()
+        if exporting or below or right:  # one graph for all sizes
+            row, column = (torch.arange(side, device=x.device) for side in x.shape[1:3])
+            outside = ((row >= height)[:, None] | (column >= width))[None, ..., None]
         affine = fixed_affine(self.norm)
-        y = self._attend(x, outside, affine)[:, :height, :width]
+        y = self._attend(x, outside, affine)
+        if not exporting:  # else a slice, whose size would be unknown
+            y = y[:, :height, :width]
         if affine is None:
             y = norm_channels_last(self.norm, y)
-        return F.max_pool2d(y.permute(0, 3, 1, 2), SIDE, ceil_mode=True).permute(0, 2, 3, 1)
+        if exporting and outside is not None:
+            y = y.masked_fill(outside, -torch.inf)
+        y = F.max_pool2d(y.permute(0, 3, 1, 2), SIDE, ceil_mode=not exporting)
+        return y.permute(0, 2, 3, 1)
 
     def _attend(
         self, x: Tensor, outside: Tensor | None, affine: tuple[Tensor, Tensor] | None

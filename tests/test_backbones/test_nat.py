@@ -178,3 +178,12 @@ def test_released_initialisation():
     assert not attn.qkv.bias.any()
     assert model.stages[2].blocks[0].scale1.weight.unique().tolist() == [pytest.approx(0.1)]
     assert model.stages[1].downsample.conv.bias is None
+
+
+def test_inductor() -> None:
+    """What the contract shows with `aot_eager`; `tools/benchmark_model.py --compile` times it."""
+    torch.compiler.reset()
+    model, image = NAT(NARROW, out_indices=(0,)).eval(), torch.randn(2, 3, 72, 90)
+    with torch.no_grad():
+        actual = torch.compile(model, fullgraph=True, dynamic=True)(image)
+        torch.testing.assert_close(actual, model(image), rtol=1e-4, atol=1e-5)

@@ -55,7 +55,8 @@ def test_dilation_falls_before_the_kernel():
 def test_map_windows_calls_once_for_each_size(size, shift, expected):
     calls, x = [], torch.randn(2, *size, 3)
 
-    def double(windows):
+    def double(windows, mask):
+        assert mask is None
         calls.append(tuple(windows.shape[1:3]))
         return 2 * windows[..., :2]
 

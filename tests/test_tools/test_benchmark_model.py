@@ -1,6 +1,5 @@
 """tools/benchmark_model.py on tiny models."""
 
-import functools
 import json
 from pathlib import Path
 from types import ModuleType
@@ -105,13 +104,19 @@ def test_compiled_beside_eager(
     monkeypatch: pytest.MonkeyPatch,
     capsys: pytest.CaptureFixture[str],
 ) -> None:
-    compiler = torch.compile
-    monkeypatch.setattr(torch, 'compile', functools.partial(compiler, backend='aot_eager'))
+    options = []
+
+    def leave(model: torch.nn.Module, **given: object) -> torch.nn.Module:
+        options.append(given)
+        return model
+
+    monkeypatch.setattr(torch, 'compile', leave)
     config, out = write(tmp_path, 'tiny', DETECTION), tmp_path / 'out.json'
     argv = [config, '--compile', '--size', '64x64', '--rounds', '1', '--out', str(out)]
     tool.main(argv)
     eager, compiled = json.loads(out.read_text())['results']
     assert (eager['config'], compiled['config']) == ('tiny', 'tiny, compiled')
+    assert options == [{'fullgraph': True, 'dynamic': True}]
     assert eager['gflop'] == compiled['gflop'] > 0
     assert '| tiny, compiled |' in capsys.readouterr().out
     with pytest.raises(SystemExit):
