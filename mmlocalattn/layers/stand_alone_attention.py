@@ -7,6 +7,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from mmlocalattn.layers.norm import fixed_affine, norm_channels_last
+from mmlocalattn.layers.window import round_up
 from mmlocalattn.ops.stand_alone import stand_alone_attention
 
 
@@ -99,8 +100,7 @@ class StandAloneAttention(nn.Module):
             self.padding,
         ).flatten(3)
         if self.stride == 2:
-            pooled = F.avg_pool2d(output.permute(0, 3, 1, 2), 2, ceil_mode=True)
-            output = pooled.permute(0, 2, 3, 1)
+            output = _pool(output)
         if norm is None or affine is not None:
             return output
         return norm_channels_last(norm, output)
@@ -122,3 +122,15 @@ class StandAloneAttention(nn.Module):
             f'num_heads={self.num_heads}, kernel_size={self.kernel_size}, '
             f'padding={self.padding!r}, stride={self.stride}'
         )
+
+
+def _pool(x: Tensor) -> Tensor:
+    """2x2 averages of (B, H, W, C), at an odd border of what there is."""
+    exporting = torch.compiler.is_exporting()
+    if exporting:  # without ceil_mode, whose size depends on H % 2: an odd border is doubled
+        rows, columns = (
+            torch.arange(round_up(side, 2), device=x.device).clamp(max=side - 1)
+            for side in x.shape[1:3]
+        )
+        x = x[:, rows][:, :, columns]
+    return F.avg_pool2d(x.permute(0, 3, 1, 2), 2, ceil_mode=not exporting).permute(0, 2, 3, 1)

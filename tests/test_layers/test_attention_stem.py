@@ -120,3 +120,11 @@ def test_every_parameter_learns():
 def test_rejects_odd_heads():
     with pytest.raises(ValueError, match=r'2 \* num_heads, got out_channels=12, num_heads=4'):
         AttentionStem(3, 12)
+
+
+@pytest.mark.parametrize('size', [(8, 12), (5, 7), (1, 2)])
+def test_exported_form(size, monkeypatch):
+    stem, image = AttentionStem(3, 8, num_heads=2).eval(), torch.randn(2, 3, *size)
+    expected = stem(image)
+    monkeypatch.setattr(torch.compiler, 'is_exporting', lambda: True)
+    torch.testing.assert_close(stem(image), expected)

@@ -106,3 +106,11 @@ def test_autocast_keeps_the_embeddings():
 def test_rejects(arguments, message):
     with pytest.raises(ValueError, match=message):
         StandAloneAttention(**{'in_channels': 8, 'out_channels': 16, 'num_heads': 2, **arguments})
+
+
+@pytest.mark.parametrize('size', [(8, 12), (5, 7), (1, 2)])
+def test_exported_form(size, monkeypatch):
+    layer, x = StandAloneAttention(6, 8, num_heads=2, stride=2), torch.randn(2, *size, 6)
+    expected = layer(x)
+    monkeypatch.setattr(torch.compiler, 'is_exporting', lambda: True)
+    torch.testing.assert_close(layer(x), expected)
