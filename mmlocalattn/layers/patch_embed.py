@@ -165,10 +165,10 @@ def strided_conv(conv: nn.Conv2d, x: Tensor) -> Tensor:
         (B, ceil(H / stride), ceil(W / stride), C'), contiguous.
     """
     kernel_size, stride, padding = conv.kernel_size[0], conv.stride[0], int(conv.padding[0])
-    below, right = (
-        max(round_up(length, stride) - stride + kernel_size - length - 2 * padding, 0)
-        for length in x.shape[1:3]
-    )
-    if torch.compiler.is_exporting() or below or right:  # one graph for all sizes
+    reach = kernel_size - 2 * padding  # of the last window, from its position
+    below, right = (round_up(side, stride) - stride + reach - side for side in x.shape[1:3])
+    if reach < stride:
+        below, right = max(below, 0), max(right, 0)
+    if reach > 1 and (torch.compiler.is_exporting() or below or right):  # one graph for all sizes
         x = F.pad(x, (0, 0, 0, right, 0, below))
     return conv(x.permute(0, 3, 1, 2)).permute(0, 2, 3, 1).contiguous()
