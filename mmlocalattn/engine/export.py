@@ -245,7 +245,7 @@ def _trace(model: nn.Module, sizes: Sequence[Size]) -> torch.export.ExportedProg
                 strict=True,
                 prefer_deferred_runtime_asserts_over_guards=True,
             )
-    except TorchDynamoException as error:
+    except (TorchDynamoException, AssertionError) as error:  # the latter where ranges are solved
         if len(dims) == 1:
             raise
         reason = str(error).strip().partition('\n')[0]
