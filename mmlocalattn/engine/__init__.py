@@ -1,4 +1,4 @@
-"""What MMEngine's Runner needs around it: configs, data checks, checkpoints and exact resuming."""
+"""Configs, data checks, checkpoints, exact resuming and a look at attention, around MMEngine."""
 
 from mmlocalattn.engine.checkpoint import (
     allow_mmengine_checkpoints,
@@ -15,6 +15,7 @@ from mmlocalattn.engine.launch import (
     load_config,
 )
 from mmlocalattn.engine.layer_decay import LayerDecayOptimWrapperConstructor
+from mmlocalattn.engine.visualisation import record_attention
 
 __all__ = [
     'ExactResumeHook',
@@ -28,4 +29,5 @@ __all__ = [
     'last_whole_checkpoint',
     'load_config',
     'read_seed',
+    'record_attention',
 ]
