@@ -180,8 +180,7 @@ def _neighborhood(arguments: Mapping[str, Any]) -> tuple[list[Step], str]:
         arguments[name] for name in ('query', 'key', 'bias', 'kernel_size', 'dilation', 'scale')
     )
     step = _window(query, key, bias, kernel, dilation, scale)
-    gap = '' if max(dilation) == 1 else f', {_times(dilation)} apart'
-    return [step], f'Neighborhood attention: {_times(kernel)} positions{gap}'
+    return [step], f'Neighborhood attention: {_times(kernel)} positions{_apart(dilation)}'
 
 
 def _sparse_scan(arguments: Mapping[str, Any]) -> tuple[list[Step], str]:
@@ -195,7 +194,7 @@ def _sparse_scan(arguments: Mapping[str, Any]) -> tuple[list[Step], str]:
     anchors = _window(query, key, None, anchor, gap, scale)
     if max(anchor) == 1:
         return [windows], f'Sparse scan attention: the {_times(local)} window alone'
-    text = f'Sparse scan attention: {_times(anchor)} anchors, {_times(gap)} apart'
+    text = f'Sparse scan attention: {_times(anchor)} anchors{_apart(gap)}'
     if max(local) == 1:
         return [anchors], f'{text}, without windows'
     return [anchors, windows], f'{text}, each with its {_times(local)} window'
@@ -338,3 +337,9 @@ def _softmax(logits: Tensor) -> Tensor:
 
 def _times(pair: tuple[int, int]) -> str:
     return f'{pair[0]} x {pair[1]}'
+
+
+def _apart(gap: tuple[int, int]) -> str:
+    if max(gap) == 1:
+        return ''
+    return f', {gap[0] if gap[0] == gap[1] else _times(gap)} apart'
