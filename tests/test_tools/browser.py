@@ -12,6 +12,8 @@ import time
 from pathlib import Path
 from typing import Any
 
+import pytest
+
 TIMEOUT = 20  # seconds
 SIZE = (1200, 900)  # of the window, pixels
 
@@ -38,7 +40,9 @@ class Browser:
             stdout=subprocess.PIPE,
             text=True,
         )
-        self._answer()  # once the page is loaded
+        if missing := self._answer():  # once the page is loaded
+            self._process.wait(TIMEOUT)
+            pytest.skip(f'Qt WebEngine does not find a library of the system: {missing}')
 
     def __enter__(self) -> 'Browser':
         return self
@@ -135,7 +139,7 @@ def serve(path: str) -> None:
     page.setUrlRequestInterceptor(interceptor)
     view.setPage(page)
     view.resize(*SIZE)
-    page.loadFinished.connect(answer)
+    page.loadFinished.connect(lambda: answer(None))
     notifier = QSocketNotifier(sys.stdin.fileno(), QSocketNotifier.Read)
     notifier.activated.connect(obey)
     view.load(QUrl.fromLocalFile(path))
@@ -144,4 +148,9 @@ def serve(path: str) -> None:
 
 
 if __name__ == '__main__':
-    serve(sys.argv[1])
+    try:
+        serve(sys.argv[1])
+    except ModuleNotFoundError:  # requirements/tests.txt is not installed
+        raise
+    except ImportError as error:
+        print(json.dumps(str(error)))
