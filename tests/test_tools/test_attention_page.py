@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from mmlocalattn.engine.visualisation import Attention, record_attention
 from mmlocalattn.registry import MODELS
 
+pytestmark = pytest.mark.xdist_group('attention_page')  # one browser
 SHAPE = (96, 128)  # of the image
 WIDTHS = dict(embed_dims=(8,), mlp_ratios=(2,))
 WINDOWS = dict(window_depths=(0,), window_heads=(1,), window_sizes=(7,), kernel_sizes=(3,))
