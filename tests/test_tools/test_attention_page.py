@@ -66,8 +66,8 @@ def image() -> np.ndarray:
 @pytest.fixture(scope='module')
 def page(tool, layers, image, tmp_path_factory) -> Path:
     path = tmp_path_factory.mktemp('page') / 'attention.html'
-    strides = tool.write_page(path, layers, image, [(30, 40)], '<config>', 'random weights', 10**7)
-    assert strides == [1] * len(layers)
+    kept = tool.write_page(path, layers, image, [(30, 40)], '<config>', 'random weights', 10**7)
+    assert kept == [attention.query_size for attention, _ in layers]
     return path
 
 
@@ -195,19 +195,23 @@ def test_the_file_is_whole(page: Path) -> None:
 
 
 def test_queries_are_left_out_to_stay_below_the_bound(tool, layers, image, tmp_path) -> None:
-    path, bound = tmp_path / 'small.html', 300_000
-    strides = tool.write_page(path, layers, image, [(127, 95)], 'config', 'w.pth', bound)
-    assert max(strides) > 1
+    """What is left is exact, anchors too."""
+    path, bound = tmp_path / 'small.html', 200_000
+    kept = tool.write_page(path, layers, image, [(127, 95)], 'config', 'w.pth', bound)
     assert bound / 2 < path.stat().st_size <= bound
-    index = strides.index(max(strides))
-    attention, stride = layers[index][0], strides[index]
     with Browser(path) as browser:
         browser.wait_for('document.body.dataset.ready')
-        row, column = browser.evaluate(f'(choose(data.layers[{index}]), [state.row, state.column])')
-        assert row % stride == column % stride == 0
-        map_ = attention.map(row, column)[0].flatten()
-        difference = (drawn(browser, index, 0, (row, column)) - map_).abs()
-        assert difference.max() <= 0.01 * map_.abs().max()
+        for i, (attention, _) in enumerate(layers[:3]):
+            assert kept[i] < attention.query_size
+            row, column = browser.evaluate(f'(choose(data.layers[{i}]), [state.row, state.column])')
+            map_ = attention.map(row, column)[0].flatten()
+            difference = (drawn(browser, i, 0, (row, column)) - map_).abs()
+            assert difference.max() <= 0.01 * map_.abs().max()
+        before = browser.evaluate('[state.row, state.column]')
+        browser.evaluate("($('view').focus(), true)")
+        browser.press('Left')
+        browser.wait_for(f'state.column < {before[1]}')
+        browser.wait_for('state.layer.kept[1].includes(state.column)')
 
 
 def test_a_bound_that_is_too_small_is_refused(tool, layers, image, tmp_path) -> None:

@@ -11,11 +11,11 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from mmlocalattn.engine.visualisation import Attention, Step
+from mmlocalattn.engine.visualisation import Attention
 
 TEMPLATE = Path(__file__).with_suffix('.html')
 MAX_SIDE = 800  # pixels of the image in the page
-SLACK = 200  # bytes for the strides of a layer and the names of its arrays
+SLACK = 200  # bytes for the names of the arrays of a layer
 PEAK_BYTES = 4  # of the largest weight of each window, float32
 
 Layer = tuple[Attention, Sequence[int]]
@@ -30,7 +30,7 @@ def write_page(
     title: str,
     weights: str,
     max_bytes: int,
-) -> list[int]:
+) -> list[tuple[int, int]]:
     """Write the page.
 
     Steps of attention are stored one by one, as 8-bit fractions of the largest weight of each
@@ -46,10 +46,10 @@ def write_page(
         max_bytes: Of the file.
 
     Returns:
-        For each layer, the distance between the queries of the page in positions of the map.
+        How many rows and columns of queries the page has of each layer.
 
     Raises:
-        ValueError: If ``max_bytes`` is not enough for one query per layer.
+        ValueError: If ``max_bytes`` is not enough for the fewest queries.
     """
     template, (height, width) = TEMPLATE.read_text('utf-8'), image.shape[:2]
     data = dict(
@@ -61,47 +61,70 @@ def write_page(
         layers=[_describe(*layer) for layer in layers],
     )
     fixed = len((template + _to_json(data)).encode()) + SLACK * len(layers)
-    strides = choose_strides(layers, max_bytes - fixed)
-    for described, (attention, heads), stride in zip(data['layers'], layers, strides):
-        described['stride'] = stride
-        for entry, step, gap in zip(described['steps'], attention.steps, (stride, 1)):
-            entry.update(_pack(step, heads, gap, attention.is_signed))
+    kept = choose_queries(layers, max_bytes - fixed)
+    for described, (attention, heads), (rows, columns) in zip(data['layers'], layers, kept):
+        described['kept'] = [rows.tolist(), columns.tolist()]
+        queries = torch.cartesian_prod(rows, columns)
+        for entry, step in zip(described['steps'], attention.steps):
+            entry.update(_pack(step.weights(queries)[:, list(heads)], attention.is_signed))
     path.write_text(template.replace('DATA', _to_json(data), 1), 'utf-8')
-    return strides
+    return [(len(rows), len(columns)) for rows, columns in kept]
 
 
-def choose_strides(layers: Sequence[Layer], max_bytes: int) -> list[int]:
-    """The distance between queries of each layer: 1, or more where it saves most.
+def choose_queries(layers: Sequence[Layer], max_bytes: int) -> list[tuple[Tensor, Tensor]]:
+    """Rows and columns of the queries of each layer: all, or fewer where that saves most.
 
     Raises:
-        ValueError: If one query per layer is too much already.
+        ValueError: If the fewest are too much.
     """
     strides = [1] * len(layers)
-    sizes = [_encoded_bytes(*layer, 1) for layer in layers]
-    while sum(map(sum, sizes)) > max_bytes:
-        shrinkable = [i for i, (a, _) in enumerate(layers) if strides[i] < max(a.query_size)]
-        if not shrinkable:
+    kept = [_every(attention, 1) for attention, _ in layers]
+    sizes = [_encoded_bytes(*layer, *queries) for layer, queries in zip(layers, kept)]
+    while sum(sizes) > max_bytes:
+        thinnable = [i for i, (a, _) in enumerate(layers) if strides[i] < max(_periods(a))]
+        if not thinnable:
             raise ValueError(
-                f'the page needs {sum(map(sum, sizes)) / 1e6:.1f} MB of weights even for single '
-                f'queries and may have {max(max_bytes, 0) / 1e6:.1f} MB: choose fewer --stages, '
-                '--blocks or --heads, a smaller --short-side, or a larger --max-mb'
+                f'the page needs {sum(sizes) / 1e6:.1f} MB for the weights of the fewest queries '
+                f'and may have {max(max_bytes, 0) / 1e6:.1f} MB: choose fewer --stages, --blocks '
+                'or --heads, a smaller --short-side, or a larger --max-mb'
             )
-        largest = max(shrinkable, key=lambda i: sizes[i][0])
-        strides[largest] += 1
-        sizes[largest] = _encoded_bytes(*layers[largest], strides[largest])
-    return strides
+        i = max(thinnable, key=lambda i: sizes[i])
+        strides[i] += 1
+        kept[i] = _every(layers[i][0], strides[i])
+        sizes[i] = _encoded_bytes(*layers[i], *kept[i])
+    return kept
 
 
-def _encoded_bytes(attention: Attention, heads: Sequence[int], stride: int) -> list[int]:
-    """Of the first step at every ``stride``-th query, and of the second at all positions."""
-    sizes = []
-    for step, (height, width), gap in zip(
-        attention.steps, (attention.query_size, attention.size), (stride, 1)
-    ):
-        windows = -(-height // gap) * -(-width // gap) * len(heads)
-        taps = step.rows.shape[1] * step.columns.shape[1]
-        sizes.append(sum(-(-windows * number // 3) * 4 for number in (taps, PEAK_BYTES)))
-    return sizes
+def _periods(attention: Attention) -> tuple[int, int]:
+    """Rows and columns from one anchor to the next; of the map if there are no anchors."""
+    first, *others = attention.steps
+    rows, columns = (
+        int(index[0, 1] - index[0, 0]) if others and index.shape[1] > 1 else length
+        for index, length in zip((first.rows, first.columns), attention.query_size)
+    )
+    return rows, columns
+
+
+def _every(attention: Attention, stride: int) -> tuple[Tensor, Tensor]:
+    """Rows and columns of every ``stride``-th query, the anchors of each of them included.
+
+    A query and its anchors lie at the same place of a period.
+    """
+    rows, columns = (
+        torch.tensor([i for i in range(length) if i % period % stride == 0])
+        for length, period in zip(attention.query_size, _periods(attention))
+    )
+    return rows, columns
+
+
+def _encoded_bytes(
+    attention: Attention, heads: Sequence[int], rows: Tensor, columns: Tensor
+) -> int:
+    """Of all steps at these rows and columns."""
+    windows = len(rows) * len(columns) * len(heads)
+    taps = [step.rows.shape[1] * step.columns.shape[1] for step in attention.steps]
+    numbers = [*taps, *[PEAK_BYTES] * len(taps)]
+    return sum(-(-windows * number // 3) * 4 for number in numbers)
 
 
 def _describe(attention: Attention, heads: Sequence[int]) -> dict:
@@ -114,6 +137,7 @@ def _describe(attention: Attention, heads: Sequence[int]) -> dict:
         size=attention.size,
         queries=attention.query_size,
         heads=list(heads),
+        kept=[list(range(length)) for length in attention.query_size],
         signed=attention.is_signed,
         steps=[
             dict(rows=step.rows.tolist(), columns=step.columns.tolist()) for step in attention.steps
@@ -121,16 +145,12 @@ def _describe(attention: Attention, heads: Sequence[int]) -> dict:
     )
 
 
-def _pack(step: Step, heads: Sequence[int], stride: int, signed: bool) -> dict:
-    """The weights of a step at every ``stride``-th query."""
-    rows, columns = (torch.arange(0, index.shape[0], stride) for index in (step.rows, step.columns))
-    weights = step.weights(torch.cartesian_prod(rows, columns))[:, list(heads)]
+def _pack(weights: Tensor, signed: bool) -> dict:
+    """Weights (Q, num_heads, kh, kw) as fractions of the largest of each window."""
     levels, dtype = (127, torch.int8) if signed else (255, torch.uint8)
     peaks = weights.abs().amax((-2, -1), keepdim=True)
     fractions = weights / peaks.clamp(min=torch.finfo(weights.dtype).tiny)
     return dict(
-        stride=stride,
-        grid=[len(rows), len(columns)],
         peaks=_base64((peaks / levels).float()),
         weights=_base64((fractions * levels).round().to(dtype)),
     )

@@ -246,13 +246,12 @@ def run(args: argparse.Namespace) -> list[Path]:
             draw_stage(files[-1], of_stage, image, (x, y), title)
     files.append(out / 'attention.html')
     limit = int(args.max_mb * 1e6)
-    for (attention, _), stride in zip(
-        layers, write_page(files[-1], layers, image, points, name, weights, limit)
-    ):
-        if stride > 1:
+    kept = write_page(files[-1], layers, image, points, name, weights, limit)
+    for (attention, _), queries in zip(layers, kept):
+        if queries != attention.query_size:
             print(
-                f'stage {attention.stage}, block {attention.block}: every {stride}th row and '
-                f'column of queries, to stay below --max-mb {args.max_mb:g}'
+                f'stage {attention.stage}, block {attention.block}: the page has {queries} of '
+                f'{attention.query_size} rows and columns, to stay below --max-mb {args.max_mb:g}'
             )
     return files
 
