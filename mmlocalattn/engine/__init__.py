@@ -1,4 +1,4 @@
-"""What MMEngine's Runner needs around it: configs, data checks, checkpoints and exact resuming."""
+"""What MMEngine's Runner needs around it: configs, data checks, checkpoints, resuming, logs."""
 
 from mmlocalattn.engine.checkpoint import (
     allow_mmengine_checkpoints,
@@ -7,6 +7,7 @@ from mmlocalattn.engine.checkpoint import (
 )
 from mmlocalattn.engine.data_check import check_data
 from mmlocalattn.engine.exact_resume import ExactResumeHook
+from mmlocalattn.engine.history import History, read_history
 from mmlocalattn.engine.launch import (
     adapt_to_device,
     add_common_arguments,
@@ -18,6 +19,7 @@ from mmlocalattn.engine.layer_decay import LayerDecayOptimWrapperConstructor
 
 __all__ = [
     'ExactResumeHook',
+    'History',
     'LayerDecayOptimWrapperConstructor',
     'adapt_to_device',
     'add_common_arguments',
@@ -27,5 +29,6 @@ __all__ = [
     'config_of',
     'last_whole_checkpoint',
     'load_config',
+    'read_history',
     'read_seed',
 ]
