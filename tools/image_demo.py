@@ -122,8 +122,10 @@ class Predictor:
         meta = dataset_meta(cfg)
         self.visualizer: Visualizer = build_visualizer(cfg, meta)
         self.inferencer: Any = Inferencer(cfg, str(checkpoint), device=device)
-        if 'classes' not in meta:
-            self.visualizer.dataset_meta = self.inferencer.model.dataset_meta
+        if 'classes' not in meta:  # not told before the files are read: of the checkpoint then
+            model = self.inferencer.model
+            saved = getattr(model, 'dataset_meta', None) or getattr(model, '_dataset_meta', {})
+            self.visualizer.dataset_meta.update(saved)
 
     def predict(self, image: NDArray[np.uint8]) -> BaseDataElement:
         """The predictions for a (H, W, 3) BGR image.

@@ -4,10 +4,11 @@
     python tools/analysis/confusion_matrix.py CONFIG PREDICTIONS SAVE_DIR
 
 Rows are the true classes, columns the predicted ones. Counted are images for classification and
-pixels for segmentation. For detection, mmdet's script of this name counts boxes: each pair of a
-detection above the score threshold and an object that it overlaps; what is left over on either side
-pairs with the background. That of mmsegmentation 1.2.2 is not used: it adds in 8 bits, which is
-wrong with more than 15 classes, and shifts the labels of data sets such as ADE20K.
+pixels for segmentation. For detection, mmdet's script of this name counts: each pair of a detection
+above the score threshold and an object that it overlaps, detections that overlap no object as
+background taken for their class, and objects without a detection of their class as taken for the
+background. That of mmsegmentation 1.2.2 is not used: it adds in 8 bits, which is wrong with more
+than 15 classes, and shifts the labels of data sets such as ADE20K.
 """
 
 import argparse
@@ -144,7 +145,7 @@ def draw(matrix: NDArray[np.int64], classes: Sequence[str], path: Path) -> None:
     """Draw the percentages of each row; up to 30 classes with numbers."""
     shares = row_shares(matrix)
     side = min(4 + 0.4 * len(classes), 24)
-    figure, axes = plt.subplots(figsize=(side, side), constrained_layout=True)
+    figure, axes = plt.subplots(figsize=(side, side))
     image = axes.imshow(shares, vmin=0, vmax=100)
     figure.colorbar(image, label='% of the true class', shrink=0.7)
     ticks = range(len(classes))
@@ -156,7 +157,7 @@ def draw(matrix: NDArray[np.int64], classes: Sequence[str], path: Path) -> None:
         for (row, column), share in np.ndenumerate(shares):
             color = 'black' if share > 60 else 'white'
             axes.text(column, row, f'{share:.0f}', ha='center', va='center', color=color, **small)
-    figure.savefig(path, dpi=150)
+    figure.savefig(path, dpi=150, bbox_inches='tight')
     plt.close(figure)
 
 
