@@ -1,4 +1,4 @@
-"""What MMEngine's Runner needs around it: configs, data checks, checkpoints, resuming, logs."""
+"""Configs, data checks, checkpoints, resuming, logs and a look at attention, around MMEngine."""
 
 from mmlocalattn.engine.checkpoint import (
     allow_mmengine_checkpoints,
@@ -16,6 +16,7 @@ from mmlocalattn.engine.launch import (
     load_config,
 )
 from mmlocalattn.engine.layer_decay import LayerDecayOptimWrapperConstructor
+from mmlocalattn.engine.visualisation import record_attention
 
 __all__ = [
     'ExactResumeHook',
@@ -31,4 +32,5 @@ __all__ = [
     'load_config',
     'read_history',
     'read_seed',
+    'record_attention',
 ]
