@@ -112,3 +112,15 @@ def test_notebooks(path: Path) -> None:
     links = re.findall(r'\]\((?!https?:)([^)#]+)', text)
     assert links
     assert not [link for link in links if not (path.parent / link).exists()]
+
+
+def test_the_reference_has_every_public_module() -> None:
+    api = ''.join(file.read_text() for file in (ROOT / 'docs' / 'api').iterdir())
+    named = set(re.findall(r'^::: (mmlocalattn[\w.]*)', api, re.MULTILINE))
+    files = (ROOT / 'mmlocalattn').rglob('*.py')
+    modules = ['.'.join(file.relative_to(ROOT).with_suffix('').parts) for file in files]
+    public = [name for name in modules if not re.search(r'\._', name)]
+    assert public
+    assert not [
+        name for name in public if not any(f'{entry}.'.startswith(f'{name}.') for entry in named)
+    ]
