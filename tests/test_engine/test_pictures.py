@@ -1,5 +1,7 @@
 """Drawing data samples: which classes and colors, and which image."""
 
+from pathlib import Path
+
 import numpy as np
 import pytest
 import torch
@@ -8,7 +10,10 @@ from mmengine.registry import DefaultScope, init_default_scope
 from mmengine.structures import PixelData
 from mmseg.structures import SegDataSample
 
+from mmlocalattn.engine import load_config
 from mmlocalattn.engine.pictures import build_visualizer, dataset_meta, draw_sample
+
+ROOT = Path(__file__).parents[2]
 
 
 @pytest.fixture
@@ -39,6 +44,22 @@ def test_meta_is_that_of_the_data_in_its_wrappers(cfg: Config) -> None:
     meta = dataset_meta(cfg)
     assert meta['classes'] == ('sky', 'sea')
     assert meta['palette'] == [[10, 20, 30], [200, 100, 50]]
+
+
+@pytest.mark.parametrize(
+    ('config', 'number', 'last'),
+    [
+        ('maskrcnn_ssvit_t_1x_coco', 80, 'toothbrush'),
+        ('semfpn_ssvit_t_80k_ade20k', 150, 'flag'),
+        ('ssvit_t_300e_imagenet', 1000, 'toilet tissue, toilet paper, bathroom tissue'),
+    ],
+)
+def test_meta_needs_no_files(config: str, number: int, last: str) -> None:
+    cfg = load_config(f'{ROOT}/configs/{config}.py')
+    init_default_scope(cfg.default_scope)
+    classes = dataset_meta(cfg)['classes']
+    DefaultScope._instance_dict.clear()
+    assert (len(classes), classes[-1]) == (number, last)
 
 
 @pytest.mark.parametrize('step', [1, -1], ids=['contiguous', 'view'])
