@@ -18,6 +18,7 @@ from mmengine.config import Config
 from mmengine.device import get_device
 from mmengine.registry import init_default_scope
 from mmengine.structures import BaseDataElement
+from mmengine.utils import get_object_from_string
 from mmengine.visualization import Visualizer
 from numpy.typing import NDArray
 from rich.progress import track
@@ -32,6 +33,11 @@ from mmlocalattn.engine.pictures import build_visualizer, dataset_meta, draw_sam
 
 IMAGES = ('.bmp', '.jpeg', '.jpg', '.png', '.tif', '.tiff', '.webp')
 VIDEOS = ('.avi', '.mkv', '.mov', '.mp4', '.webm')
+INFERENCERS = {
+    'mmdet': 'mmdet.apis.DetInferencer',
+    'mmseg': 'mmseg.apis.MMSegInferencer',
+    'mmpretrain': 'mmpretrain.ImageClassificationInferencer',
+}
 
 
 def parse_args(argv: Sequence[str] | None = None) -> argparse.Namespace:
@@ -57,23 +63,11 @@ def plan(inputs: Sequence[Path], out_dir: Path) -> dict[Path, Path]:
         out_dir: Folder to write to.
 
     Raises:
-        FileNotFoundError: If an input does not exist, or a folder has no image and no video.
-        ValueError: If a file is neither, two have the same name, or one would be overwritten.
+        FileNotFoundError, ValueError: Of :func:`files_of`.
+        ValueError: If two files have the same name, or one would be overwritten.
     """
-    files = []
-    for path in inputs:
-        found = sorted(path.iterdir()) if path.is_dir() else [path]
-        if path.is_dir():
-            found = [file for file in found if file.suffix.lower() in IMAGES + VIDEOS]
-        if not found or not path.exists():
-            problem = 'has no image and no video' if path.is_dir() else 'does not exist'
-            raise FileNotFoundError(f'{str(path)!r} {problem}')
-        files += found
     targets: dict[Path, Path] = {}
-    for file in files:
-        if file.suffix.lower() not in IMAGES + VIDEOS:
-            known = ' '.join(IMAGES + VIDEOS)
-            raise ValueError(f'{str(file)!r} is neither an image nor a video ({known})')
+    for file in (file for path in inputs for file in files_of(path)):
         name = f'{file.stem}.mp4' if file.suffix.lower() in VIDEOS else file.name
         if out_dir / name in targets.values():
             raise ValueError(f'two inputs are called {name!r}; give them to two runs')
@@ -81,6 +75,26 @@ def plan(inputs: Sequence[Path], out_dir: Path) -> dict[Path, Path]:
         if targets[file].resolve() == file.resolve():
             raise ValueError(f'{str(file)!r} would be overwritten; choose another --out-dir')
     return targets
+
+
+def files_of(path: Path) -> list[Path]:
+    """A file, or the images and videos of a folder.
+
+    Raises:
+        FileNotFoundError: If there is no such path, or no image and no video in the folder.
+        ValueError: If the file is neither.
+    """
+    known = IMAGES + VIDEOS
+    if path.is_dir():
+        files = [file for file in sorted(path.iterdir()) if file.suffix.lower() in known]
+        if not files:
+            raise FileNotFoundError(f'{str(path)!r} has no image and no video')
+        return files
+    if not path.exists():
+        raise FileNotFoundError(f'{str(path)!r} does not exist')
+    if path.suffix.lower() not in known:
+        raise ValueError(f'{str(path)!r} is neither an image nor a video ({" ".join(known)})')
+    return [path]
 
 
 def check_device(device: str) -> None:
@@ -107,21 +121,19 @@ class Predictor:
 
     def __init__(self, cfg: Config, checkpoint: Path, device: str, score_thr: float) -> None:
         scope = cfg.get('default_scope')
+        if scope not in INFERENCERS:
+            raise ValueError(
+                f'default_scope must be one of {", ".join(INFERENCERS)}, got {scope!r}'
+            )
         init_default_scope(scope)
-        self.options = {'draw_gt': False, 'draw_pred': True}
+        self.options: dict[str, Any] = {'draw_gt': False, 'draw_pred': True}
         if scope == 'mmdet':
-            from mmdet.apis import DetInferencer as Inferencer
-
             self.options['pred_score_thr'] = score_thr
-        elif scope == 'mmseg':
-            from mmseg.apis import MMSegInferencer as Inferencer
-        elif scope == 'mmpretrain':
-            from mmpretrain import ImageClassificationInferencer as Inferencer
-        else:
-            raise ValueError(f'default_scope must be mmdet, mmseg or mmpretrain, got {scope!r}')
         meta = dataset_meta(cfg)
         self.visualizer: Visualizer = build_visualizer(cfg, meta)
-        self.inferencer: Any = Inferencer(cfg, str(checkpoint), device=device)
+        cfg.visualizer.vis_backends = None  # the inferencer's own visualizer draws nothing
+        inferencer_type = get_object_from_string(INFERENCERS[scope])
+        self.inferencer: Any = inferencer_type(cfg, str(checkpoint), device=device)
         if 'classes' not in meta:  # not told before the files are read: of the checkpoint then
             model = self.inferencer.model
             saved = getattr(model, 'dataset_meta', None) or getattr(model, '_dataset_meta', {})
@@ -162,6 +174,8 @@ def draw_video(predictor: Predictor, source: Path, target: Path) -> None:
             writer = cv2.VideoWriter(
                 str(target), cv2.VideoWriter.fourcc(*'mp4v'), frames_per_second, size
             )
+            if not writer.isOpened():
+                raise ValueError(f'{str(target)!r} cannot be written')
         writer.write(picture)
     if writer is None:
         raise ValueError(f'{str(source)!r} cannot be read as a video')

@@ -8,7 +8,7 @@ pixels for segmentation. For detection, mmdet's script of this name counts: each
 above the score threshold and an object that it overlaps, detections that overlap no object as
 background taken for their class, and objects without a detection of their class as taken for the
 background. That of mmsegmentation 1.2.2 is not used: it adds in 8 bits, which is wrong with more
-than 15 classes, and shifts the labels of data sets such as ADE20K.
+than 16 classes, and shifts the labels of data sets such as ADE20K.
 """
 
 import argparse
