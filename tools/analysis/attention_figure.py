@@ -18,8 +18,8 @@ COLUMNS = 9  # pictures side by side
 CELL, GAP, MARGIN = 1.5, 0.08, 0.15  # inches
 TITLE, CAPTION, NAME, LEGEND = 0.4, 0.5, 0.22, 0.5  # heights, inches
 GROUND, TEXT, SOFT, QUERY = '#14161b', '#e8eaee', '#9ba3b1', '#3dff8a'
-HOT = [(150, 30, 0), (235, 85, 10), (255, 176, 46), (255, 244, 190)]  # from little to much
-COLD = [(0, 50, 140), (20, 110, 230), (90, 180, 255), (215, 240, 255)]  # of what is subtracted
+HOT = [(190, 55, 0), (240, 105, 15), (255, 182, 56), (255, 246, 200)]  # from little to much
+COLD = [(0, 75, 190), (25, 120, 240), (95, 185, 255), (215, 240, 255)]  # of what is subtracted
 Box = tuple[float, float, float, float]
 """Top, left, bottom and right, in fractions of the image."""
 
@@ -147,7 +147,7 @@ def _draw_base(
     for box in boxes:
         sides = (np.array(box) * np.tile(seen.shape, 2)).round().astype(int)
         seen[sides[0] : sides[2], sides[1] : sides[3]] = True
-    light = np.where(seen, 0.72, 0.3)[..., None]
+    light = np.where(seen, 0.72, 0.38)[..., None]
     ax.imshow(grey * light, extent=(0, 1, 1, 0), aspect='auto')
     rows, columns = attention.query_size
     cell = (query[0] / rows, query[1] / columns, (query[0] + 1) / rows, (query[1] + 1) / columns)

@@ -15,6 +15,7 @@ from mmlocalattn.engine.visualisation import Attention, Step
 
 TEMPLATE = Path(__file__).with_suffix('.html')
 MAX_SIDE = 800  # pixels of the image in the page
+SLACK = 200  # bytes for the strides of a layer and the names of its arrays
 PEAK_BYTES = 4  # of the largest weight of each window, float32
 
 Layer = tuple[Attention, Sequence[int]]
@@ -50,20 +51,22 @@ def write_page(
     Raises:
         ValueError: If ``max_bytes`` is not enough for one query per layer.
     """
-    template, picture = TEMPLATE.read_text(), _picture(image)
-    fixed = len(template) + len(picture) + sum(4000 + 8 * sum(a.size) * 16 for a, _ in layers)
-    strides = choose_strides(layers, max_bytes - fixed)
-    height, width = image.shape[:2]
+    template, (height, width) = TEMPLATE.read_text('utf-8'), image.shape[:2]
     data = dict(
         title=title,
         weights=weights,
-        image=picture,
+        image=_picture(image),
         size=[height, width],
         points=points,
-        layers=[_pack(*layer, stride) for layer, stride in zip(layers, strides)],
+        layers=[_describe(*layer) for layer in layers],
     )
-    text = json.dumps(data, separators=(',', ':')).replace('<', '\\u003c')
-    path.write_text(template.replace('DATA', text, 1))
+    fixed = len((template + _to_json(data)).encode()) + SLACK * len(layers)
+    strides = choose_strides(layers, max_bytes - fixed)
+    for described, (attention, heads), stride in zip(data['layers'], layers, strides):
+        described['stride'] = stride
+        for entry, step, gap in zip(described['steps'], attention.steps, (stride, 1)):
+            entry.update(_pack(step, heads, gap, attention.is_signed))
+    path.write_text(template.replace('DATA', _to_json(data), 1), 'utf-8')
     return strides
 
 
@@ -95,14 +98,14 @@ def _encoded_bytes(attention: Attention, heads: Sequence[int], stride: int) -> l
     for step, (height, width), gap in zip(
         attention.steps, (attention.query_size, attention.size), (stride, 1)
     ):
-        queries = -(-height // gap) * -(-width // gap)
+        windows = -(-height // gap) * -(-width // gap) * len(heads)
         taps = step.rows.shape[1] * step.columns.shape[1]
-        sizes.append(queries * len(heads) * (taps + PEAK_BYTES) * 4 // 3)
+        sizes.append(sum(-(-windows * number // 3) * 4 for number in (taps, PEAK_BYTES)))
     return sizes
 
 
-def _pack(attention: Attention, heads: Sequence[int], stride: int) -> dict:
-    """What the page knows of a layer."""
+def _describe(attention: Attention, heads: Sequence[int]) -> dict:
+    """What the page knows of a layer, but for the weights."""
     return dict(
         stage=attention.stage,
         block=attention.block,
@@ -112,29 +115,30 @@ def _pack(attention: Attention, heads: Sequence[int], stride: int) -> dict:
         queries=attention.query_size,
         heads=list(heads),
         signed=attention.is_signed,
-        stride=stride,
         steps=[
-            _pack_step(step, heads, gap, attention.is_signed)
-            for step, gap in zip(attention.steps, (stride, 1))
+            dict(rows=step.rows.tolist(), columns=step.columns.tolist()) for step in attention.steps
         ],
     )
 
 
-def _pack_step(step: Step, heads: Sequence[int], stride: int, signed: bool) -> dict:
-    height, width = step.rows.shape[0], step.columns.shape[0]
-    rows, columns = torch.arange(0, height, stride), torch.arange(0, width, stride)
+def _pack(step: Step, heads: Sequence[int], stride: int, signed: bool) -> dict:
+    """The weights of a step at every ``stride``-th query."""
+    rows, columns = (torch.arange(0, index.shape[0], stride) for index in (step.rows, step.columns))
     weights = step.weights(torch.cartesian_prod(rows, columns))[:, list(heads)]
     levels, dtype = (127, torch.int8) if signed else (255, torch.uint8)
     peaks = weights.abs().amax((-2, -1), keepdim=True)
     fractions = weights / peaks.clamp(min=torch.finfo(weights.dtype).tiny)
     return dict(
-        rows=step.rows.tolist(),
-        columns=step.columns.tolist(),
         stride=stride,
         grid=[len(rows), len(columns)],
         peaks=_base64((peaks / levels).float()),
         weights=_base64((fractions * levels).round().to(dtype)),
     )
+
+
+def _to_json(data: dict) -> str:
+    """JSON that may stand in HTML."""
+    return json.dumps(data, separators=(',', ':')).replace('<', '\\u003c')
 
 
 def _base64(tensor: Tensor) -> str:

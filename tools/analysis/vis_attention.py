@@ -140,7 +140,8 @@ def build_backbone(cfg: Config, checkpoint: str | None) -> nn.Module:
     backbone = revert_sync_batchnorm(MODELS.build({**cfg.model.backbone, 'init_cfg': None}))
     if checkpoint is not None:
         load_weights(backbone, checkpoint)
-    return backbone.eval()
+    backbone.eval()  # not in one line: some backbones' train() returns nothing
+    return backbone
 
 
 def load_weights(backbone: nn.Module, path: str) -> None:
