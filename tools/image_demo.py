@@ -67,10 +67,12 @@ def plan(inputs: Sequence[Path], out_dir: Path) -> dict[Path, Path]:
         ValueError: If two files have the same name, or one would be overwritten.
     """
     targets: dict[Path, Path] = {}
+    names: set[str] = set()
     for file in (file for path in inputs for file in files_of(path)):
         name = f'{file.stem}.mp4' if file.suffix.lower() in VIDEOS else file.name
-        if out_dir / name in targets.values():
+        if name in names:
             raise ValueError(f'two inputs are called {name!r}; give them to two runs')
+        names.add(name)
         targets[file] = out_dir / name
         if targets[file].resolve() == file.resolve():
             raise ValueError(f'{str(file)!r} would be overwritten; choose another --out-dir')
