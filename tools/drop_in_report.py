@@ -23,6 +23,7 @@ from pathlib import Path
 
 import torch
 from mmengine.config import Config
+from mmengine.logging import MMLogger
 from mmengine.registry import MODELS, init_default_scope
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
@@ -97,9 +98,10 @@ _seen: MutableMapping[str, tuple[str, str]] = {}
 
 
 def _share(seen: MutableMapping[str, tuple[str, str]]) -> None:
-    """Let this process know what the others have run."""
+    """Let this process know what the others have run, and not tell what it initialises."""
     global _seen
     _seen = seen
+    MMLogger.get_current_instance().setLevel('ERROR')
 
 
 def try_config(task: tuple[str, str]) -> dict:
