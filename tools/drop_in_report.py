@@ -23,7 +23,7 @@ from pathlib import Path
 
 import torch
 from mmengine.config import Config
-from mmengine.logging import MMLogger
+from mmengine.logging import MessageHub, MMLogger
 from mmengine.registry import MODELS, init_default_scope
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
@@ -52,7 +52,7 @@ NARROW = {
 EVERYWHERE = 'ssvit_t'
 IN_A_TENTH = ('qna_vit_t', 'slide_pvt_t', 'sasa_r26')
 SIDES = (128, 256)  # of the random images; the second for models that small ones are too small for
-CLASSES = 2  # of their labels: few enough for every head
+CLASSES = 2  # of the labels of segmentation: few enough for every head
 SECONDS = 300  # that one config may take
 OUTCOMES = ('adapted', 'refused', 'failed', 'broken')
 """``broken``: the config as it is shipped does not load or build here either."""
@@ -242,6 +242,7 @@ def _run_model(cfg: Config, side: int) -> None:
     _make_small(config, side)
     model = revert_sync_batchnorm(MODELS.build(config))
     model.init_weights()  # some models have parameters that are not initialised before
+    MessageHub.get_current_instance().update_info_dict(dict(iter=0, epoch=0))  # as a runner does
     batch = random_batch(cfg, side, training=True)
     losses = model(**model.data_preprocessor(batch, training=True), mode='loss')
     loss, _ = model.parse_losses(losses)
@@ -281,14 +282,18 @@ def random_batch(cfg: Config, side: int, training: bool) -> dict:
 def _detection_batch(cfg: Config, side: int, training: bool) -> dict:
     from mmdet.testing import demo_mm_inputs, demo_track_inputs
 
-    if 'Track' in str(cfg.model.get('data_preprocessor', {}).get('type')):
+    preprocessor = cfg.model.get('data_preprocessor') or {}
+    trains_on_images = training and preprocessor.get('use_det_processor')
+    if 'Track' in str(preprocessor.get('type')) and not trains_on_images:
         return demo_track_inputs(
-            batch_size=1, num_frames=2, num_key_imgs=2, image_shapes=(3, side, side),
+            batch_size=1, num_frames=2, key_frames_inds=[0], image_shapes=(3, side, side),
             num_classes=1, with_mask=True,
         )  # fmt: skip
     batch = demo_mm_inputs(
-        2, [(3, side, side)] * 2, [3, 3], num_classes=CLASSES, with_mask=True, with_semantic=True
+        2, [(3, side, side)] * 2, [3, 3], num_classes=2, with_mask=True, with_semantic=True
     )
+    for sample in batch['data_samples']:
+        sample.gt_instances.labels.zero_()  # the class that every head has
     if training and 'semi_train_cfg' in cfg.model:
         branches = ('sup', 'unsup_teacher', 'unsup_student')
         for sample in batch['data_samples']:
