@@ -53,7 +53,6 @@ EVERYWHERE = 'ssvit_t'
 IN_A_TENTH = ('qna_vit_t', 'slide_pvt_t', 'sasa_r26')
 SIDES = (128, 256)  # of the random images; the second for models that small ones are too small for
 CLASSES = 2  # of the labels of segmentation: few enough for every head
-MOST_CLASSES = 1000  # of a model
 SECONDS = 300  # that one config may take
 OUTCOMES = ('adapted', 'refused', 'failed', 'broken')
 """``broken``: the config as it is shipped does not load or build here either."""
@@ -214,8 +213,8 @@ def _make_small(model: dict, side: int) -> None:
     for part in _dicts(model):
         if (part.get('init_cfg') or {}).get('type') == 'Pretrained':
             part['init_cfg'] = None
-        if isinstance(part.get('num_classes'), int) and part['num_classes'] > MOST_CLASSES:
-            part['num_classes'] = MOST_CLASSES
+        if isinstance(part.get('num_classes'), int) and part['num_classes'] > 1000:
+            part['num_classes'] = 100
     for part in _dicts(model.get('data_preprocessor') or {}):
         if 'size' in part:
             part['size'] = (side, side)
