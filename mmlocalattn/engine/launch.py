@@ -111,13 +111,22 @@ def load_config(path: str, options: Mapping | None = None) -> Config:
 
 
 def _find_own_config(base: str, child: str) -> tuple[str, str | None]:
-    """The file (and its scope) that ``base`` means in the ``_base_`` of the config ``child``."""
-    if not base.startswith('mmlocalattn::'):
-        return _find_config(base, child)
-    package = Path(__file__).parents[1]
-    installed = package / '.mim' / 'configs'
-    folder = installed if installed.is_dir() else package.parent / 'configs'
-    return str(folder / base.removeprefix('mmlocalattn::')), None
+    """The file (and its scope) that ``base`` means in the ``_base_`` of the config ``child``.
+
+    A file that an installed package brings is looked up by its name. MMEngine's own way reads all
+    metafiles of the package each time, does not find names with a ``+`` or a second dot, and needs
+    to know the package's distribution.
+    """
+    package, separator, name = base.partition('::')
+    if package == 'mmlocalattn':
+        root = Path(__file__).parents[1]
+        installed = root / '.mim' / 'configs'
+        return str((installed if installed.is_dir() else root.parent / 'configs') / name), None
+    if separator and (spec := importlib.util.find_spec(package)) and spec.origin:
+        file = Path(spec.origin).parent / '.mim' / 'configs' / name
+        if file.is_file():
+            return str(file), package
+    return _find_config(base, child)
 
 
 def adapt_to_device(cfg: Config) -> None:
