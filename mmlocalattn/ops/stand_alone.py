@@ -25,9 +25,9 @@ LIB.define(
 )
 LIB.define(
     '_stand_alone_attention_backward(Tensor grad_output, Tensor query, Tensor key, Tensor value, '
-    'Tensor row_embedding, Tensor column_embedding, Tensor output, Tensor logsumexp, '
-    'int[2] kernel_size, bool zero_padding, float scale) -> (Tensor grad_query, Tensor grad_key, '
-    'Tensor grad_value, Tensor grad_row_embedding, Tensor grad_column_embedding)'
+    'Tensor row_embedding, Tensor column_embedding, Tensor logsumexp, int[2] kernel_size, '
+    'bool zero_padding, float scale) -> (Tensor grad_query, Tensor grad_key, Tensor grad_value, '
+    'Tensor grad_row_embedding, Tensor grad_column_embedding)'
 )
 
 
@@ -49,7 +49,8 @@ def stand_alone_attention(
     the part of a window outside the map does.
 
     Args:
-        query: (B, H, W, num_heads, head_dim), fp16, bf16, fp32 or fp64.
+        query: (B, H, W, num_heads, head_dim), fp16, bf16, fp32 or fp64, of any strides. head_dim
+            may be odd; on CUDA it is at most 256.
         key: Same shape and dtype.
         value: Same shape and dtype.
         row_embedding: (num_heads, kh, head_dim // 2), dtype of ``query`` or fp32 for a lower one,
@@ -59,7 +60,7 @@ def stand_alone_attention(
             exceed the map.
         padding: Positions outside the map take no part (``'mask'``), or take part with key and
             value 0, so that their logits are those of the embeddings (``'zero'``).
-        scale: Factor on the logits.
+        scale: Factor on the logits, of any sign.
 
     Returns:
         (B, H, W, num_heads, head_dim), dtype of ``query`` (of autocast, if enabled).
@@ -67,6 +68,7 @@ def stand_alone_attention(
     Raises:
         ValueError: If shapes, dtypes or devices do not match, the window is not odd and from 3 to
             11, or the padding is unknown.
+        RuntimeError: If head_dim is more than 256 on CUDA.
     """
     kernel_size = as_pair(kernel_size, 'kernel_size')
     check_tensors(query=query, key=key, value=value)
@@ -121,7 +123,6 @@ def stand_alone_attention_backward_reference(
     value: Tensor,
     row_embedding: Tensor,
     column_embedding: Tensor,
-    output: Tensor,
     logsumexp: Tensor,
     kernel_size: tuple[int, int],
     zero_padding: bool,
@@ -129,8 +130,9 @@ def stand_alone_attention_backward_reference(
 ) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
     """The gradients in closed form.
 
-    ``dS = P * (dO V^T - <dO, O>)``, ``dQ = dS (K + R)``, ``dK = dS^T Q``, ``dV = P^T dO``; that of
-    a row embedding sums ``dS Q`` over the taps of the row and all queries, likewise for columns.
+    With ``dP = dO V^T``: ``dS = P * (dP - sum(P * dP))``, ``dQ = dS (K + R)``, ``dK = dS^T Q``,
+    ``dV = P^T dO``; that of a row embedding sums ``dS Q`` over the taps of the row and all queries,
+    likewise for columns. The sum is ``<dO, O>``, but without the rounding of a 16 bit ``O``.
 
     Returns:
         Gradients of query, key, value and the embeddings of rows and of columns.
@@ -138,17 +140,15 @@ def stand_alone_attention_backward_reference(
     compute = torch.promote_types(query.dtype, torch.float32)
     logits = _logits(query, key, row_embedding, column_embedding, kernel_size, zero_padding, scale)
     weights = (logits - logsumexp[..., None, None]).exp()
-    query_, key_, value_, grad_output, output, rows, columns = (
+    query_, key_, value_, grad_output, rows, columns = (
         tensor.to(compute)
-        for tensor in (query, key, value, grad_output, output, row_embedding, column_embedding)
+        for tensor in (query, key, value, grad_output, row_embedding, column_embedding)
     )
-    delta = (grad_output * output).sum(-1)[..., None]
-    grad_logits = torch.empty_like(weights)
+    grad_weights = _tap_products(grad_output, value_, kernel_size)
+    delta = (weights * grad_weights).sum((-1, -2), keepdim=True)
+    grad_logits = scale * weights * (grad_weights - delta)
     grad_query = torch.zeros_like(query_)
-    taps = zip(_tap_rows(key_, kernel_size), _tap_rows(value_, kernel_size), strict=True)
-    for a, (keys, values) in enumerate(taps):
-        grad_weights = torch.einsum('bhwnd,bhwndk->bhwnk', grad_output, values)
-        grad_logits[..., a, :] = scale * weights[..., a, :] * (grad_weights - delta)
+    for a, keys in enumerate(_tap_rows(key_, kernel_size)):
         grad_query += torch.einsum('bhwnk,bhwndk->bhwnd', grad_logits[..., a, :], keys)
     half = query.shape[4] // 2
     grad_rows, grad_columns = grad_logits.sum(-1), grad_logits.sum(-2)
@@ -175,6 +175,12 @@ def _tap_rows(tensor: Tensor, kernel_size: tuple[int, int]) -> list[Tensor]:
     """What each row of a window sees of a map (B, H, W, n, d): kh views (B, H, W, n, d, kw)."""
     padded, height = _padded(tensor, kernel_size), tensor.shape[1]
     return [padded[:, a : a + height].unfold(2, kernel_size[1], 1) for a in range(kernel_size[0])]
+
+
+def _tap_products(query: Tensor, tensor: Tensor, kernel_size: tuple[int, int]) -> Tensor:
+    """Products of the queries with what their windows see of a map: (B, H, W, n, kh, kw)."""
+    taps = _tap_rows(tensor, kernel_size)
+    return torch.stack([torch.einsum('bhwnd,bhwndk->bhwnk', query, row) for row in taps], dim=-2)
 
 
 def _scatter(weights: Tensor, tensor: Tensor) -> Tensor:
@@ -206,13 +212,7 @@ def _logits(
     """(B, H, W, num_heads, kh, kw), at least fp32; -inf for masked taps."""
     compute = torch.promote_types(query.dtype, torch.float32)
     query, half = query.to(compute) * scale, query.shape[4] // 2
-    logits = torch.stack(
-        [
-            torch.einsum('bhwnd,bhwndk->bhwnk', query, keys)
-            for keys in _tap_rows(key.to(compute), kernel_size)
-        ],
-        dim=-2,
-    )
+    logits = _tap_products(query, key.to(compute), kernel_size)
     rows, columns = row_embedding.to(compute), column_embedding.to(compute)
     logits += torch.einsum('bhwnd,nkd->bhwnk', query[..., :half], rows)[..., None]
     logits += torch.einsum('bhwnd,nkd->bhwnk', query[..., half:], columns)[..., None, :]
@@ -276,7 +276,7 @@ def _fake_backward(
 def _setup_context(ctx: Any, inputs: tuple, output: tuple) -> None:
     *tensors, kernel_size, zero_padding, scale = inputs
     ctx.geometry = kernel_size, zero_padding, scale
-    ctx.save_for_backward(*tensors, *output)
+    ctx.save_for_backward(*tensors, output[1])
     ctx.mark_non_differentiable(output[1])
 
 
