@@ -16,7 +16,7 @@ from mmlocalattn.ops._library import (
     register_autocast,
     warn_if_reference,
 )
-from mmlocalattn.ops._window import IntPair, as_pair, check_tensors, is_autocasting
+from mmlocalattn.ops._window import IntPair, as_pair, check_parameter, check_tensors
 
 LIB.define(
     'stand_alone_attention(Tensor query, Tensor key, Tensor value, Tensor row_embedding, '
@@ -74,11 +74,12 @@ def stand_alone_attention(
     check_tensors(query=query, key=key, value=value)
     if any(kernel % 2 == 0 or kernel < 3 or kernel > 11 for kernel in kernel_size):
         raise ValueError(f'kernel_size must be odd and from 3 to 11, got {kernel_size=}')
-    half = query.shape[4] // 2
-    _check_embedding(row_embedding, 'row_embedding', kernel_size[0], half, query)
-    _check_embedding(
-        column_embedding, 'column_embedding', kernel_size[1], query.shape[4] - half, query
-    )
+    heads, head_dim = query.shape[3:]
+    shape = heads, kernel_size[0], head_dim // 2
+    check_parameter('row_embedding', row_embedding, '(num_heads, kh, head_dim // 2)', shape, query)
+    shape = heads, kernel_size[1], head_dim - head_dim // 2
+    meaning = '(num_heads, kw, head_dim - head_dim // 2)'
+    check_parameter('column_embedding', column_embedding, meaning, shape, query)
     if padding not in ('mask', 'zero'):
         raise ValueError(f"padding must be 'mask' or 'zero', got {padding=}")
     if not torch.compiler.is_compiling():
@@ -109,7 +110,7 @@ def stand_alone_attention_reference(
     compute = torch.promote_types(query.dtype, torch.float32)
     logits = _logits(query, key, row_embedding, column_embedding, kernel_size, zero_padding, scale)
     logsumexp = logits.flatten(4).logsumexp(-1)
-    weights = (logits - logsumexp[..., None, None]).exp()
+    weights = logits.flatten(4).softmax(-1).view_as(logits)
     output = torch.zeros_like(query, dtype=compute)
     for a, values in enumerate(_tap_rows(value.to(compute), kernel_size)):
         output += torch.einsum('bhwnk,bhwndk->bhwnd', weights[..., a, :], values)
@@ -130,9 +131,10 @@ def stand_alone_attention_backward_reference(
 ) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
     """The gradients in closed form.
 
-    With ``dP = dO V^T``: ``dS = P * (dP - sum(P * dP))``, ``dQ = dS (K + R)``, ``dK = dS^T Q``,
-    ``dV = P^T dO``; that of a row embedding sums ``dS Q`` over the taps of the row and all queries,
-    likewise for columns. The sum is ``<dO, O>``, but without the rounding of a 16 bit ``O``.
+    With ``dP = dO V^T``: ``dS = P * (dP - sum(P * dP) / sum(P))``, ``dQ = dS (K + R)``,
+    ``dK = dS^T Q``, ``dV = P^T dO``; that of a row embedding sums ``dS Q`` over the taps of the row
+    and all queries, likewise for columns. The quotient is ``<dO, O>`` without the rounding of ``O``
+    and of the log-sum-exp, which peaked weights would show.
 
     Returns:
         Gradients of query, key, value and the embeddings of rows and of columns.
@@ -146,6 +148,7 @@ def stand_alone_attention_backward_reference(
     )
     grad_weights = _tap_products(grad_output, value_, kernel_size)
     delta = (weights * grad_weights).sum((-1, -2), keepdim=True)
+    delta /= weights.sum((-1, -2), keepdim=True)
     grad_logits = scale * weights * (grad_weights - delta)
     grad_query = torch.zeros_like(query_)
     for a, keys in enumerate(_tap_rows(key_, kernel_size)):
@@ -230,29 +233,6 @@ def _is_inside(length: int, kernel: int, device: torch.device) -> Tensor:
     """Whether the taps of every position along one axis are on the map, (length, kernel)."""
     taps = torch.arange(length, device=device)[:, None] + torch.arange(kernel, device=device)
     return (taps >= kernel // 2) & (taps < length + kernel // 2)
-
-
-def _check_embedding(
-    embedding: Tensor, name: str, kernel: int, channels: int, query: Tensor
-) -> None:
-    expected = (query.shape[3], kernel, channels)
-    if tuple(embedding.shape) != expected:
-        raise ValueError(
-            f'{name} must have shape (num_heads, kernel size, its part of head_dim) = {expected}, '
-            f'got {tuple(embedding.shape)}'
-        )
-    if embedding.device != query.device:
-        raise ValueError(
-            f'{name} must be on the device of query, got {embedding.device} and {query.device}'
-        )
-    compute = torch.promote_types(query.dtype, torch.float32)
-    if not embedding.is_floating_point() or (
-        embedding.dtype not in (query.dtype, compute) and not is_autocasting(query)
-    ):
-        raise ValueError(
-            f'{name} must have the dtype of query or {compute}, got {embedding.dtype} for '
-            f'{query.dtype=}'
-        )
 
 
 def _fake(query: Tensor, key: Tensor, value: Tensor, *args: object) -> tuple[Tensor, Tensor]:

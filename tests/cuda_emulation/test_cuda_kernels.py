@@ -134,6 +134,19 @@ def test_empty_batch(contract: Any, emulator: Emulator) -> None:
     contract.test_empty_batch()
 
 
+def test_head_dim_of_stand_alone_attention(emulator: Emulator) -> None:
+    """The lanes of a warp share the channels of a position."""
+    contract = StandAloneAttention()
+    contract.check_kernel(
+        test_stand_alone.case((1, 2, 3, 1, 256), (3, 3), scale=0.05), torch.float32
+    )
+    case = test_stand_alone.case((1, 2, 3, 1, 257), (3, 3))
+    tensors = contract.tensors(case, torch.float32)
+    message = 'head_dim must be at most 256 on CUDA, got 257: use more heads'
+    with pytest.raises(RuntimeError, match=message):
+        contract.run(tensors, case, tensors[0])
+
+
 @pytest.mark.parametrize('dtype', [torch.float32, torch.float16, torch.bfloat16], ids=str)
 def test_large_logits_do_not_overflow(dtype: torch.dtype, emulator: Emulator) -> None:
     contract, (query, key, value) = CONTRACTS[0], torch.randn(3, 1, 6, 7, 1, 32, dtype=dtype)

@@ -50,13 +50,16 @@ void backward_logits(const Tile<In, N>& tile, const BackwardScratch<In, N>& scra
     const int64_t begin = tile.tap_row(t, tile.rows.begin[t]),
                   end = tile.tap_row(t, tile.rows.end[t]);
     T *weight = weights.at(t, begin), *grad = grads.at(t, begin);
-    Vec<T, N> delta{};
+    // Not 0 where all taps are masked, past the last column.
+    Vec<T, N> total = fill<N>(T(1e-30)), delta{};
     for (T* last = weights.at(t, end); weight < last; weight += weights.step, grad += grads.step) {
       // A logit can exceed the log-sum-exp by its rounding error only.
       const Vec<T, N> p = exp2<N>(load<N>(weight) - logsumexp);
       store(weight, p);
+      total += p;
       delta += p * load<N>(grad);
     }
+    delta /= total;
     T *row_terms = scratch.terms.rows + t * geometry.rows * N,
       *col_terms = scratch.terms.cols + t * geometry.cols * N;
     for (int64_t i = 0; i < geometry.rows * N; ++i) row_terms[i] = 0;

@@ -2,9 +2,12 @@
 // which defines MMLOCALATTN_ISA and MMLOCALATTN_VECTOR_BYTES and sets the compiler's target.
 //
 //   s_ij = <q_i, k_j + r_{j-i}>     p_ij = 2^(s_ij - lse_i)     o_i = sum_j p_ij v_j
-//   dp_ij = <do_i, v_j>     ds_ij = p_ij (dp_ij - sum_l p_il dp_il)
-//   dq_i = sum_j ds_ij (k_j + r_{j-i})     dk_j = sum_i ds_ij q_i     dv_j = sum_i p_ij do_i
-//   dr_o = sum_i ds_{i,i+o} q_i
+//   dp_ij = <do_i, v_j>     delta_i = sum_j p_ij dp_ij / sum_j p_ij
+//   ds_ij = p_ij (dp_ij - delta_i)     dq_i = sum_j ds_ij (k_j + r_{j-i})
+//   dk_j = sum_i ds_ij q_i     dv_j = sum_i p_ij do_i     dr_o = sum_i ds_{i,i+o} q_i
+//
+// Where softmax is peaked, ds is a small difference. delta = <do_i, o_i> would have the rounding of
+// o in it, and sum_j p_ij is 1 but for the rounding of lse, which the quotient does not see.
 //
 // Shift-planar, as in neighborhood_isa.h: the lanes of a vector are neighboring queries of a row,
 // and a tap of all of them is one load from a row of keys that is packed into planes. A piece is

@@ -2,12 +2,14 @@
 // it, and what the operators share.
 //
 //   s_ij = scale <q_i, k_j + r_{j-i}>    p_ij = exp(s_ij - lse_i)    o_i = sum_j p_ij v_j
-//   dp_ij = <do_i, v_j>                  delta_i = sum_j p_ij dp_ij
+//   dp_ij = <do_i, v_j>                  delta_i = sum_j p_ij dp_ij / sum_j p_ij
 //   ds_ij = p_ij (dp_ij - delta_i)       dq_i = scale sum_j ds_ij (k_j + r_{j-i})
 //   dk_j = scale sum_i ds_ij q_i         dv_j = sum_i p_ij do_i
 //   dr_o = scale sum_i ds_{i,i+o} q_i
 //
 // r_(a,b) is row embedding a in the first half of the channels and column embedding b in the rest.
+// Where softmax is peaked, ds is a small difference. delta = <do_i, o_i> would have the rounding of
+// o in it, and sum_j p_ij is 1 but for the rounding of lse, which the quotient does not see.
 //
 // Memory, all contiguous but for gaps between the positions of inputs (Source):
 //   query key value output, their gradients   (batch, height, width, heads, head_dim)
@@ -34,8 +36,7 @@ namespace {
 using at::IntArrayRef;
 using at::Tensor;
 
-constexpr int kWarps = 4;
-constexpr int kThreads = kWarps * kWarpSize;
+constexpr int kWarps = 4, kThreads = kWarps * kWarpSize;
 constexpr int kPart = 8;  // channels of a lane
 constexpr int kMostTaps = 11;
 constexpr int64_t kSharedBytes = 48 * 1024;
@@ -170,9 +171,8 @@ struct Place {
 
   // The sum over the lanes of a position.
   __device__ accum_t sum_parts(accum_t value) const {
-    for (int mask = problem.columns(); mask < kWarpSize; mask *= 2) {
+    for (int mask = problem.columns(); mask < kWarpSize; mask *= 2)
       value += shuffle_xor(value, mask);
-    }
     return value;
   }
 
@@ -370,9 +370,7 @@ StandAlone<T> describe(const Call& call) {
   problem.row_embedding = call.row_embedding.const_data_ptr<accum_t>();
   problem.column_embedding = call.column_embedding.const_data_ptr<accum_t>();
   problem.lanes = 1;
-  while (problem.lanes * kPart < problem.head_dim) {
-    problem.lanes *= 2;
-  }
+  while (problem.lanes * kPart < problem.head_dim) problem.lanes *= 2;
   return problem;
 }
 

@@ -10,8 +10,7 @@ namespace {
 
 // Gradient of query, and for the kernels below delta and grad_terms, (heads, rows + cols, batch,
 // height, width): sums of ds over a row and over a column of the window. It goes over the window
-// twice: delta from a rounded output would be off by as much as the gradients where softmax is
-// peaked.
+// twice, first for delta.
 template <typename T>
 __global__ void __launch_bounds__(kThreads)
     stand_alone_backward_query_kernel(StandAlone<T> problem, T* grad_query,
@@ -26,7 +25,7 @@ __global__ void __launch_bounds__(kThreads)
   accum_t* column_sums = place.staged(2) + place.row * columns + place.column;
   const int step = kRows * kWarps * columns;
   Vector<accum_t> query[kRows], grad_output[kRows], sum[kRows];
-  accum_t logsumexp[kRows], delta[kRows] = {};
+  accum_t logsumexp[kRows], delta[kRows] = {}, total[kRows];
   const int64_t positions = problem.batch * problem.height * problem.width;
   accum_t* terms = grad_terms + place.head * (problem.rows + problem.cols) * positions;
 #pragma unroll
@@ -37,22 +36,26 @@ __global__ void __launch_bounds__(kThreads)
     logsumexp[t] = place.is_inside(t)
                        ? problem.logsumexp[place.token(t)] * static_cast<accum_t>(kLog2E)
                        : accum_t(0);
+    total[t] = static_cast<accum_t>(1e-30);  // not 0 where all taps are masked, past the borders
     for (int b = 0; b < problem.cols && place.part == 0; ++b) {
       column_sums[b * step + t * columns] = 0;
     }
   }
-  // The lanes of a position have a part each of delta, until all taps are in it.
+  // The lanes of a position have a part each of the numerator, until all taps are in it.
   const auto add_delta = [&](int t, int, accum_t logit, bool is_masked, const Vector<accum_t>&,
                              const Vector<accum_t>& value) {
-    if (!is_masked) {
-      delta[t] += exp2_of(logit - logsumexp[t]) * grad_output[t].dot(value);
+    if (is_masked) {
+      return;
     }
+    const accum_t weight = exp2_of(logit - logsumexp[t]);
+    total[t] += weight;
+    delta[t] += weight * grad_output[t].dot(value);
   };
   place.for_each_row(problem.key, problem.value, problem.zero_padding,
                      [&](int64_t u, int row) { place.for_each_tap(query, u, row, add_delta); });
 #pragma unroll
   for (int t = 0; t < kRows; ++t) {
-    delta[t] = place.sum_parts(delta[t]);
+    delta[t] = place.sum_parts(delta[t]) / total[t];
     if (place.is_inside(t) && place.part == 0) {
       deltas[place.token(t)] = delta[t];
     }
