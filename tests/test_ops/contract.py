@@ -180,7 +180,7 @@ class OpContract:
             torch.testing.assert_close(ours, theirs, rtol=tolerance, atol=tolerance)
 
     def check_large_map(self, case: Case, dtype: torch.dtype) -> None:
-        """The same where sums are long: errors are fractions of the largest value."""
+        """Like `check_kernel`, with errors as fractions of the largest value: sums are long."""
         tensors = self.tensors(case, dtype)
         grad_output = torch.randn(self.output_shape(tensors, case), dtype=dtype)
         actual = self.run(tensors, case, grad_output)
