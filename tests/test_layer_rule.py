@@ -30,7 +30,7 @@ ALLOWED = {
         'mmdet.registry',
         'mmpretrain.registry',
     ),
-    'engine': ('mmengine', 'mmlocalattn.adapt', 'numpy'),
+    'engine': ('mmengine', 'mmlocalattn.adapt', 'mmlocalattn.ops', 'numpy'),
     'adapt': ('mmengine',),
     'collect_env': ('mmengine.utils.dl_utils', 'mmlocalattn.__version__', 'mmlocalattn.ops'),
 }

@@ -148,6 +148,19 @@ def test_prints(tool: ModuleType, tmp_path: Path, capsys: pytest.CaptureFixture[
         tool.main(['no.py'])
 
 
+def test_swaps_the_backbone(
+    tool: ModuleType, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    path = tiny_data.write_config(tmp_path / 'config.py', tiny_data.SEGMENTATION, tmp_path)
+    options = ['--json', '--shape', '64', '96']
+    tool.main([path, *options])
+    before = json.loads(capsys.readouterr().out)
+    tool.main([path, *options, '--backbone', 'slide_pvt_t'])
+    printed = capsys.readouterr()
+    assert json.loads(printed.out)['params'] > before['params'] + 10e6
+    assert 'SlidePVT' in printed.err
+
+
 def test_table_is_up_to_date(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.syspath_prepend(str(tiny_data.ROOT / 'tools' / 'analysis'))
     tool = tiny_data.load_tool('analysis/flops_table')
