@@ -28,6 +28,7 @@ from mmengine.registry import MODELS, init_default_scope
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
 from mmlocalattn.adapt import BACKBONES, CannotAdapt, swap_backbone
+from mmlocalattn.collect_env import module_version
 from mmlocalattn.engine import load_config
 
 _ARCH = dict(embed_dims=(8, 16, 24, 32), depths=(1,) * 4, num_heads=(1, 2, 3, 4))
@@ -315,11 +316,7 @@ def ran(results: dict[tuple[str, str], dict]) -> dict[str, tuple[str, str]]:
 
 @cache
 def packages_versions() -> str:
-    from importlib.metadata import version
-
-    return ', '.join(
-        f'{name} {version(name)}' for name in ('torch', 'mmcv', 'mmdet', 'mmsegmentation')
-    )
+    return ', '.join(module_version(name) for name in ('torch', 'mmcv', 'mmdet', 'mmseg'))
 
 
 def read_results(path: Path) -> dict[tuple[str, str], dict]:

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import torch
 from mmengine.config import Config, DictAction
+from mmengine.config.utils import MODULE2PACKAGE
 from mmengine.device import get_device
 from mmengine.logging import print_log
 
@@ -85,7 +86,8 @@ def load_config(path: str, options: Mapping | None = None) -> Config:
     """Read a config whose ``_base_`` entries may also say ``mmlocalattn::<file>``.
 
     Args:
-        path: Of the config file, or ``<package>::<file>`` for one that a package brings.
+        path: Of the config file, or ``<package>::<file>`` for one that a package brings. (MMEngine
+            alone finds no ``mmseg::<file>`` of onedl's distribution.)
         options: Entries to change, as ``{'model.backbone.arch': 'tiny'}``.
 
     Raises:
@@ -93,6 +95,7 @@ def load_config(path: str, options: Mapping | None = None) -> Config:
         ModuleNotFoundError: If a package the config needs is not installed.
     """
     Config._get_cfg_path = staticmethod(_find_own_config)
+    MODULE2PACKAGE['mmseg'] = 'mmseg'  # the distribution has another name in each stack
     try:
         file = _find_own_config(path, '')[0] if '::' in path else path
         if not Path(file).is_file():

@@ -68,10 +68,13 @@ def test_mmseg(
 ) -> None:
     config = tiny_data.write_config(tmp_path / 'config.py', tiny_data.SEGMENTATION, data)
     tool = load_stock_tool('mmseg')
-    # mmsegmentation 1.2.2 passes a shape and inputs, which MMEngine 0.10 refuses for every model.
+    # mmsegmentation 1.2.2 passes a shape and inputs, which MMEngine 0.10 refuses for every model;
+    # onedl's passes input_shape=None.
     count = tool.get_model_complexity_info
     monkeypatch.setattr(
-        tool, 'get_model_complexity_info', lambda model, shape, **kwargs: count(model, **kwargs)
+        tool,
+        'get_model_complexity_info',
+        lambda model, *_, inputs, **__: count(model, inputs=inputs),
     )
     args = Namespace(config=config, shape=[64, 64], cfg_options=None)
     tool.inference(args, MMLogger.get_instance('get_flops'))
