@@ -163,7 +163,13 @@ def main() -> None:
     ext_modules = [extension()]
     from torch.utils.cpp_extension import BuildExtension
 
-    setup(ext_modules=ext_modules, cmdclass={'build_ext': BuildExtension, 'build_py': BuildPy})
+    setup(
+        ext_modules=ext_modules,
+        cmdclass={'build_ext': BuildExtension, 'build_py': BuildPy},
+        # Without it setuptools skips the build unless a source is newer, whatever happened to the
+        # headers or to torch; ninja, asked every time, compiles what they touch.
+        options={'build_ext': {'force': True}},
+    )
 
 
 if __name__ == '__main__':

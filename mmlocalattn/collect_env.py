@@ -40,7 +40,7 @@ def collect_env() -> dict[str, str]:
     env['CUDA of PyTorch'] = torch.version.cuda or 'none'
     env['nvcc'] = _tool_version('nvcc', line=-2)
     env['g++'] = _tool_version('g++', line=0)
-    env.update((module, _module_version(module)) for module in MM_MODULES)
+    env.update((module, module_version(module)) for module in MM_MODULES)
     env['mmlocalattn'] = __version__
     return env
 
@@ -66,19 +66,23 @@ def describe_kernels() -> str:
     return '\n'.join([extension, *table])
 
 
+def module_version(module: str) -> str:
+    """Names and versions of the distributions that bring a module, without importing it.
+
+    Returns:
+        As ``'onedl-mmcv 2.3.6'``; ``'not installed'`` if no distribution brings it.
+    """
+    distributions = importlib.metadata.packages_distributions().get(module, [])
+    versions = (f'{name} {importlib.metadata.version(name)}' for name in distributions)
+    return ', '.join(versions) or 'not installed'
+
+
 def _tool_version(tool: str, line: int) -> str:
     """One line of what ``tool --version`` prints."""
     if shutil.which(tool) is None:
         return 'not installed'
     output = subprocess.run([tool, '--version'], capture_output=True, text=True, check=True).stdout
     return output.strip().splitlines()[line]
-
-
-def _module_version(module: str) -> str:
-    """Version of the distributions that bring a module, without importing it."""
-    distributions = importlib.metadata.packages_distributions().get(module, [])
-    versions = (f'{name} {importlib.metadata.version(name)}' for name in distributions)
-    return ', '.join(versions) or 'not installed'
 
 
 def main() -> None:

@@ -1,5 +1,6 @@
 """The documentation and the README: what they name exists, and their Python does what they say."""
 
+import json
 import re
 import shlex
 from collections.abc import Iterator
@@ -12,6 +13,7 @@ from mmlocalattn.adapt import BACKBONES
 
 ROOT = Path(__file__).parents[1]
 FILES = [ROOT / 'README.md', *sorted((ROOT / 'docs').rglob('*.md'))]
+NOTEBOOKS = sorted((ROOT / 'docs').rglob('*.ipynb'))
 BLOCK = re.compile(r'^```(\w*)\n(.*?)^```$', re.MULTILINE | re.DOTALL)
 PATH = re.compile(
     r'(?<![\w./:])((?:configs|docs|mmlocalattn|requirements|tests|tools)/[\w./-]*[\w/]'
@@ -97,3 +99,28 @@ def test_python_prints_what_is_shown(
 def test_every_page_is_in_the_navigation() -> None:
     named = re.findall(r'[\w/]+\.md', (ROOT / 'mkdocs.yml').read_text())
     assert {ROOT / 'docs' / name for name in named} | {ROOT / 'README.md'} == set(FILES)
+
+
+@pytest.mark.parametrize('path', NOTEBOOKS, ids=lambda path: path.name)
+def test_notebooks(path: Path) -> None:
+    """They run in .ci/run. Here: no outputs, and what they name exists."""
+    cells = json.loads(path.read_text())['cells']
+    code = [cell for cell in cells if cell['cell_type'] == 'code']
+    assert not [cell for cell in code if cell['outputs'] or cell['execution_count']]
+    text = '\n'.join(''.join(cell['source']) for cell in cells)
+    assert not [name for name in PATH.findall(text) if not (ROOT / name).exists()]
+    links = re.findall(r'\]\((?!https?:)([^)#]+)', text)
+    assert links
+    assert not [link for link in links if not (path.parent / link).exists()]
+
+
+def test_the_reference_has_every_public_module() -> None:
+    api = ''.join(file.read_text() for file in (ROOT / 'docs' / 'api').iterdir())
+    named = set(re.findall(r'^::: (mmlocalattn[\w.]*)', api, re.MULTILINE))
+    files = (ROOT / 'mmlocalattn').rglob('*.py')
+    modules = ['.'.join(file.relative_to(ROOT).with_suffix('').parts) for file in files]
+    public = [name for name in modules if not re.search(r'\._', name)]
+    assert public
+    assert not [
+        name for name in public if not any(f'{entry}.'.startswith(f'{name}.') for entry in named)
+    ]

@@ -12,6 +12,7 @@ from types import ModuleType, SimpleNamespace
 
 import pytest
 import torch
+from packaging.requirements import Requirement
 from torch.utils import cpp_extension
 
 import mmlocalattn
@@ -156,6 +157,15 @@ def test_extension_with_cuda(
     assert extension.include_dirs[-1] == str(wheels)  # after the toolkit's own
 
 
+def test_ninja_is_asked_at_every_build(
+    setup_py: ModuleType, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    called = {}
+    monkeypatch.setattr(setup_py, 'setup', called.update)
+    setup_py.main()
+    assert called['options'] == {'build_ext': {'force': True}}
+
+
 def test_configs_and_tools_are_found_beside_the_package() -> None:
     mim = Path(mmlocalattn.__file__).parent / '.mim'
     assert (mim / 'configs' / 'maskrcnn_ssvit_s_1x_coco.py').is_file()
@@ -166,7 +176,7 @@ def test_configs_and_tools_are_found_beside_the_package() -> None:
 def source_tree(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A copy of the repository's own files, to build in."""
     tree = tmp_path_factory.mktemp('source') / 'mmlocalattn'
-    skipped = ('.venv', '.git', '.mim', '.*_cache', '__pycache__', '*.so', '*.egg-info')
+    skipped = ('.venv*', '.git', '.mim', '.*_cache', '__pycache__', '*.so', '*.egg-info')
     skipped += ('build', 'dist', 'data', 'work_dirs')
     return shutil.copytree(ROOT, tree, ignore=shutil.ignore_patterns(*skipped))
 
@@ -225,24 +235,55 @@ def test_version_has_one_source() -> None:
         assert not re.search(rf'\b{version}\b', (ROOT / name).read_text())
 
 
+def setup_env(venv: Path, variables: dict[str, str]) -> subprocess.CompletedProcess:
+    """tools/setup_env.sh for a virtual environment, where it ought to stop."""
+    return subprocess.run(
+        ['bash', ROOT / 'tools' / 'setup_env.sh'],
+        env={**os.environ, 'MMLOCALATTN_VENV': str(venv), **variables},
+        cwd=venv.parent,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+
+
+def requirements(name: str) -> list[Requirement]:
+    lines = (ROOT / 'requirements' / name).read_text().splitlines()
+    return [Requirement(line) for line in lines if not line.startswith('#')]
+
+
 @pytest.mark.parametrize(
     ('variables', 'message'),
     [
         ({'PYTHON': 'false'}, 'needs Python 3.11 or 3.12 and false is not'),
         ({'PYTHON': sys.executable, 'CXX': 'no-such-g++'}, 'no C++ compiler no-such-g++'),
+        ({'MMLOCALATTN_STACK': 'mmlab'}, 'there is no MMLOCALATTN_STACK=mmlab; set it to onedl'),
     ],
 )
 def test_setup_env_says_what_is_missing(
     variables: dict[str, str], message: str, tmp_path: Path
 ) -> None:
-    run = subprocess.run(
-        ['bash', ROOT / 'tools' / 'setup_env.sh'],
-        env={**os.environ, 'MMLOCALATTN_VENV': str(tmp_path / 'venv'), **variables},
-        cwd=tmp_path,
-        capture_output=True,
-        text=True,
-        check=False,
-    )
+    run = setup_env(tmp_path / 'venv', variables)
     assert run.returncode == 1
     assert message in run.stderr
     assert not (tmp_path / 'venv').exists()
+
+
+@pytest.mark.parametrize(('stack', 'other'), [('', 'onedl_mmengine'), ('onedl', 'mmengine')])
+def test_setup_env_keeps_the_stacks_apart(stack: str, other: str, tmp_path: Path) -> None:
+    (tmp_path / f'lib/python3.11/site-packages/{other}-0.10.7.dist-info').mkdir(parents=True)
+    run = setup_env(tmp_path, {'MMLOCALATTN_STACK': stack, 'PYTHON': 'false'})
+    assert run.returncode == 1
+    assert f'{tmp_path} has the mm* packages of the other stack' in run.stderr
+
+
+@pytest.mark.parametrize(
+    ('pins', 'extra'),
+    [('reference.txt', 'mminstall.txt'), ('onedl_reference.txt', 'onedl.txt')],
+)
+def test_pins_are_what_the_extra_allows(pins: str, extra: str) -> None:
+    versions = {pin.name: next(iter(pin.specifier)).version for pin in requirements(pins)}
+    for requirement in requirements(extra) + requirements('runtime.txt'):
+        assert requirement.specifier.contains(versions[requirement.name]), requirement
+    onedl = {name.startswith('onedl-') for name in versions if 'mm' in name}
+    assert onedl == {extra == 'onedl.txt'}

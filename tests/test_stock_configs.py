@@ -3,9 +3,11 @@
 import os
 import subprocess
 import sys
+from importlib.util import find_spec
 from pathlib import Path
 
 ROOT = Path(__file__).parents[1]
+MMSEG = Path(find_spec('mmseg').origin).parent / '.mim' / 'configs'
 BACKBONE = """dict(
     _delete_=True, type='mmlocalattn.SSViT',
     arch=dict(embed_dims=(8, 16, 24, 32), depths=(1, 1, 2, 1), num_heads=(1, 2, 3, 4),
@@ -20,7 +22,8 @@ STOCK = {
         'neck=dict(in_channels=[8, 16, 24, 32])',
     ),
     'upernet': (
-        'mmseg::upernet/upernet_r50_4xb4-80k_ade20k-512x512.py',
+        # Not mmseg::, which onedl's mmengine does not find.
+        str(MMSEG / 'upernet' / 'upernet_r50_4xb4-80k_ade20k-512x512.py'),
         'data_preprocessor=dict(size=(64, 64)), pretrained=None, '
         'decode_head=dict(in_channels=[8, 16, 24, 32]), auxiliary_head=dict(in_channels=24)',
     ),

@@ -86,6 +86,15 @@ class Problem:
         return index.reshape(self.positions, self.taps)
 
 
+def window_bias(bias: Tensor, entries: Tensor) -> Tensor:
+    """(heads, H * W, kh * kw) biases of the windows.
+
+    Every entry of the table is used by all positions; its gradient is summed in float32 at least.
+    """
+    wide = bias.to(torch.promote_types(bias.dtype, torch.float32))
+    return wide.flatten(1)[:, entries].to(bias.dtype)
+
+
 def ours(problem: Problem) -> Attend:
     return lambda query, key, value, bias: neighborhood_attention(
         query, key, value, problem.kernel, problem.dilation, bias
@@ -111,7 +120,7 @@ def unfold(problem: Problem) -> Attend:
         )  # (B, heads, H * W, taps, head_dim)
         logits = (keys @ (query * problem.scale)[..., None]).squeeze(-1)
         if bias is not None:
-            logits = logits + bias.flatten(1)[:, entries]
+            logits = logits + window_bias(bias, entries)
         output = (logits.softmax(-1)[..., None, :] @ values).squeeze(-2)
         return heads_last(output, problem)
 
@@ -129,7 +138,7 @@ def sdpa(problem: Problem) -> Attend:
         query, key, value = map(heads_first, (query, key, value))
         addend = mask
         if bias is not None:
-            values = bias.flatten(1)[:, entries]
+            values = window_bias(bias, entries)
             addend = values.new_full((problem.heads, *square), -torch.inf)
             addend = addend.scatter(2, windows.expand_as(values), values)
         output = F.scaled_dot_product_attention(query, key, value, addend, scale=problem.scale)

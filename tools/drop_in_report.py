@@ -1,11 +1,13 @@
 """Swap our backbones into every config that mmdet and mmseg ship, and see which models then work.
 
 Each config gets SSViT-T, and a fixed tenth of them other backbones too. An adapted config is built
-with a narrow backbone and runs a loss and a prediction on random images. Results are appended to a
-file as they come, so that an interrupted run goes on where it stopped.
+with a narrow backbone and runs a loss and a prediction on random images; a model that several
+configs share, as those of two schedules do, runs once. Results are appended to a file as they come,
+so that an interrupted run goes on where it stopped.
 """
 
 import argparse
+import copy
 import hashlib
 import json
 import multiprocessing
@@ -14,17 +16,19 @@ import signal
 import traceback
 import warnings
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, MutableMapping, Sequence
 from functools import cache
 from importlib.util import find_spec
 from pathlib import Path
 
 import torch
 from mmengine.config import Config
+from mmengine.logging import MessageHub, MMLogger
 from mmengine.registry import MODELS, init_default_scope
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
 from mmlocalattn.adapt import BACKBONES, CannotAdapt, swap_backbone
+from mmlocalattn.collect_env import module_version
 from mmlocalattn.engine import load_config
 
 _ARCH = dict(embed_dims=(8, 16, 24, 32), depths=(1,) * 4, num_heads=(1, 2, 3, 4))
@@ -48,11 +52,16 @@ NARROW = {
 }
 EVERYWHERE = 'ssvit_t'
 IN_A_TENTH = ('qna_vit_t', 'slide_pvt_t', 'sasa_r26')
-SIDE = 128  # of the random images
-CLASSES = 2  # of their labels: few enough for every head
+SIDES = (128, 256)  # of the random images; the second for models that small ones are too small for
+CLASSES = 2  # of the labels of segmentation: few enough for every head
 SECONDS = 300  # that one config may take
 OUTCOMES = ('adapted', 'refused', 'failed', 'broken')
 """``broken``: the config as it is shipped does not load or build here either."""
+PYRAMIDS = (
+    *('ResNet', 'ResNetV1c', 'ResNetV1d', 'ResNeXt', 'Res2Net', 'ResNeSt', 'RegNet', 'ConvNeXt'),
+    *('SwinTransformer', 'PyramidVisionTransformer', 'PyramidVisionTransformerV2'),
+)
+"""Backbones that should be exchangeable, of which the report gives the share."""
 
 
 def parse_args(argv: Sequence[str] | None = None) -> argparse.Namespace:
@@ -85,43 +94,91 @@ def tasks(packages: Sequence[str], text: str) -> list[tuple[str, str]]:
     return found
 
 
+_seen: MutableMapping[str, tuple[str, str]] = {}
+"""Outcome and detail of the models that ran, by their digest."""
+
+
+def _share(seen: MutableMapping[str, tuple[str, str]]) -> None:
+    """Let this process know what the others have run, and not tell what it initialises."""
+    global _seen
+    _seen = seen
+    MMLogger.get_current_instance().setLevel('ERROR')
+
+
 def try_config(task: tuple[str, str]) -> dict:
-    """The outcome for one config and backbone, in a process of its own pool."""
+    """The result for one config and backbone, in a process of its own pool.
+
+    Returns:
+        The task; ``outcome``, one of :data:`OUTCOMES`, with its reason as ``detail``; the type of
+        the ``original`` backbone; and a digest of the ``model``. The last two may be empty.
+    """
     path, name = task
     warnings.filterwarnings('ignore')
     torch.set_num_threads(1)
     torch.manual_seed(0)
     signal.signal(signal.SIGALRM, _time_is_up)
     signal.alarm(SECONDS)
+    result = dict(config=path, backbone=name, outcome='', detail='', original='', model='')
     try:
-        outcome, detail = _outcome(path, name)
+        result['outcome'], result['detail'] = _outcome(path, name, result)
     finally:
         signal.alarm(0)
-    return dict(config=path, backbone=name, outcome=outcome, detail=detail)
+    return result
 
 
 def _time_is_up(*_: object) -> None:
     raise TimeoutError(f'took more than {SECONDS} s')
 
 
-def _outcome(path: str, name: str) -> tuple[str, str]:
+def _outcome(path: str, name: str, result: dict) -> tuple[str, str]:
     try:
         cfg = load_config(path)
         if 'model' not in cfg:
             return 'refused', 'no model: a config for others to inherit from'
     except Exception as error:
         return 'broken', _last_line(error)
+    result['original'] = original_backbone(cfg)
     backbone = BACKBONES[name]['type'].rpartition('.')[2]
     try:
         swapped = swap_backbone(cfg, name, **NARROW[backbone])
-        run_model(swapped)
     except CannotAdapt as error:
         return 'refused', str(error)
+    except Exception as error:
+        return 'failed', f'{_last_line(error)} ({_place(error)})'
+    result['model'] = digest = _digest(swapped)
+    if digest not in _seen:
+        _seen[digest] = _run_outcome(cfg, swapped)
+    return _seen[digest]
+
+
+def _run_outcome(cfg: Config, swapped: Config) -> tuple[str, str]:
+    try:
+        run_model(swapped)
     except Exception as error:
         if reason := _breaks_anyway(cfg):
             return 'broken', reason
         return 'failed', f'{_last_line(error)} ({_place(error)})'
     return 'adapted', ''
+
+
+def original_backbone(cfg: Config) -> str:
+    """The type of the backbone of a config without its scope, empty if it has not just one."""
+    types = {
+        child['type'].rpartition('.')[2]
+        for part in _dicts(cfg.model)
+        for key, child in part.items()
+        if key == 'backbone' and isinstance(child, dict) and isinstance(child.get('type'), str)
+    }
+    return types.pop() if len(types) == 1 else ''
+
+
+def _digest(cfg: Config) -> str:
+    """Equal for configs whose models do not differ in what is run here."""
+    model = copy.deepcopy(cfg.model)
+    model.setdefault('data_preprocessor', cfg.get('data_preprocessor'))
+    _make_small(model, SIDES[0])
+    text = json.dumps([cfg.default_scope, model], sort_keys=True, default=repr)
+    return hashlib.sha256(text.encode()).hexdigest()[:16]
 
 
 def _last_line(error: Exception) -> str:
@@ -136,9 +193,6 @@ def _place(error: Exception) -> str:
 def _breaks_anyway(cfg: Config) -> str:
     """Why the config as it is shipped does not build or run here, or nothing."""
     try:
-        for part in _dicts(cfg._cfg_dict):
-            part.pop('init_cfg', None)
-        cfg.model.pop('pretrained', None)
         run_model(cfg)
     except Exception as error:
         return f'the config as shipped: {_last_line(error)}'
@@ -154,68 +208,99 @@ def _dicts(node: object) -> Iterator[dict]:
             yield from _dicts(child)
 
 
+def _make_small(model: dict, side: int) -> None:
+    """Images of one side, not thousands of classes (of LVIS, V3Det), and no weights to load."""
+    model.pop('pretrained', None)
+    for part in _dicts(model):
+        if (part.get('init_cfg') or {}).get('type') == 'Pretrained':
+            part['init_cfg'] = None
+        if isinstance(part.get('num_classes'), int) and part['num_classes'] > 1000:
+            part['num_classes'] = 100
+    for part in _dicts(model.get('data_preprocessor') or {}):
+        if 'size' in part:
+            part['size'] = (side, side)
+        part.pop('batch_augments', None)
+
+
 def run_model(cfg: Config) -> None:
     """Build the model of a config, take the loss of a random batch, and predict.
 
     Raises:
         ValueError: If the loss is not finite or the number of predictions is wrong.
     """
+    for side in SIDES:
+        try:
+            return _run_model(cfg, side)
+        except Exception as error:
+            reason = error
+    raise reason
+
+
+def _run_model(cfg: Config, side: int) -> None:
     from mmengine.model import revert_sync_batchnorm
 
     init_default_scope(cfg.default_scope)
-    for part in _dicts(cfg.model.get('data_preprocessor') or {}):
-        if 'size' in part:
-            part['size'] = (SIDE, SIDE)
-        part.pop('batch_augments', None)
-    cfg.model.setdefault('data_preprocessor', cfg.get('data_preprocessor'))
-    model = revert_sync_batchnorm(MODELS.build(cfg.model))
-    batch = random_batch(cfg, training=True)
-    losses = model(**model.data_preprocessor(batch, training=True), mode='loss')
+    config = copy.deepcopy(cfg.model)
+    config.setdefault('data_preprocessor', cfg.get('data_preprocessor'))
+    _make_small(config, side)
+    model = revert_sync_batchnorm(MODELS.build(config))
+    model.init_weights()  # some models have parameters that are not initialised before
+    MessageHub.get_current_instance().update_info_dict(dict(iter=0, epoch=0))  # as a runner does
+    batch = random_batch(cfg, side, training=True)
+    try:
+        losses = model(**model.data_preprocessor(batch, training=True), mode='loss')
+    except NotImplementedError:  # trackers whose parts are trained by configs of their own
+        losses = dict(loss=torch.zeros(()))
     loss, _ = model.parse_losses(losses)
     if not torch.isfinite(loss):
         raise ValueError(f'loss is {loss}')
     model.eval()
-    batch = random_batch(cfg, training=False)
+    batch = random_batch(cfg, side, training=False)
     with torch.no_grad():
         results = model(**model.data_preprocessor(batch, training=False), mode='predict')
     if len(results) != len(batch['inputs']):
         raise ValueError(f'{len(results)} predictions for {len(batch["inputs"])} images')
 
 
-def random_batch(cfg: Config, training: bool) -> dict:
+def random_batch(cfg: Config, side: int, training: bool) -> dict:
     """Random images with random labels, as the data loader of the config's toolbox packs them."""
     if cfg.default_scope == 'mmdet':
-        return _detection_batch(cfg, training)
+        return _detection_batch(cfg, side, training)
     from mmengine.structures import PixelData
     from mmseg.structures import SegDataSample
 
     samples = []
     for _ in range(2):
-        labels = torch.randint(CLASSES, (1, SIDE, SIDE))
-        shape = dict(img_shape=(SIDE, SIDE), ori_shape=(SIDE, SIDE), pad_shape=(SIDE, SIDE))
+        labels = torch.randint(CLASSES, (1, side, side))
+        shape = dict(img_shape=(side, side), ori_shape=(side, side), pad_shape=(side, side))
         samples.append(
             SegDataSample(
                 gt_sem_seg=PixelData(data=labels),
                 gt_edge_map=PixelData(data=labels),
-                gt_depth_map=PixelData(data=torch.rand(1, SIDE, SIDE)),
+                gt_depth_map=PixelData(data=torch.rand(1, side, side)),
                 metainfo=shape | dict(flip=False),
             )
         )
-    images = [torch.randint(256, (3, SIDE, SIDE), dtype=torch.uint8) for _ in range(2)]
+    images = [torch.randint(256, (3, side, side), dtype=torch.uint8) for _ in range(2)]
     return dict(inputs=images, data_samples=samples)
 
 
-def _detection_batch(cfg: Config, training: bool) -> dict:
+def _detection_batch(cfg: Config, side: int, training: bool) -> dict:
     from mmdet.testing import demo_mm_inputs, demo_track_inputs
 
-    if 'Track' in str(cfg.model.get('data_preprocessor', {}).get('type')):
+    preprocessor = cfg.model.get('data_preprocessor') or {}
+    trains_on_images = training and preprocessor.get('use_det_processor')
+    if 'Track' in str(preprocessor.get('type')) and not trains_on_images:
         return demo_track_inputs(
-            batch_size=1, num_frames=2, num_key_imgs=2, image_shapes=(3, SIDE, SIDE),
+            batch_size=1, num_frames=2, key_frames_inds=[0], image_shapes=(3, side, side),
             num_classes=1, with_mask=True,
         )  # fmt: skip
+    with_mask = 'mask' in repr(cfg.model).lower()  # those without do not pad masks
     batch = demo_mm_inputs(
-        2, [(3, SIDE, SIDE)] * 2, [3, 3], num_classes=CLASSES, with_mask=True, with_semantic=True
+        2, [(3, side, side)] * 2, [3, 3], num_classes=2, with_mask=with_mask, with_semantic=True
     )
+    for sample in batch['data_samples']:
+        sample.gt_instances.labels.zero_()  # the class that every head has
     if training and 'semi_train_cfg' in cfg.model:
         branches = ('sup', 'unsup_teacher', 'unsup_student')
         for sample in batch['data_samples']:
@@ -224,13 +309,14 @@ def _detection_batch(cfg: Config, training: bool) -> dict:
     return batch
 
 
+def ran(results: dict[tuple[str, str], dict]) -> dict[str, tuple[str, str]]:
+    """Outcome and detail of the models that ran, by their digest."""
+    return {r['model']: (r['outcome'], r['detail']) for r in results.values() if r['model']}
+
+
 @cache
 def packages_versions() -> str:
-    from importlib.metadata import version
-
-    return ', '.join(
-        f'{name} {version(name)}' for name in ('torch', 'mmcv', 'mmdet', 'mmsegmentation')
-    )
+    return ', '.join(module_version(name) for name in ('torch', 'mmcv', 'mmdet', 'mmseg'))
 
 
 def read_results(path: Path) -> dict[tuple[str, str], dict]:
@@ -258,6 +344,14 @@ def report(results: Sequence[dict]) -> str:
         )
         cells = ' | '.join(str(counts[outcome]) for outcome in OUTCOMES)
         lines.append(f'| {package} | {backbone} | {total} | {cells} |')
+    works = [r for r in results if r['original'] in PYRAMIDS and r['outcome'] != 'broken']
+    adapted = sum(r['outcome'] == 'adapted' for r in works)
+    if works:
+        lines += [
+            '',
+            f'Of {len(works)} with a pyramid backbone ({", ".join(PYRAMIDS)}) that work as',
+        ]
+        lines += [f'shipped, {adapted} are adapted: {adapted / len(works):.1%}.']
     for outcome, title in zip(OUTCOMES[1:], ('Refused', 'Failed', 'Broken as shipped')):
         reasons: dict[str, list[str]] = {}
         for result in results:
@@ -282,7 +376,8 @@ def main(argv: Sequence[str] | None = None) -> None:
     context = multiprocessing.get_context('spawn')
     with (
         Progress(*columns, TimeRemainingColumn()) as progress,
-        context.Pool(args.processes, maxtasksperchild=50) as pool,
+        context.Manager() as manager,
+        context.Pool(args.processes, _share, (manager.dict(ran(results)),), 50) as pool,
         args.results.open('a') as file,
     ):
         if results and not args.results.read_text().endswith('\n'):

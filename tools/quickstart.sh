@@ -49,7 +49,7 @@ step() { printf '\n== %s\n' "$*"; }
 
 step 'set up'
 bash tools/setup_env.sh
-python=${MMLOCALATTN_VENV:-.venv}/bin/python
+python=${MMLOCALATTN_VENV:-.venv${MMLOCALATTN_STACK:+-$MMLOCALATTN_STACK}}/bin/python
 # Without nvcc the set-up compiles for the CPU only, and a GPU would miss mmcv's operators.
 if ! command -v nvcc >/dev/null; then
     export CUDA_VISIBLE_DEVICES=

@@ -12,12 +12,13 @@ and writes ``WORK_DIR/curves.png`` and ``WORK_DIR/pictures.png``.
 import argparse
 import json
 from collections.abc import Sequence
-from dataclasses import dataclass
 from pathlib import Path
 
 import cv2
 import matplotlib
 import numpy as np
+
+from mmlocalattn.engine import History, read_history
 
 matplotlib.use('Agg')
 from matplotlib import pyplot as plt
@@ -32,50 +33,6 @@ SCORES = {
 }
 PICTURE_SUFFIXES = ('.jpg', '.png')
 SHEET_ROWS, SHEET_COLUMNS, SHEET_CELL_WIDTH = 4, 3, 480
-
-
-@dataclass(frozen=True)
-class History:
-    """A training run.
-
-    Attributes:
-        train: Logged values by number of iterations done.
-        val: Metrics by number of iterations done.
-    """
-
-    train: dict[int, dict[str, float]]
-    val: dict[int, dict[str, float]]
-
-    def minutes(self) -> float:
-        """Sum up the time of the iterations, interruptions and validation left out."""
-        seconds, previous = 0.0, 0
-        for iteration, row in sorted(self.train.items()):
-            seconds += row['time'] * (iteration - previous)
-            previous = iteration
-        return seconds / 60
-
-
-def read_history(work_dir: Path) -> History:
-    """Read the scalars of all starts of a training run; what a resumed run did again counts once.
-
-    Raises:
-        FileNotFoundError: If there is no log of a training run.
-    """
-    train: dict[int, dict[str, float]] = {}
-    val: dict[int, dict[str, float]] = {}
-    logs = sorted(work_dir.glob('*/vis_data/scalars.json'))
-    for log in logs:
-        iteration = 0
-        for line in log.read_text().splitlines():
-            row = json.loads(line)
-            if 'loss' in row:
-                iteration = row['iter']
-                train[iteration] = row
-            else:
-                val[iteration] = row
-    if not train:
-        raise FileNotFoundError(f'no training log in {work_dir}/*/vis_data/scalars.json')
-    return History(train, val)
 
 
 def read_metrics(work_dir: Path) -> dict[str, float]:
@@ -114,19 +71,14 @@ def score_table(metrics: dict[str, float]) -> str:
 def draw_curves(history: History, task: str, path: Path) -> None:
     """Plot the losses and the validation scores over the iterations."""
     figure, (losses, scores) = plt.subplots(1, 2, figsize=(11, 4), constrained_layout=True)
-    iterations = sorted(history.train)
-    names = [name for name in history.train[iterations[-1]] if 'loss' in name]
-    for name in names:
-        known = [iteration for iteration in iterations if name in history.train[iteration]]
-        values = [history.train[iteration][name] for iteration in known]
-        losses.plot(known, values, label=name, linewidth=2 if name == 'loss' else 1)
+    for name in history.values():
+        if 'loss' in name:
+            losses.plot(*history.curve(name), label=name, linewidth=2 if name == 'loss' else 1)
     losses.set(title='training', xlabel='iteration', ylabel='loss', yscale='log')
     losses.legend(fontsize='small')
     for row, columns in SCORES[task].items():
         column, name = next(iter(columns.items()))
-        known = [iteration for iteration in sorted(history.val) if name in history.val[iteration]]
-        values = [history.val[iteration][name] for iteration in known]
-        scores.plot(known, values, marker='o', label=f'{row} {column}')
+        scores.plot(*history.curve(name), marker='o', label=f'{row} {column}')
     scores.set(title='validation', xlabel='iteration', ylim=(0, None))
     scores.legend(fontsize='small')
     for axes in (losses, scores):

@@ -5,7 +5,7 @@ set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
 
 bash tools/setup_env.sh
-venv=${MMLOCALATTN_VENV:-.venv}
+venv=${MMLOCALATTN_VENV:-.venv${MMLOCALATTN_STACK:+-$MMLOCALATTN_STACK}}
 [ "${venv:0:1}" = / ] || venv=$PWD/$venv
 export PATH=$venv/bin:$PATH
 

@@ -4,15 +4,19 @@
 #
 #   bash tools/setup_env.sh
 #
-# MMLOCALATTN_VENV is the folder of the virtual environment (default .venv in the repository), PYTHON the Python
-# to make it with. setup.py's switches (FORCE_CUDA, MAX_JOBS, MMLOCALATTN_WITH_OPS, ...) work here too.
+# MMLOCALATTN_STACK=onedl takes the second supported row, onedl's mm* packages, instead of OpenMMLab's own.
+# MMLOCALATTN_VENV is the folder of the virtual environment (default .venv in the repository, .venv-onedl for onedl),
+# PYTHON the Python to make it with. setup.py's switches (FORCE_CUDA, MAX_JOBS, MMLOCALATTN_WITH_OPS, ...) work here
+# too. A clone holds the kernels of one environment, the one set up last: setting the other one up again swaps them.
 set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
 
-venv=${MMLOCALATTN_VENV:-.venv}
+stack=${MMLOCALATTN_STACK:-}
+venv=${MMLOCALATTN_VENV:-.venv${stack:+-$stack}}
 [ "${venv:0:1}" = / ] || venv=$PWD/$venv
 python=$venv/bin/python
-stamp=$venv/mmlocalattn-reference.sha256
+pins=requirements/${stack:+${stack}_}reference.txt
+stamp=$venv/mmlocalattn-$(basename "$pins" .txt).sha256
 
 say() { printf '[setup] %s\n' "$*"; }
 die() {
@@ -20,7 +24,20 @@ die() {
     exit 1
 }
 pip_install() { "$python" -m pip install --disable-pip-version-check --quiet "$@"; }
-requirements_hash() { cat requirements/reference.txt requirements/tests.txt | sha256sum; }
+requirements_hash() { cat "$pins" requirements/tests.txt | sha256sum; }
+
+# Both stacks bring the same modules, and pip would install one over the other.
+check_stack() {
+    local other
+    case "$stack" in
+        '') other=onedl_mmengine ;;
+        onedl) other=mmengine ;;
+        *) die "there is no MMLOCALATTN_STACK=$stack; set it to onedl, or leave it unset for OpenMMLab's own packages" ;;
+    esac
+    if compgen -G "$venv/lib/python3*/site-packages/$other-*.dist-info" >/dev/null; then
+        die "$venv has the mm* packages of the other stack; remove it, or name another folder in MMLOCALATTN_VENV"
+    fi
+}
 
 # The pins exist for Python 3.11 and 3.12.
 find_python() {
@@ -59,6 +76,7 @@ make_venv() {
     rm -f "$stamp"
 }
 
+mmcv_pin='^(onedl-)?mmcv=='
 install_mmcv() {
     # With a GPU but without nvcc only mmcv's CPU operators can be compiled.
     if [ -z "${CUDA_HOME:-}" ] && [ ! -d /usr/local/cuda ] && ! command -v nvcc >/dev/null; then
@@ -70,7 +88,7 @@ install_mmcv() {
         export CPATH=${CPATH:+$CPATH:}$include
     done
     local mmcv
-    mmcv=$(grep '^mmcv==' requirements/reference.txt)
+    mmcv=$(grep -E "$mmcv_pin" "$pins")
     pip_install --no-build-isolation --no-deps "$mmcv"
     # pip may have kept a wheel that was compiled against another torch.
     "$python" -c 'import torch, mmcv._ext' 2>/dev/null ||
@@ -79,7 +97,7 @@ install_mmcv() {
 
 install_reference() {
     say 'torch, mmdet, mmsegmentation, mmpretrain, test tools: a download of about 3 GB'
-    pip_install -r <(grep -v '^mmcv==' requirements/reference.txt) -r requirements/tests.txt
+    pip_install -r <(grep -vE "$mmcv_pin" "$pins") -r requirements/tests.txt
     say 'mmcv: compiled from source once, about ten minutes on two cores'
     (install_mmcv)
     "$python" -c 'import torch, mmcv._ext, mmdet, mmseg, mmpretrain' ||
@@ -94,13 +112,16 @@ build_package() {
         return
     fi
     say 'mmlocalattn._ext: compiles what has changed, a few minutes the first time'
+    # Objects are kept for each stack, so that swapping the kernels only links them.
     mkdir -p build
-    PATH=$venv/bin:$PATH "$python" setup.py build_ext --inplace >build/setup_env.log 2>&1 || {
+    PATH=$venv/bin:$PATH "$python" setup.py build_ext --inplace --build-temp "build/temp-${stack:-upstream}" \
+        >build/setup_env.log 2>&1 || {
         tail -n 40 build/setup_env.log >&2
         die 'mmlocalattn._ext does not build, see above and build/setup_env.log'
     }
 }
 
+check_stack
 make_venv
 if [ -f "$stamp" ] && requirements_hash | cmp -s - "$stamp"; then
     say "$venv is complete"

@@ -1,4 +1,4 @@
-"""What MMEngine's Runner needs around it: configs, data checks, checkpoints and exact resuming."""
+"""Configs, data checks, checkpoints, resuming, logs and a look at attention, around MMEngine."""
 
 from mmlocalattn.engine.checkpoint import (
     allow_mmengine_checkpoints,
@@ -7,6 +7,7 @@ from mmlocalattn.engine.checkpoint import (
 )
 from mmlocalattn.engine.data_check import check_data
 from mmlocalattn.engine.exact_resume import ExactResumeHook
+from mmlocalattn.engine.history import History, read_history
 from mmlocalattn.engine.launch import (
     adapt_to_device,
     add_common_arguments,
@@ -15,9 +16,11 @@ from mmlocalattn.engine.launch import (
     load_config,
 )
 from mmlocalattn.engine.layer_decay import LayerDecayOptimWrapperConstructor
+from mmlocalattn.engine.visualisation import record_attention
 
 __all__ = [
     'ExactResumeHook',
+    'History',
     'LayerDecayOptimWrapperConstructor',
     'adapt_to_device',
     'add_common_arguments',
@@ -27,5 +30,7 @@ __all__ = [
     'config_of',
     'last_whole_checkpoint',
     'load_config',
+    'read_history',
     'read_seed',
+    'record_attention',
 ]

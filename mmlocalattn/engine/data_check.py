@@ -20,7 +20,7 @@ def check_data(cfg: Mapping, splits: Sequence[str]) -> None:
         loader = cfg.get(f'{split}_dataloader')
         if loader is None:
             continue
-        for dataset in _leaf_datasets(loader['dataset']):
+        for dataset in leaf_datasets(loader['dataset']):
             for path in _paths(dataset):
                 if not osp.exists(path):
                     raise FileNotFoundError(
@@ -30,14 +30,14 @@ def check_data(cfg: Mapping, splits: Sequence[str]) -> None:
                     )
 
 
-def _leaf_datasets(dataset: Mapping) -> Iterator[Mapping]:
+def leaf_datasets(dataset: Mapping) -> Iterator[Mapping]:
     """The data sets inside wrappers such as RepeatDataset and ConcatDataset."""
     inner = [dataset['dataset']] if 'dataset' in dataset else dataset.get('datasets')
     if inner is None:
         yield dataset
     else:
         for wrapped in inner:
-            yield from _leaf_datasets(wrapped)
+            yield from leaf_datasets(wrapped)
 
 
 def _paths(dataset: Mapping) -> Iterator[str]:

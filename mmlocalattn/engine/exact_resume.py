@@ -30,7 +30,7 @@ class ExactResumeHook(Hook):
         if not isinstance(loop, IterBasedTrainLoop) or loop.iter == 0:
             return
         sampler = loop.dataloader.sampler
-        skips_itself = hasattr(loop.dataloader_iterator, 'skip_iter')  # newer forks of MMEngine
+        skips_itself = hasattr(loop.dataloader_iterator, 'skip_iter')  # onedl's MMEngine
         if skips_itself or type(sampler) is not InfiniteSampler:
             return
         stream = InfiniteSampler(sampler.dataset, sampler.shuffle, sampler.seed).indices

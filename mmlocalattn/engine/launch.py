@@ -7,6 +7,7 @@ from pathlib import Path
 
 import torch
 from mmengine.config import Config, DictAction
+from mmengine.config.utils import MODULE2PACKAGE
 from mmengine.device import get_device
 from mmengine.logging import print_log
 
@@ -28,9 +29,14 @@ def add_common_arguments(parser: argparse.ArgumentParser) -> None:
     )
 
 
-def add_config_arguments(parser: argparse.ArgumentParser) -> None:
-    """Add what names a config and changes it; :func:`config_of` reads it."""
-    parser.add_argument('config', help='config file, or one of an installed package: mmdet::FILE')
+def add_config_arguments(parser: argparse.ArgumentParser, many: bool = False) -> None:
+    """Add what names a config, or ``many``, and changes it; :func:`config_of` reads it."""
+    parser.add_argument(
+        'configs' if many else 'config',
+        nargs='+' if many else None,
+        metavar='CONFIG',
+        help='config file, or one of an installed package: mmdet::FILE',
+    )
     parser.add_argument(
         '--backbone',
         choices=sorted(BACKBONES),
@@ -52,21 +58,26 @@ def add_config_arguments(parser: argparse.ArgumentParser) -> None:
     )
 
 
-def config_of(args: argparse.Namespace) -> Config:
+def config_of(args: argparse.Namespace, path: str | None = None) -> Config:
     """The config that :func:`add_config_arguments`' arguments describe.
+
+    Args:
+        args: With ``backbone``, ``keep_optimizer`` and ``cfg_options``.
+        path: Of the config, ``args.config`` if None.
 
     Raises:
         FileNotFoundError: If the file or one of its bases does not exist.
         ModuleNotFoundError: If a package the config needs is not installed.
         ValueError: If the backbone of the config cannot be replaced; says why.
     """
+    path = path or args.config
     if not args.backbone:
         if args.keep_optimizer:
             raise ValueError('--keep-optimizer says nothing without --backbone')
-        return load_config(args.config, args.cfg_options)
-    cfg = load_config(args.config)
+        return load_config(path, args.cfg_options)
+    cfg = load_config(path)
     swapped = swap_backbone(cfg, args.backbone, args.keep_optimizer)
-    print(f'{args.config} with {args.backbone}:', *describe_changes(cfg, swapped), sep='\n  ')
+    print(f'{path} with {args.backbone}:', *describe_changes(cfg, swapped), sep='\n  ')
     swapped.merge_from_dict(args.cfg_options or {})
     return swapped
 
@@ -75,7 +86,8 @@ def load_config(path: str, options: Mapping | None = None) -> Config:
     """Read a config whose ``_base_`` entries may also say ``mmlocalattn::<file>``.
 
     Args:
-        path: Of the config file, or ``<package>::<file>`` for one that a package brings.
+        path: Of the config file, or ``<package>::<file>`` for one that a package brings. (MMEngine
+            alone finds no ``mmseg::<file>`` of onedl's distribution.)
         options: Entries to change, as ``{'model.backbone.arch': 'tiny'}``.
 
     Raises:
@@ -83,6 +95,7 @@ def load_config(path: str, options: Mapping | None = None) -> Config:
         ModuleNotFoundError: If a package the config needs is not installed.
     """
     Config._get_cfg_path = staticmethod(_find_own_config)
+    MODULE2PACKAGE['mmseg'] = 'mmseg'  # the distribution has another name in each stack
     try:
         file = _find_own_config(path, '')[0] if '::' in path else path
         if not Path(file).is_file():
@@ -101,13 +114,22 @@ def load_config(path: str, options: Mapping | None = None) -> Config:
 
 
 def _find_own_config(base: str, child: str) -> tuple[str, str | None]:
-    """The file (and its scope) that ``base`` means in the ``_base_`` of the config ``child``."""
-    if not base.startswith('mmlocalattn::'):
-        return _find_config(base, child)
-    package = Path(__file__).parents[1]
-    installed = package / '.mim' / 'configs'
-    folder = installed if installed.is_dir() else package.parent / 'configs'
-    return str(folder / base.removeprefix('mmlocalattn::')), None
+    """The file (and its scope) that ``base`` means in the ``_base_`` of the config ``child``.
+
+    A file that an installed package brings is looked up by its name. MMEngine's own way reads all
+    metafiles of the package each time, does not find names with a ``+`` or a second dot, and needs
+    to know the package's distribution.
+    """
+    package, separator, name = base.partition('::')
+    if package == 'mmlocalattn':
+        root = Path(__file__).parents[1]
+        installed = root / '.mim' / 'configs'
+        return str((installed if installed.is_dir() else root.parent / 'configs') / name), None
+    if separator and (spec := importlib.util.find_spec(package)) and spec.origin:
+        file = Path(spec.origin).parent / '.mim' / 'configs' / name
+        if file.is_file():
+            return str(file), package
+    return _find_config(base, child)
 
 
 def adapt_to_device(cfg: Config) -> None:

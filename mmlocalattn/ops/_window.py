@@ -83,6 +83,31 @@ def check_kind(**tensors: Tensor) -> None:
         raise ValueError(f'{names} must have one dtype, got {dtypes}')
 
 
+def check_parameter(
+    name: str, tensor: Tensor, meaning: str, expected: tuple[int, ...], query: Tensor
+) -> None:
+    """Check a parameter of an operator, which may stay in fp32 where ``query`` has a lower dtype.
+
+    Raises:
+        ValueError: If its shape is not ``expected``, which the message calls ``meaning``, or its
+            device or dtype does not go with ``query``.
+    """
+    if tuple(tensor.shape) != expected:
+        raise ValueError(
+            f'{name} must have shape {meaning} = {expected}, got {tuple(tensor.shape)}'
+        )
+    if tensor.device != query.device:
+        raise ValueError(
+            f'{name} must be on the device of query, got {tensor.device} and {query.device}'
+        )
+    dtypes = (query.dtype, torch.promote_types(query.dtype, torch.float32))
+    if not tensor.is_floating_point() or (tensor.dtype not in dtypes and not is_autocasting(query)):
+        raise ValueError(
+            f'{name} must have the dtype of query, or float32 beside a 16 bit query, got '
+            f'{tensor.dtype} and {query.dtype}'
+        )
+
+
 def check_window(query: Tensor, kernel_size: tuple[int, int], dilation: tuple[int, int]) -> None:
     """Check that a window is odd and fits the map of ``query`` (B, H, W, num_heads, head_dim).
 

@@ -17,7 +17,7 @@ from mmlocalattn.ops._library import (
     register_autocast,
     warn_if_reference,
 )
-from mmlocalattn.ops._window import check_tensors, is_autocasting
+from mmlocalattn.ops._window import check_parameter, check_tensors
 
 KERNEL_SIZES = (3, 5, 7)
 
@@ -257,26 +257,7 @@ def _check_parameters(
     }
     for name, (tensor, meaning, expected) in shapes.items():
         if tensor is not None:
-            _check_parameter(name, tensor, meaning, expected, query)
-
-
-def _check_parameter(
-    name: str, tensor: Tensor, meaning: str, expected: tuple[int, ...], query: Tensor
-) -> None:
-    if tuple(tensor.shape) != expected:
-        raise ValueError(
-            f'{name} must have shape {meaning} = {expected}, got {tuple(tensor.shape)}'
-        )
-    if tensor.device != query.device:
-        raise ValueError(
-            f'{name} must be on the device of query, got {tensor.device} and {query.device}'
-        )
-    dtypes = (query.dtype, torch.promote_types(query.dtype, torch.float32))
-    if tensor.dtype not in dtypes and not is_autocasting(query):
-        raise ValueError(
-            f'{name} must have the dtype of query, or float32 beside a 16 bit query, got '
-            f'{tensor.dtype} and {query.dtype}'
-        )
+            check_parameter(name, tensor, meaning, expected, query)
 
 
 def _fake(query: Tensor, *args: object) -> tuple[Tensor, Tensor]:

@@ -16,7 +16,7 @@ from mmlocalattn.ops._library import (
     register_autocast,
     warn_if_reference,
 )
-from mmlocalattn.ops._window import IntPair, as_pair, check_tensors, is_autocasting
+from mmlocalattn.ops._window import IntPair, as_pair, check_parameter, check_tensors
 
 LIB.define(
     'stand_alone_attention(Tensor query, Tensor key, Tensor value, Tensor row_embedding, '
@@ -25,9 +25,9 @@ LIB.define(
 )
 LIB.define(
     '_stand_alone_attention_backward(Tensor grad_output, Tensor query, Tensor key, Tensor value, '
-    'Tensor row_embedding, Tensor column_embedding, Tensor output, Tensor logsumexp, '
-    'int[2] kernel_size, bool zero_padding, float scale) -> (Tensor grad_query, Tensor grad_key, '
-    'Tensor grad_value, Tensor grad_row_embedding, Tensor grad_column_embedding)'
+    'Tensor row_embedding, Tensor column_embedding, Tensor logsumexp, int[2] kernel_size, '
+    'bool zero_padding, float scale) -> (Tensor grad_query, Tensor grad_key, Tensor grad_value, '
+    'Tensor grad_row_embedding, Tensor grad_column_embedding)'
 )
 
 
@@ -49,7 +49,8 @@ def stand_alone_attention(
     the part of a window outside the map does.
 
     Args:
-        query: (B, H, W, num_heads, head_dim), fp16, bf16, fp32 or fp64.
+        query: (B, H, W, num_heads, head_dim), fp16, bf16, fp32 or fp64, of any strides. head_dim
+            may be odd; on CUDA it is at most 256.
         key: Same shape and dtype.
         value: Same shape and dtype.
         row_embedding: (num_heads, kh, head_dim // 2), dtype of ``query`` or fp32 for a lower one,
@@ -59,7 +60,7 @@ def stand_alone_attention(
             exceed the map.
         padding: Positions outside the map take no part (``'mask'``), or take part with key and
             value 0, so that their logits are those of the embeddings (``'zero'``).
-        scale: Factor on the logits.
+        scale: Factor on the logits, of any sign.
 
     Returns:
         (B, H, W, num_heads, head_dim), dtype of ``query`` (of autocast, if enabled).
@@ -67,16 +68,18 @@ def stand_alone_attention(
     Raises:
         ValueError: If shapes, dtypes or devices do not match, the window is not odd and from 3 to
             11, or the padding is unknown.
+        RuntimeError: If head_dim is more than 256 on CUDA.
     """
     kernel_size = as_pair(kernel_size, 'kernel_size')
     check_tensors(query=query, key=key, value=value)
     if any(kernel % 2 == 0 or kernel < 3 or kernel > 11 for kernel in kernel_size):
         raise ValueError(f'kernel_size must be odd and from 3 to 11, got {kernel_size=}')
-    half = query.shape[4] // 2
-    _check_embedding(row_embedding, 'row_embedding', kernel_size[0], half, query)
-    _check_embedding(
-        column_embedding, 'column_embedding', kernel_size[1], query.shape[4] - half, query
-    )
+    heads, head_dim = query.shape[3:]
+    shape = heads, kernel_size[0], head_dim // 2
+    check_parameter('row_embedding', row_embedding, '(num_heads, kh, head_dim // 2)', shape, query)
+    shape = heads, kernel_size[1], head_dim - head_dim // 2
+    meaning = '(num_heads, kw, head_dim - head_dim // 2)'
+    check_parameter('column_embedding', column_embedding, meaning, shape, query)
     if padding not in ('mask', 'zero'):
         raise ValueError(f"padding must be 'mask' or 'zero', got {padding=}")
     if not torch.compiler.is_compiling():
@@ -107,7 +110,7 @@ def stand_alone_attention_reference(
     compute = torch.promote_types(query.dtype, torch.float32)
     logits = _logits(query, key, row_embedding, column_embedding, kernel_size, zero_padding, scale)
     logsumexp = logits.flatten(4).logsumexp(-1)
-    weights = (logits - logsumexp[..., None, None]).exp()
+    weights = logits.flatten(4).softmax(-1).view_as(logits)
     output = torch.zeros_like(query, dtype=compute)
     for a, values in enumerate(_tap_rows(value.to(compute), kernel_size)):
         output = output + torch.einsum('bhwnk,bhwndk->bhwnd', weights[..., a, :], values)
@@ -121,7 +124,6 @@ def stand_alone_attention_backward_reference(
     value: Tensor,
     row_embedding: Tensor,
     column_embedding: Tensor,
-    output: Tensor,
     logsumexp: Tensor,
     kernel_size: tuple[int, int],
     zero_padding: bool,
@@ -129,8 +131,10 @@ def stand_alone_attention_backward_reference(
 ) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
     """The gradients in closed form.
 
-    ``dS = P * (dO V^T - <dO, O>)``, ``dQ = dS (K + R)``, ``dK = dS^T Q``, ``dV = P^T dO``; that of
-    a row embedding sums ``dS Q`` over the taps of the row and all queries, likewise for columns.
+    With ``dP = dO V^T``: ``dS = P * (dP - sum(P * dP) / sum(P))``, ``dQ = dS (K + R)``,
+    ``dK = dS^T Q``, ``dV = P^T dO``; that of a row embedding sums ``dS Q`` over the taps of the row
+    and all queries, likewise for columns. The quotient is ``<dO, O>`` without the rounding of ``O``
+    and of the log-sum-exp, which peaked weights would show.
 
     Returns:
         Gradients of query, key, value and the embeddings of rows and of columns.
@@ -138,17 +142,16 @@ def stand_alone_attention_backward_reference(
     compute = torch.promote_types(query.dtype, torch.float32)
     logits = _logits(query, key, row_embedding, column_embedding, kernel_size, zero_padding, scale)
     weights = (logits - logsumexp[..., None, None]).exp()
-    query_, key_, value_, grad_output, output, rows, columns = (
+    query_, key_, value_, grad_output, rows, columns = (
         tensor.to(compute)
-        for tensor in (query, key, value, grad_output, output, row_embedding, column_embedding)
+        for tensor in (query, key, value, grad_output, row_embedding, column_embedding)
     )
-    delta = (grad_output * output).sum(-1)[..., None]
-    grad_logits = torch.empty_like(weights)
+    grad_weights = _tap_products(grad_output, value_, kernel_size)
+    delta = (weights * grad_weights).sum((-1, -2), keepdim=True)
+    delta /= weights.sum((-1, -2), keepdim=True)
+    grad_logits = scale * weights * (grad_weights - delta)
     grad_query = torch.zeros_like(query_)
-    taps = zip(_tap_rows(key_, kernel_size), _tap_rows(value_, kernel_size), strict=True)
-    for a, (keys, values) in enumerate(taps):
-        grad_weights = torch.einsum('bhwnd,bhwndk->bhwnk', grad_output, values)
-        grad_logits[..., a, :] = scale * weights[..., a, :] * (grad_weights - delta)
+    for a, keys in enumerate(_tap_rows(key_, kernel_size)):
         grad_query += torch.einsum('bhwnk,bhwndk->bhwnd', grad_logits[..., a, :], keys)
     half = query.shape[4] // 2
     grad_rows, grad_columns = grad_logits.sum(-1), grad_logits.sum(-2)
@@ -175,6 +178,12 @@ def _tap_rows(tensor: Tensor, kernel_size: tuple[int, int]) -> list[Tensor]:
     """What each row of a window sees of a map (B, H, W, n, d): kh views (B, H, W, n, d, kw)."""
     padded, height = _padded(tensor, kernel_size), tensor.shape[1]
     return [padded[:, a : a + height].unfold(2, kernel_size[1], 1) for a in range(kernel_size[0])]
+
+
+def _tap_products(query: Tensor, tensor: Tensor, kernel_size: tuple[int, int]) -> Tensor:
+    """Products of the queries with what their windows see of a map: (B, H, W, n, kh, kw)."""
+    taps = _tap_rows(tensor, kernel_size)
+    return torch.stack([torch.einsum('bhwnd,bhwndk->bhwnk', query, row) for row in taps], dim=-2)
 
 
 def _scatter(weights: Tensor, tensor: Tensor) -> Tensor:
@@ -206,13 +215,7 @@ def _logits(
     """(B, H, W, num_heads, kh, kw), at least fp32; -inf for masked taps."""
     compute = torch.promote_types(query.dtype, torch.float32)
     query, half = query.to(compute) * scale, query.shape[4] // 2
-    logits = torch.stack(
-        [
-            torch.einsum('bhwnd,bhwndk->bhwnk', query, keys)
-            for keys in _tap_rows(key.to(compute), kernel_size)
-        ],
-        dim=-2,
-    )
+    logits = _tap_products(query, key.to(compute), kernel_size)
     rows, columns = row_embedding.to(compute), column_embedding.to(compute)
     logits = logits + torch.einsum('bhwnd,nkd->bhwnk', query[..., :half], rows)[..., None]
     logits = logits + torch.einsum('bhwnd,nkd->bhwnk', query[..., half:], columns)[..., None, :]
@@ -230,29 +233,6 @@ def _is_inside(length: int, kernel: int, device: torch.device) -> Tensor:
     """Whether the taps of every position along one axis are on the map, (length, kernel)."""
     taps = torch.arange(length, device=device)[:, None] + torch.arange(kernel, device=device)
     return (taps >= kernel // 2) & (taps < length + kernel // 2)
-
-
-def _check_embedding(
-    embedding: Tensor, name: str, kernel: int, channels: int, query: Tensor
-) -> None:
-    expected = (query.shape[3], kernel, channels)
-    if tuple(embedding.shape) != expected:
-        raise ValueError(
-            f'{name} must have shape (num_heads, kernel size, its part of head_dim) = {expected}, '
-            f'got {tuple(embedding.shape)}'
-        )
-    if embedding.device != query.device:
-        raise ValueError(
-            f'{name} must be on the device of query, got {embedding.device} and {query.device}'
-        )
-    compute = torch.promote_types(query.dtype, torch.float32)
-    if not embedding.is_floating_point() or (
-        embedding.dtype not in (query.dtype, compute) and not is_autocasting(query)
-    ):
-        raise ValueError(
-            f'{name} must have the dtype of query or {compute}, got {embedding.dtype} for '
-            f'{query.dtype=}'
-        )
 
 
 def _fake(query: Tensor, key: Tensor, value: Tensor, *args: object) -> tuple[Tensor, Tensor]:
@@ -276,7 +256,7 @@ def _fake_backward(
 def _setup_context(ctx: Any, inputs: tuple, output: tuple) -> None:
     *tensors, kernel_size, zero_padding, scale = inputs
     ctx.geometry = kernel_size, zero_padding, scale
-    ctx.save_for_backward(*tensors, *output)
+    ctx.save_for_backward(*tensors, output[1])
     ctx.mark_non_differentiable(output[1])
 
 

@@ -179,6 +179,18 @@ class OpContract:
         for ours, theirs in zip(actual, reference, strict=True):
             torch.testing.assert_close(ours, theirs, rtol=tolerance, atol=tolerance)
 
+    def check_large_map(self, case: Case, dtype: torch.dtype) -> None:
+        """Like `check_kernel`, with errors as fractions of the largest value: sums are long."""
+        tensors = self.tensors(case, dtype)
+        grad_output = torch.randn(self.output_shape(tensors, case), dtype=dtype)
+        actual = self.run(tensors, case, grad_output)
+        if dtype not in (torch.float64, torch.float32):
+            self.check_rounding(tensors, case, grad_output, actual)
+            return
+        expected = self.run_reference(tensors, case, grad_output)
+        for ours, theirs in zip(actual, expected, strict=True):
+            assert relative_error(ours, theirs) < (1e-5 if dtype == torch.float32 else 1e-12)
+
     def check_rounding(
         self, tensors: tuple[Tensor, ...], case: Case, grad_output: Tensor, actual: list[Tensor]
     ) -> None:

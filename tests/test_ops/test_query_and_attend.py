@@ -258,17 +258,7 @@ def test_cpu_kernel_on_wide_maps(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     monkeypatch.setenv('MMLOCALATTN_CPU_ISA', isa)
-    contract = TestQueryAndAttend()
-    problem = case((2, *size, 2, heads), dim, kernel, stride)
-    tensors = contract.tensors(problem, dtype)
-    grad_output = torch.randn(contract.output_shape(tensors, problem), dtype=dtype)
-    actual = contract.run(tensors, problem, grad_output)
-    if dtype == torch.bfloat16:
-        contract.check_rounding(tensors, problem, grad_output, actual)
-        return
-    expected = contract.run_reference(tensors, problem, grad_output)
-    for ours, theirs in zip(actual, expected, strict=True):
-        assert relative_error(ours, theirs) < (1e-5 if dtype == torch.float32 else 1e-12)
+    TestQueryAndAttend().check_large_map(case((2, *size, 2, heads), dim, kernel, stride), dtype)
 
 
 @pytest.mark.parametrize(

@@ -45,7 +45,7 @@ def stand_alone_oracle(
     return output
 
 
-def case(shape: tuple, kernel: tuple, padding: str = 'mask', scale: float = 0.3) -> Case:
+def case(shape: tuple, kernel: tuple, padding: str = 'mask', scale: float = 1.0) -> Case:
     return dict(shape=shape, kernel_size=kernel, padding=padding, scale=scale)
 
 
@@ -56,7 +56,7 @@ class TestStandAloneAttention(OpContract):
     cases: ClassVar[dict[str, Case]] = {
         'k3': case((2, 5, 7, 2, 4), (3, 3)),
         'k3_zero': case((1, 6, 5, 3, 5), (3, 3), 'zero'),
-        'k5_odd_head_dim': case((1, 9, 6, 2, 7), (5, 5), scale=0.4),
+        'k5_odd_head_dim': case((1, 9, 6, 2, 7), (5, 5)),
         'k7': case((1, 8, 18, 2, 8), (7, 7)),
         'k9_exceeds_the_map': case((1, 4, 3, 1, 8), (9, 9)),
         'k11_exceeds_the_map_zero': case((1, 3, 5, 2, 3), (11, 11), 'zero'),
@@ -67,7 +67,7 @@ class TestStandAloneAttention(OpContract):
         'map_1x1_zero': case((1, 1, 1, 2, 1), (3, 5), 'zero'),
     }
     cuda_cases: ClassVar[dict[str, Case]] = {
-        'dim8': case((1, 19, 37, 2, 8), (7, 5)),
+        'dim8': case((1, 19, 37, 2, 8), (7, 5), scale=0.5),
         'dim12_zero': case((1, 6, 9, 2, 12), (3, 5), 'zero'),
         'dim32': case((1, 7, 10, 2, 32), (5, 3), scale=0.2),
         'dim64_k11': case((1, 5, 6, 1, 64), (11, 11), scale=0.1),
@@ -96,7 +96,7 @@ class TestStandAloneAttention(OpContract):
         ),
         'row_dtype': (
             {3: Tensor.half},
-            'row_embedding must have the dtype of query or torch.float32, got torch.float16',
+            'row_embedding must have the dtype of query, .* got torch.float16 and torch.float32',
         ),
         'column_device': (
             {4: lambda column: column.to('meta')},
@@ -125,7 +125,7 @@ class TestStandAloneAttention(OpContract):
 
     def backward_reference(self, grad_output: Tensor, args: tuple, outputs: tuple) -> list[Tensor]:
         return list(
-            stand_alone_attention_backward_reference(grad_output, *args[:5], *outputs, *args[5:])
+            stand_alone_attention_backward_reference(grad_output, *args[:5], outputs[1], *args[5:])
         )
 
 
@@ -225,14 +225,4 @@ def test_cpu_kernel_on_wide_maps(
     if not has_kernel('stand_alone_attention', 'cpu'):
         pytest.skip('no compiled kernel on this platform to compare')
     monkeypatch.setenv('MMLOCALATTN_CPU_ISA', isa)
-    contract = TestStandAloneAttention()
-    problem = case((1, *size, 2, 11), kernel, padding)
-    tensors = contract.tensors(problem, dtype)
-    grad_output = torch.randn_like(tensors[0])
-    actual = contract.run(tensors, problem, grad_output)
-    if dtype == torch.bfloat16:
-        contract.check_rounding(tensors, problem, grad_output, actual)
-        return
-    expected = contract.run_reference(tensors, problem, grad_output)
-    for ours, theirs in zip(actual, expected, strict=True):
-        assert relative_error(ours, theirs) < (1e-5 if dtype == torch.float32 else 1e-12)
+    TestStandAloneAttention().check_large_map(case((1, *size, 2, 11), kernel, padding), dtype)

@@ -4,12 +4,14 @@ import os
 import signal
 
 import mmengine.config.config
+import yapf.yapflib.yapf_api
 from mmengine.hooks import Hook
 from mmengine.registry import HOOKS
 from mmengine.runner import Runner
 
 # As the fixture `quick` in tiny_data.py, for the other process.
-mmengine.config.config.FormatCode = lambda text, **_: (text, True)
+for module in (mmengine.config.config, yapf.yapflib.yapf_api):
+    module.FormatCode = lambda text, **_: (text, True)
 
 
 @HOOKS.register_module()

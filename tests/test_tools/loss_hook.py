@@ -4,13 +4,15 @@ import json
 from pathlib import Path
 
 import mmengine.config.config
+import yapf.yapflib.yapf_api
 from mmengine.dist import all_reduce, is_main_process
 from mmengine.hooks import Hook
 from mmengine.registry import HOOKS
 from mmengine.runner import Runner
 
 # As the fixture `quick` in tiny_data.py, for other processes.
-mmengine.config.config.FormatCode = lambda text, **_: (text, True)
+for module in (mmengine.config.config, yapf.yapflib.yapf_api):
+    module.FormatCode = lambda text, **_: (text, True)
 
 
 @HOOKS.register_module()

@@ -13,6 +13,9 @@ from mmlocalattn.adapt import BACKBONES
 TOOLS = Path(__file__).parents[2] / 'tools'
 PSPNET = 'mmseg::pspnet/pspnet_r18-d8_4xb2-80k_cityscapes-512x1024.py'
 SETR = 'mmseg::setr/setr_vit-l_naive_8xb2-160k_ade20k-512x512.py'
+OLD = dict(
+    config=SETR, backbone='ssvit_t', outcome='refused', detail='seen before', original='', model=''
+)
 
 
 @pytest.fixture
@@ -35,8 +38,7 @@ def test_tasks_are_all_configs_and_more_backbones_for_a_tenth(tool: ModuleType) 
 
 def test_goes_on_where_it_stopped(tmp_path: Path) -> None:
     results, page = tmp_path / 'results.jsonl', tmp_path / 'report.md'
-    old = dict(config=SETR, backbone='ssvit_t', outcome='refused', detail='seen before')
-    results.write_text(json.dumps(old) + '\n{"config": "cut o')
+    results.write_text(json.dumps(OLD) + '\n{"config": "cut o')
     run = subprocess.run(
         [
             *(sys.executable, TOOLS / 'drop_in_report.py', '--packages', 'mmseg'),
@@ -48,9 +50,12 @@ def test_goes_on_where_it_stopped(tmp_path: Path) -> None:
         check=False,
     )
     assert run.returncode == 0, run.stderr[-3000:]
-    assert json.loads(results.read_text().splitlines()[-1]) == dict(
-        config=PSPNET, backbone='ssvit_t', outcome='adapted', detail=''
+    result = json.loads(results.read_text().splitlines()[-1])
+    assert len(result.pop('model')) == 16
+    assert result == dict(
+        config=PSPNET, backbone='ssvit_t', outcome='adapted', detail='', original='ResNetV1c'
     )
+    assert 'Of 1 with a pyramid backbone' in page.read_text()
     assert '| mmseg | ssvit_t | 1 | 1 | 0 | 0 | 0 |' in page.read_text()
 
 
@@ -58,11 +63,26 @@ def test_results_that_are_there_are_not_computed_again(
     tool: ModuleType, tmp_path: Path, capsys: pytest.CaptureFixture
 ) -> None:
     results = tmp_path / 'results.jsonl'
-    old = dict(config=SETR, backbone='ssvit_t', outcome='refused', detail='seen before')
-    results.write_text(json.dumps(old) + '\n')
+    results.write_text(json.dumps(OLD) + '\n')
     tool.main(['--packages', 'mmseg', '--filter', SETR[7:], '--results', str(results)])
     assert '| 1 | seen before |' in capsys.readouterr().out
-    assert results.read_text() == json.dumps(old) + '\n'
+    assert results.read_text() == json.dumps(OLD) + '\n'
+
+
+def test_a_model_runs_once(tool: ModuleType, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Two schedules of one model; another model."""
+    runs = []
+    monkeypatch.setattr(tool, 'run_model', runs.append)
+    monkeypatch.setattr(tool, '_seen', {})
+    names = ('r50-d8_4xb2-40k', 'r101-d8_4xb2-80k', 'r18-d8_4xb2-80k')
+    results = [
+        tool.try_config((f'mmseg::pspnet/pspnet_{name}_cityscapes-512x1024.py', 'ssvit_t'))
+        for name in names
+    ]
+    assert [result['outcome'] for result in results] == ['adapted'] * 3
+    models = [result['model'] for result in results]
+    assert models[0] == models[1] != models[2]
+    assert len(runs) == 2
 
 
 def test_nothing_to_do(tool: ModuleType) -> None:

@@ -68,10 +68,13 @@ def test_mmseg(
 ) -> None:
     config = tiny_data.write_config(tmp_path / 'config.py', tiny_data.SEGMENTATION, data)
     tool = load_stock_tool('mmseg')
-    # mmsegmentation 1.2.2 passes a shape and inputs, which MMEngine 0.10 refuses for every model.
+    # mmsegmentation 1.2.2 passes a shape and inputs, which MMEngine 0.10 refuses for every model;
+    # onedl's passes input_shape=None.
     count = tool.get_model_complexity_info
     monkeypatch.setattr(
-        tool, 'get_model_complexity_info', lambda model, shape, **kwargs: count(model, **kwargs)
+        tool,
+        'get_model_complexity_info',
+        lambda model, *_, inputs, **__: count(model, inputs=inputs),
     )
     args = Namespace(config=config, shape=[64, 64], cfg_options=None)
     tool.inference(args, MMLogger.get_instance('get_flops'))
@@ -143,6 +146,19 @@ def test_prints(tool: ModuleType, tmp_path: Path, capsys: pytest.CaptureFixture[
     assert f'{(result["params"] + 4 * 17) / 1e6:.2f} M parameters' in lines[0]
     with pytest.raises(SystemExit, match=r"'no\.py' does not exist"):
         tool.main(['no.py'])
+
+
+def test_swaps_the_backbone(
+    tool: ModuleType, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    path = tiny_data.write_config(tmp_path / 'config.py', tiny_data.SEGMENTATION, tmp_path)
+    options = ['--json', '--shape', '64', '96']
+    tool.main([path, *options])
+    before = json.loads(capsys.readouterr().out)
+    tool.main([path, *options, '--backbone', 'slide_pvt_t'])
+    printed = capsys.readouterr()
+    assert json.loads(printed.out)['params'] > before['params'] + 10e6
+    assert 'SlidePVT' in printed.err
 
 
 def test_table_is_up_to_date(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -43,6 +43,7 @@ def run_and_kill(config: str, work_dir: Path, iteration: int) -> None:
 
 def weights(work_dir: Path) -> dict[str, torch.Tensor]:
     last = (work_dir / 'last_checkpoint').read_text()
+    allow_mmengine_checkpoints()  # onedl's MMEngine takes its permissions back after a load
     return torch.load(last, weights_only=True)['state_dict']
 
 

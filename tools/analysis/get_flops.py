@@ -9,20 +9,22 @@ machine.
 """
 
 import argparse
+import contextlib
 import json
+import sys
 from collections.abc import Callable, Iterator, Sequence
 from math import prod
 from pathlib import Path
 
 import torch
-from mmengine.config import Config, DictAction
+from mmengine.config import Config
 from mmengine.logging import MMLogger
 from mmengine.model import revert_sync_batchnorm
 from mmengine.registry import MODELS, init_default_scope
 from torch import Tensor, nn
 from torch.utils.flop_counter import FlopCounterMode
 
-from mmlocalattn.engine import load_config
+from mmlocalattn.engine import add_config_arguments, config_of
 
 # Height and width of the image, by the package that the config is for: the protocols of the papers.
 SHAPES = {'mmdet': (800, 1280), 'mmseg': (512, 2048), 'mmpretrain': (224, 224)}
@@ -54,7 +56,7 @@ ELEMENTWISE = {
 
 def parse_args(argv: Sequence[str] | None = None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__.partition('\n')[0])
-    parser.add_argument('configs', nargs='+', metavar='CONFIG', help='config files')
+    add_config_arguments(parser, many=True)
     parser.add_argument(
         '--shape',
         nargs=2,
@@ -63,7 +65,6 @@ def parse_args(argv: Sequence[str] | None = None) -> argparse.Namespace:
         help='of the image; default 800 1280 for mmdet, 512 2048 for mmseg, 224 224 for mmpretrain',
     )
     parser.add_argument('--json', action='store_true', help='print one JSON object per config')
-    parser.add_argument('--cfg-options', nargs='+', action=DictAction, help='as of tools/test.py')
     return parser.parse_args(argv)
 
 
@@ -129,8 +130,9 @@ def main(argv: Sequence[str] | None = None) -> None:
     MMLogger.get_current_instance().setLevel('ERROR')  # its stream is the same
     for path in args.configs:
         try:
-            cfg = load_config(path, args.cfg_options)
-        except (FileNotFoundError, ModuleNotFoundError) as error:
+            with contextlib.redirect_stdout(sys.stderr):  # what --backbone has changed
+                cfg = config_of(args, path)
+        except (FileNotFoundError, ModuleNotFoundError, ValueError) as error:
             raise SystemExit(f'error: {error}') from None
         result = dict(config=Path(path).stem) | count(cfg, args.shape)
         if args.json:

@@ -53,6 +53,8 @@ TABLE_2 = [
     ('convolution; attention stem', 'convhead_attnstem', 173, 25.9),
     ('attention; convolution stem', 'attnhead_convstem', 111, 22.0),
     ('attention; attention stem', 'attnhead_attnstem', 110, 22.0),
+    ('attention, FPN too; convolution stem', 'attnfpn_attnhead_convstem', 111, 22.0),
+    ('attention, FPN too; attention stem', 'attnfpn_attnhead_attnstem', 110, 22.0),
 ]
 
 

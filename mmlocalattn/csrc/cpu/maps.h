@@ -1,4 +1,4 @@
-// Maps as the kernels for one instruction set get them: plain types, no tensors.
+// Maps and constants as the kernels for one instruction set get them: plain types, no tensors.
 #pragma once
 
 #include <cstdint>
@@ -13,6 +13,8 @@ namespace mmlocalattn {
 namespace cpu {
 
 constexpr int kVectorBytes = 64;  // the longest of any instruction set
+
+constexpr double kLog2E = 1.44269504088896340736, kLn2 = 0.69314718055994530942;
 
 // The bits of a bfloat16, for files that may not use the standard library.
 struct BFloat16 {

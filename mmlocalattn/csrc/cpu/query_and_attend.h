@@ -29,7 +29,7 @@ struct TapTable {
 };
 
 // One piece of a problem: some heads of a part of a map. Forward it is rows [y_begin, y_end) and
-// columns [x_begin, x_end) of the windows, an even number of rows unless they are the last. The
+// columns [x_begin, x_end) of the windows. The
 // gradients of positions have rows of the map, and columns in steps of the stride: column x is that
 // of the last window that may begin at or before the positions x * stride - low, ..., x * stride -
 // low + stride - 1.

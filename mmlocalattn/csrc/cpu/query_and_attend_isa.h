@@ -1,8 +1,8 @@
 // The kernels of query_and_attend for one instruction set, see query_and_attend.h.
 #pragma once
 
+#include "query_and_attend_delta_isa.h"
 #include "query_and_attend_positions_isa.h"
-#include "query_and_attend_windows_isa.h"
 
 namespace mmlocalattn {
 namespace cpu {

@@ -22,9 +22,10 @@ namespace mmlocalattn {
 namespace cpu {
 namespace {
 
-constexpr int64_t kMostRows = 16, kMostCols = 64;  // of a tile: the planes of a head stay in L2
-constexpr int64_t kMostHeads = 8;                  // of a piece: what it packs of scores at once
-constexpr int64_t kColumnStep = 16;                // the lanes of the longest vector
+constexpr int64_t kMostRows = 18, kMostCols = 64;  // of a tile: the planes of a head stay in L2
+constexpr int64_t kRowStep = 6;      // the rows that kernels compute together divide it
+constexpr int64_t kMostHeads = 8;    // of a piece: what it packs of scores at once
+constexpr int64_t kColumnStep = 16;  // the lanes of the longest vector
 
 template <typename T>
 WindowKernels<T> window_kernels() {
@@ -125,7 +126,7 @@ class Pieces {
   }
 
   Tiles window_tiles() const {
-    return {cuts(problem_.rows.windows(), kMostRows, 2),
+    return {cuts(problem_.rows.windows(), kMostRows, kRowStep),
             cuts(problem_.cols.windows(), kMostCols, kColumnStep)};
   }
 

@@ -24,7 +24,7 @@ constexpr int kChannels = MMLOCALATTN_VECTOR_BYTES == 64 ? 8 : 4;
 // Scores and biases of a tile may differ by so much together, in base 2: products of two such
 // weights and the inverse of their sum are normal numbers.
 template <typename C>
-constexpr C kMostRange = sizeof(C) == sizeof(float) ? 86 : 800;
+constexpr C kMostRange = sizeof(C) == sizeof(float) ? 64 : 800;
 
 template <typename C>
 constexpr C kInfinity = static_cast<C>(__builtin_inf());
@@ -81,7 +81,10 @@ void pack_area(const Vectors<const T>& map, const Area& area, int64_t item, int6
                     end = area.has_row(row) ? area.end(c) : area.cols;
       if (begin < end) {
         const auto from = map_of_row(map, area, row, c, item, ordinals);
+        const bool has_next = row + 1 < area.rows && area.has_row(row + 1);
+        const auto next = map_of_row(map, area, row + has_next, c, item, ordinals);
         for (int64_t x = begin; x < end; x += N) {
+          if (has_next) prefetch(next, 0, x - begin, smaller(end - x, N), dim);
           pack<N>(from, 0, x - begin, end - begin - 1, dim, planes, line + x, step);
         }
       }

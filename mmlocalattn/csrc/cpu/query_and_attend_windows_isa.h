@@ -1,4 +1,4 @@
-// What is computed window by window: the output, and delta for the gradients.
+// What is computed window by window: the output.
 #pragma once
 
 #include "query_and_attend_tile_isa.h"
@@ -8,11 +8,14 @@ namespace cpu {
 namespace MMLOCALATTN_ISA {
 namespace {
 
-// The windows of a piece, an even number of rows of them.
+// Windows below each other that are computed together: what they load serves all of them.
+constexpr int kWindowRows = MMLOCALATTN_VECTOR_BYTES == 64 ? 3 : 2;
+
+// The windows of a piece, whole groups of kWindowRows rows.
 template <typename T>
 Area output_area(const WindowPiece<T>& piece) {
   return make_area<Compute<T>>(piece.rows.windows(), piece.cols.windows(), piece.y_begin,
-                               round_up(piece.y_end - piece.y_begin, 2), piece.x_begin,
+                               round_up(piece.y_end - piece.y_begin, kWindowRows), piece.x_begin,
                                piece.x_end - piece.x_begin, 1);
 }
 
@@ -46,7 +49,7 @@ struct Windows {
   const int64_t* offsets;
   Scores<C> scores;
   const C* values;
-  C* weights;  // (2, taps, N) of a vector of windows and the one below it
+  C* weights;  // of kWindowRows vectors of windows, see ExactWeights and SharedWeights
 };
 
 // Stores the log-sum-exp of a query's windows, whose total is 2^most times `total`.
@@ -83,135 +86,208 @@ void find_exact_weights(const Windows<T>& windows, int64_t head, int64_t place, 
   }
 }
 
-// Calls body(row, is_first, is_second) for the rows of taps of two windows, one below the other:
-// rows of the input from where the first begins. The flags, types, say which of them see the row.
+// Calls body(row, begin, end) for the rows of taps of kWindowRows windows, one below the other:
+// rows of the input from where the first begins, which windows [begin, end) see. These are
+// constants.
 template <typename Body>
-MMLOCALATTN_INLINE void for_tap_rows(int64_t kernel, int64_t stride, const Body& body) {
-  for (int64_t row = 0; row < kernel + stride; ++row) {
-    if (row >= stride && row < kernel) {
-      body(row, std::true_type(), std::true_type());
-    } else if (row < kernel) {
-      body(row, std::true_type(), std::false_type());
-    } else if (row >= stride) {
-      body(row, std::false_type(), std::true_type());
-    }
+MMLOCALATTN_INLINE void for_tap_rows(const StridedAxis& rows, const Body& body) {
+  for (int64_t row = 0; row < rows.kernel + (kWindowRows - 1) * rows.stride; ++row) {
+    const int64_t begin = row < rows.kernel ? 0 : (row - rows.kernel) / rows.stride + 1,
+                  end = smaller(row / rows.stride + 1, kWindowRows);
+    if (begin == end) continue;  // between windows that do not touch
+    with_constant<kWindowRows>(end, [&](auto end) MMLOCALATTN_INLINE_LAMBDA {
+      with_constant<decltype(end)::value>(begin + 1, [&](auto after) MMLOCALATTN_INLINE_LAMBDA {
+        body(row, std::integral_constant<int, decltype(after)::value - 1>(), end);
+      });
+    });
   }
 }
 
-// The same from shared powers, for two rows of windows: what they load serves both. The
-// log-sum-exps of the second row are `line` further.
+// Where a tap row's table entries and weights are for the second window, from those of the first.
 template <typename T>
-void find_shared_weights(const Windows<T>& windows, int64_t head, int64_t place,
-                         Compute<T>* logsumexp, int64_t step, int64_t line) {
+MMLOCALATTN_INLINE int64_t next_window(const WindowPiece<T>& piece) {
+  return -piece.rows.stride * piece.cols.kernel;
+}
+
+// Weights that find_exact_weights() wrote.
+template <typename T>
+struct ExactWeights {
+  using C = Compute<T>;
+  static constexpr int N = kLanes<C>;
+
+  const WindowPiece<T>& piece;
+  const C* weights;
+
+  template <int kBegin, int kEnd>
+  MMLOCALATTN_INLINE void load_tap(int64_t, int64_t tap, Vec<C, N> (&weight)[kWindowRows]) const {
+    const int64_t step = piece.taps() + next_window(piece);
+    for (int i = kBegin; i < kEnd; ++i) weight[i] = load<N>(weights + (tap + i * step) * N);
+  }
+  MMLOCALATTN_INLINE Vec<C, N> factor(int) const { return fill<N>(C(1)); }
+};
+
+// Weights from shared powers, computed where they are used: that takes less time than to store and
+// load them. With total_q = sum_j 2^t 2^bias of query q they are
+//   sum_q 2^t 2^bias scale / total_q = 1 / total_0 sum_q 2^t 2^bias scale (total_0 / total_q).
+// `numbers` holds 1 / total_0 and the ratios of the other queries, (queries, kWindowRows, line).
+template <typename T, typename Queries>
+struct SharedWeights {
+  using C = Compute<T>;
+  static constexpr int N = kLanes<C>;
+
+  const Windows<T>& windows;
+  int64_t head, place;
+  Queries queries;  // a constant if they are few
+  const C* numbers;
+  int64_t line;
+
+  template <int kBegin, int kEnd>
+  MMLOCALATTN_INLINE void load_tap(int64_t offset, int64_t tap,
+                                   Vec<C, N> (&weight)[kWindowRows]) const {
+    const int64_t step = next_window(windows.piece);
+    const auto add_query = [&](int q, const auto& add) MMLOCALATTN_INLINE_LAMBDA {
+      const C* factor = windows.piece.table(q, head).scale_factor + tap;
+      auto power = load<N>(windows.scores.power + q * windows.scores.power_step + place + offset);
+      pin(power);
+      for (int i = kBegin; i < kEnd; ++i) add(i, power * factor[i * step]);
+    };
+    add_query(0, [&](int i, auto part) MMLOCALATTN_INLINE_LAMBDA { weight[i] = part; });
+    for (int q = 1; q < queries; ++q) {
+      add_query(q, [&](int i, auto part) MMLOCALATTN_INLINE_LAMBDA {
+        weight[i] += part * load<N>(numbers + (q * kWindowRows + i) * line);
+      });
+    }
+  }
+  MMLOCALATTN_INLINE Vec<C, N> factor(int i) const { return load<N>(numbers + i * line); }
+};
+
+// The numbers of SharedWeights of kVectors vectors of windows, and their log-sum-exps: those of a
+// row of windows are `line` behind those of the row above, log-sum-exps of a query `step` behind
+// those of the query before.
+template <int kVectors, typename T>
+void find_totals(const Windows<T>& windows, int64_t head, int64_t place, Compute<T>* numbers,
+                 Compute<T>* logsumexp, int64_t step, int64_t line) {
   using C = Compute<T>;
   constexpr int N = kLanes<C>;
   using V = Vec<C, N>;
   const auto& piece = windows.piece;
-  const int64_t cols = piece.cols.kernel, *offsets = windows.offsets;
+  const int64_t cols = piece.cols.kernel, next = next_window(piece);
   for (int64_t q = 0; q < piece.queries; ++q) {
     const auto table = piece.table(q, head);
     const C* power = windows.scores.power + q * windows.scores.power_step + place;
-    const int64_t second = -piece.rows.stride * cols;  // from the taps of the first to the second
-    V total[2] = {}, odd_total[2] = {};  // two sums, so that none waits for the one before
-    for_tap_rows(piece.rows.kernel, piece.rows.stride, [&](int64_t row, auto sees0, auto sees1) {
-      const C *from = power + row * windows.input.line, *factor = table.bias_factor + row * cols;
-      for (int64_t col = 0; col < cols; col += 2) {
-        auto value = load<N>(from + offsets[col]);
-        pin(value);
-        if (sees0.value) total[0] += value * factor[col];
-        if (sees1.value) total[1] += value * factor[second + col];
-        if (col + 1 == cols) break;
-        auto odd_value = load<N>(from + offsets[col + 1]);
-        pin(odd_value);
-        if (sees0.value) odd_total[0] += odd_value * factor[col + 1];
-        if (sees1.value) odd_total[1] += odd_value * factor[second + col + 1];
-      }
-    });
-    V inverse[2];
-    for (int i = 0; i < 2; ++i) {
-      total[i] += odd_total[i];
-      inverse[i] = C(1) / total[i];
-      store_logsumexp<C, N>(logsumexp + q * step + i * line, V{}, total[i], windows.scores.most[q],
-                            table.most_bias);
-    }
-    C* weights[2] = {windows.weights, windows.weights + piece.taps() * N + second * N};
-    for_tap_rows(piece.rows.kernel, piece.rows.stride, [&](int64_t row, auto sees0, auto sees1) {
-      const C *from = power + row * windows.input.line, *factor = table.scale_factor + row * cols;
+    V total[kWindowRows][kVectors] = {};
+    for_tap_rows(piece.rows, [&](int64_t row, auto begin, auto end) MMLOCALATTN_INLINE_LAMBDA {
       for (int64_t col = 0; col < cols; ++col) {
-        auto value = load<N>(from + offsets[col]);
-        pin(value);
-        const int64_t to = (row * cols + col) * N;
-        if (sees0.value) {
-          const auto weight = value * inverse[0] * factor[col];
-          store(weights[0] + to, q == 0 ? weight : load<N>(weights[0] + to) + weight);
-        }
-        if (sees1.value) {
-          const auto weight = value * inverse[1] * factor[second + col];
-          store(weights[1] + to, q == 0 ? weight : load<N>(weights[1] + to) + weight);
+        const C *from = power + row * windows.input.line + windows.offsets[col],
+                *factor = table.bias_factor + row * cols + col;
+        V value[kVectors];
+        for (int v = 0; v < kVectors; ++v) pin(value[v] = load<N>(from + v * N));
+        for (int i = begin; i < end; ++i) {
+          for (int v = 0; v < kVectors; ++v) total[i][v] += value[v] * factor[i * next];
         }
       }
     });
+    for (int i = 0; i < kWindowRows; ++i) {
+      for (int v = 0; v < kVectors; ++v) {
+        const int64_t at = i * line + v * N;
+        store_logsumexp<C, N>(logsumexp + q * step + at, V{}, total[i][v], windows.scores.most[q],
+                              table.most_bias);
+        const V inverse = C(1) / total[i][v];
+        store(numbers + q * kWindowRows * line + at,
+              q == 0 ? inverse : inverse / load<N>(numbers + at));
+      }
+    }
   }
 }
 
-// The weighted sums of kChannels planes from `values` on, for two rows of windows.
-template <typename T>
-MMLOCALATTN_INLINE void sum_values(const Windows<T>& windows, const Compute<T>* values,
-                                   Compute<T>* out, int64_t out_step, int64_t second_out) {
+// The weighted sums of kChannels planes from `values` on, of kWindowRows rows of windows that are
+// `line` apart in the planes of `out`.
+template <typename T, typename Weights>
+MMLOCALATTN_INLINE void sum_values(const Windows<T>& windows, const Weights& weights,
+                                   const Compute<T>* values, Compute<T>* out, int64_t out_step,
+                                   int64_t line) {
   using C = Compute<T>;
   constexpr int N = kLanes<C>;
-  Vec<C, N> sum[2][kChannels] = {};
-  const auto& piece = windows.piece;
-  const int64_t cols = piece.cols.kernel, step = windows.input.plane_size();
-  const int64_t second = (piece.taps() - piece.rows.stride * cols) * N;
-  for_tap_rows(piece.rows.kernel, piece.rows.stride, [&](int64_t row, auto sees0, auto sees1) {
-    const C *from = values + row * windows.input.line, *weights = windows.weights + row * cols * N;
-    for (int64_t col = 0; col < cols; ++col, weights += N) {
-      const C* tap = from + windows.offsets[col];
-      Vec<C, N> weight[2];
-      if (sees0.value) weight[0] = load<N>(weights);
-      if (sees1.value) weight[1] = load<N>(weights + second);
+  Vec<C, N> sum[kWindowRows][kChannels] = {};
+  const int64_t cols = windows.piece.cols.kernel, step = windows.input.plane_size();
+  for_tap_rows(windows.piece.rows,
+               [&](int64_t row, auto begin, auto end) MMLOCALATTN_INLINE_LAMBDA {
+                 for (int64_t col = 0; col < cols; ++col) {
+                   const int64_t offset = row * windows.input.line + windows.offsets[col];
+                   Vec<C, N> weight[kWindowRows];
+                   weights.template load_tap<begin, end>(offset, row * cols + col, weight);
 #pragma GCC unroll 8
-      for (int d = 0; d < kChannels; ++d) {
-        auto value = load<N>(tap + d * step);
-        pin(value);
-        if (sees0.value) sum[0][d] += weight[0] * value;
-        if (sees1.value) sum[1][d] += weight[1] * value;
-      }
-    }
-  });
+                   for (int d = 0; d < kChannels; ++d) {
+                     auto value = load<N>(values + offset + d * step);
+                     pin(value);
+                     for (int i = begin; i < end; ++i) sum[i][d] += weight[i] * value;
+                   }
+                 }
+               });
+  for (int i = 0; i < kWindowRows; ++i) {
+    const auto factor = weights.factor(i);
 #pragma GCC unroll 8
-  for (int d = 0; d < kChannels; ++d) {
-    store(out + d * out_step, sum[0][d]);
-    store(out + d * out_step + second_out, sum[1][d]);
+    for (int d = 0; d < kChannels; ++d) store(out + d * out_step + i * line, sum[i][d] * factor);
   }
 }
 
 template <bool kExact, typename T>
 void forward_head(const Windows<T>& windows, int64_t head, Compute<T>* lines,
                   Compute<T>* logsumexp) {
-  constexpr int N = kLanes<Compute<T>>;
+  using C = Compute<T>;
+  constexpr int N = kLanes<C>;
   const auto& piece = windows.piece;
   const auto &input = windows.input, &output = windows.output;
   const int64_t channels = padded_channels(piece), stride = piece.rows.stride,
                 step = piece.heads * output.plane_size();
-  for (int64_t row = 0; row < output.rows; row += 2) {
-    for (int64_t x = 0; x < output.cols; x += N) {
-      const int64_t place = row * stride * input.line + x;
-      Compute<T>* lse = logsumexp + row * output.line + x;
-      if constexpr (kExact) {
-        find_exact_weights(windows, head, place, windows.weights, lse, step);
-        find_exact_weights(windows, head, place + stride * input.line,
-                           windows.weights + piece.taps() * N, lse + output.line, step);
-      } else {
-        find_shared_weights(windows, head, place, lse, step, output.line);
-      }
-      for (int64_t d = 0; d < channels; d += kChannels) {
-        sum_values(windows, windows.values + d * input.plane_size() + place,
-                   lines + d * output.line + x, output.line, channels * output.line);
+  for (int64_t row = 0; row < output.rows; row += kWindowRows) {
+    for (int64_t i = 0; i < kWindowRows && output.has_row(row + i); ++i) {
+      prefetch</*kWrite=*/true>(map_of_row(piece.output, output, row + i, 0, head, piece.ordinals),
+                                0, 0, output.cols, piece.dim);
+    }
+    const int64_t row_place = row * stride * input.line;
+    C* lse = logsumexp + row * output.line;
+    if (!kExact) {
+      for (int64_t x = 0; x < output.cols; x += 2 * N) {
+        with_constant<2>((output.cols - x + N - 1) / N, [&](auto vectors) {
+          find_totals<vectors>(windows, head, row_place + x, windows.weights + x, lse + x, step,
+                               output.line);
+        });
       }
     }
-    for (int64_t i = 0; i < 2; ++i) {
+    for (int64_t x = 0; x < output.cols; x += N) {
+      const int64_t place = row_place + x;
+      const auto sum_channels = [&](const auto& weights) {
+        for (int64_t d = 0; d < channels; d += kChannels) {
+          sum_values(windows, weights, windows.values + d * input.plane_size() + place,
+                     lines + d * output.line + x, output.line, channels * output.line);
+        }
+      };
+      if constexpr (kExact) {
+        for (int64_t i = 0; i < kWindowRows; ++i) {
+          find_exact_weights(windows, head, place + i * stride * input.line,
+                             windows.weights + i * piece.taps() * N, lse + i * output.line + x,
+                             step);
+        }
+        sum_channels(ExactWeights<T>{piece, windows.weights});
+      } else {
+        const auto sum_queries = [&](auto queries) {
+          sum_channels(SharedWeights<T, decltype(queries)>{windows, head, place, queries,
+                                                           windows.weights + x, output.line});
+        };
+        switch (piece.queries) {
+          case 1:
+            sum_queries(std::integral_constant<int, 1>());
+            break;
+          case 2:
+            sum_queries(std::integral_constant<int, 2>());
+            break;
+          default:
+            sum_queries(piece.queries);
+        }
+      }
+    }
+    for (int64_t i = 0; i < kWindowRows; ++i) {
       unpack_row(piece.output, output, row + i, 0, head, piece.dim, piece.ordinals,
                  lines + i * channels * output.line, output.line);
     }
@@ -230,8 +306,9 @@ struct ForwardScratch {
       : arena{memory} {
     scores = take_scores(piece, input, arena);
     values = arena.take(padded_channels(piece) * input.plane_size());
-    weights = arena.take(2 * piece.taps() * kLanes<C>);
-    lines = arena.take(2 * padded_channels(piece) * output.line);
+    weights =
+        arena.take(kWindowRows * larger(piece.taps() * kLanes<C>, piece.queries * output.line));
+    lines = arena.take(kWindowRows * padded_channels(piece) * output.line);
     logsumexp = arena.take(piece.queries * piece.heads * output.plane_size());
   }
 };
@@ -258,110 +335,6 @@ void forward(const WindowPiece<T>& piece, Compute<T>* memory) {
   }
   for (int64_t q = 0; q < piece.queries; ++q) {
     unpack_area(piece.logsumexp, output, q, piece.heads, piece.ordinals,
-                scratch.logsumexp + q * piece.heads * output.plane_size());
-  }
-}
-
-// <grad_output, value> of each tap, for kChannels planes of both; added to those of earlier planes.
-template <typename T>
-MMLOCALATTN_INLINE void multiply_values(const Windows<T>& windows, const Compute<T>* values,
-                                        const Compute<T>* grad_output, int64_t grad_step,
-                                        bool is_first) {
-  using C = Compute<T>;
-  constexpr int N = kLanes<C>;
-  Vec<C, N> grad[kChannels];
-#pragma GCC unroll 8
-  for (int d = 0; d < kChannels; ++d) grad[d] = load<N>(grad_output + d * grad_step);
-  const int64_t taps = windows.piece.taps(), step = windows.input.plane_size();
-  for (int64_t j = 0; j < taps; ++j) {
-    C* product = windows.weights + j * N;
-    const C* tap = values + windows.offsets[j];
-    Vec<C, N> sum = is_first ? Vec<C, N>{} : load<N>(product);
-#pragma GCC unroll 8
-    for (int d = 0; d < kChannels; ++d) sum += grad[d] * load<N>(tap + d * step);
-    store(product, sum);
-  }
-}
-
-// Replaces the log-sum-exps by delta. `grad_output` is in planes of the windows.
-template <bool kExact, typename T>
-void delta_head(const Windows<T>& windows, int64_t head, const Compute<T>* grad_output,
-                Compute<T>* logsumexp) {
-  using C = Compute<T>;
-  constexpr int N = kLanes<C>;
-  const auto& piece = windows.piece;
-  const auto &input = windows.input, &output = windows.output;
-  for (int64_t row = 0; row < output.rows; ++row) {
-    for (int64_t x = 0; x < output.cols; x += N) {
-      const int64_t place = row * piece.rows.stride * input.line + x, at = row * output.line + x;
-      for (int64_t d = 0; d < padded_channels(piece); d += kChannels) {
-        multiply_values(windows, windows.values + d * input.plane_size() + place,
-                        grad_output + d * output.plane_size() + at, output.plane_size(), d == 0);
-      }
-      for (int64_t q = 0; q < piece.queries; ++q) {
-        const auto& scores = windows.scores;
-        const auto table = piece.table(q, head);
-        const C *t = scores.t + q * scores.t_step + place,
-                *power = scores.power + q * scores.power_step + place;
-        C* to = logsumexp + q * piece.heads * output.plane_size() + at;
-        const auto exponent = log2_inverse<C, N>(load<N>(to), scores.most[q], table.most_bias);
-        Vec<C, N> delta{};
-        for (int64_t j = 0; j < piece.taps(); ++j) {
-          const auto product = load<N>(windows.weights + j * N);
-          const int64_t tap = windows.offsets[j];
-          if constexpr (kExact) {
-            delta +=
-                exp2<N>(load<N>(t + tap) + table.bias[j] + exponent) * product * table.scale[j];
-          } else {
-            delta += load<N>(power + tap) * product * table.scale_factor[j];
-          }
-        }
-        store(to, kExact ? delta : delta * exp2<N>(exponent));
-      }
-    }
-  }
-}
-
-template <typename T>
-struct DeltaScratch : ForwardScratch<T> {
-  Compute<T>* grad_output;
-
-  DeltaScratch(const WindowPiece<T>& piece, const Area& input, const Area& output,
-               Compute<T>* memory)
-      : ForwardScratch<T>(piece, input, output, memory),
-        grad_output(this->arena.take(padded_channels(piece) * output.plane_size())) {}
-};
-
-template <typename T>
-void backward_windows(const WindowPiece<T>& piece, Compute<T>* memory) {
-  const Area output = output_area(piece), input = input_area(piece, output);
-  const DeltaScratch<T> scratch(piece, input, output, memory);
-  int64_t offsets[kMostTaps];
-  tap_offsets(piece, input, offsets);
-  pack_scores(piece, input, scratch.scores.t);
-  const auto& logsumexp = piece.logsumexp;
-  for (int64_t q = 0; q < piece.queries; ++q) {
-    pack_area<Compute<T>>({logsumexp.data, logsumexp.row, logsumexp.column, logsumexp.item}, output,
-                          q, piece.heads, piece.heads, 0, piece.ordinals,
-                          scratch.logsumexp + q * piece.heads * output.plane_size());
-  }
-  for (int64_t head = 0; head < piece.heads; ++head) {
-    pack_area<T>(piece.values, input, head, piece.dim, padded_channels(piece), 0, piece.ordinals,
-                 scratch.values);
-    pack_area<T>(piece.grad_output, output, head, piece.dim, padded_channels(piece), 0,
-                 piece.ordinals, scratch.grad_output);
-    Windows<T> windows{piece,          input,          output,         offsets,
-                       scratch.scores, scratch.values, scratch.weights};
-    windows.scores.t += head * input.plane_size();
-    Compute<T>* delta = scratch.logsumexp + head * output.plane_size();
-    if (prepare(piece, input, head, windows.scores)) {
-      delta_head<false>(windows, head, scratch.grad_output, delta);
-    } else {
-      delta_head<true>(windows, head, scratch.grad_output, delta);
-    }
-  }
-  for (int64_t q = 0; q < piece.queries; ++q) {
-    unpack_area(piece.delta, output, q, piece.heads, piece.ordinals,
                 scratch.logsumexp + q * piece.heads * output.plane_size());
   }
 }

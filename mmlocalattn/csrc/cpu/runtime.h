@@ -16,8 +16,6 @@
 namespace mmlocalattn {
 namespace cpu {
 
-constexpr double kLog2E = 1.44269504088896340736, kLn2 = 0.69314718055994530942;
-
 enum class InstructionSet { kPortable, kAvx2, kAvx512, kAvx512Bf16 };
 
 // The best one of this machine, or the one that the environment variable MMLOCALATTN_CPU_ISA asks

@@ -17,6 +17,7 @@ namespace MMLOCALATTN_ISA {
 namespace {
 
 #define MMLOCALATTN_INLINE inline __attribute__((always_inline))
+#define MMLOCALATTN_INLINE_LAMBDA __attribute__((always_inline))
 
 template <int kBytes>
 struct Integer;

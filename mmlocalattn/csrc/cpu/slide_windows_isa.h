@@ -14,8 +14,6 @@ namespace {
 constexpr int kMostSums = MMLOCALATTN_VECTOR_BYTES == 64 ? 26 : 13;
 constexpr int kMostProducts = MMLOCALATTN_VECTOR_BYTES == 64 ? 28 : 12;
 
-constexpr double kLog2E = 1.44269504088896340736, kLn2 = 0.69314718055994530942;
-
 // Calls body(begin, size) with constants, for blocks of about equal size that cover kCount.
 template <int kCount, int kBegin = 0, typename Body>
 MMLOCALATTN_INLINE void for_each_block(const Body& body) {

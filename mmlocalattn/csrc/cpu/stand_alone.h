@@ -18,7 +18,7 @@ struct StandAlonePiece {
   Map<const T> query, key, value;  // the logits are in base 2: query's factor has log2(e)
   // (heads, kernel_rows, dim / 2) and (heads, kernel_cols, dim - dim / 2)
   const Compute<T>*row_embedding, *column_embedding;
-  Map<T> output;  // backward reads it
+  Map<T> output;  // forward only
   // Of head n: logsumexp[n]
   Grid<Compute<T>> logsumexp;
   // Backward only. Query, key and value have gradients in the rows of the piece alone.

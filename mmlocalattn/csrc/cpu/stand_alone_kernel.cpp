@@ -132,7 +132,7 @@ Map<T> view(const Tensor& map, const Split& split, int64_t piece, double factor 
 // A piece of a problem from make_ready().
 template <typename T>
 StandAlonePiece<T> make_piece(const Problem& problem, const Split& split, int64_t index,
-                              const Tensor& output, const Tensor& logsumexp) {
+                              const Tensor& logsumexp) {
   using C = Compute<T>;
   const auto& query = problem.query;
   const int64_t head = split.head(index);
@@ -152,7 +152,6 @@ StandAlonePiece<T> make_piece(const Problem& problem, const Split& split, int64_
   piece.row_embedding = data_of<C>(problem.row_embedding) + head * problem.row_embedding.stride(0);
   piece.column_embedding =
       data_of<C>(problem.column_embedding) + head * problem.column_embedding.stride(0);
-  piece.output = view<T>(output, split, index);
   piece.logsumexp = {
       data_of<C>(logsumexp) + split.image(index) * logsumexp.stride(0) + head * logsumexp.stride(3),
       logsumexp.stride(1), logsumexp.stride(2), split.columns.data()};
@@ -181,7 +180,8 @@ std::tuple<Tensor, Tensor> stand_alone_attention_cpu(
     const auto kernel = kernels<T>();
     run_in_turns(split.pieces(), [&](int64_t begin, int64_t end) {
       for (int64_t index = begin; index < end; ++index) {
-        const auto piece = make_piece<T>(problem, split, index, output, logsumexp);
+        auto piece = make_piece<T>(problem, split, index, logsumexp);
+        piece.output = view<T>(output, split, index);
         kernel.forward(piece, scratch<Compute<T>>(kernel.forward_scratch(piece)));
       }
     });
@@ -198,21 +198,20 @@ Tensor sum_parts(const Tensor& parts, at::ScalarType dtype) {
 
 std::tuple<Tensor, Tensor, Tensor, Tensor, Tensor> stand_alone_attention_backward_cpu(
     const Tensor& grad_output_, const Tensor& query, const Tensor& key, const Tensor& value,
-    const Tensor& row_embedding, const Tensor& column_embedding, const Tensor& output_,
-    const Tensor& logsumexp_, IntArrayRef kernel_size, bool zero_padding, double scale) {
+    const Tensor& row_embedding, const Tensor& column_embedding, const Tensor& logsumexp_,
+    IntArrayRef kernel_size, bool zero_padding, double scale) {
   const Problem caller{query,       key,          value, row_embedding, column_embedding,
                        kernel_size, zero_padding, scale};
   check(caller);
-  TORCH_CHECK(grad_output_.sizes() == query.sizes() && output_.sizes() == query.sizes() &&
-                  logsumexp_.sizes() == query.sizes().slice(0, 4),
-              "grad_output, output and logsumexp must fit query");
+  TORCH_CHECK(
+      grad_output_.sizes() == query.sizes() && logsumexp_.sizes() == query.sizes().slice(0, 4),
+      "grad_output and logsumexp must fit query");
   const Problem problem = make_ready(caller);
-  const Tensor grad_output = ready(grad_output_.to(query.scalar_type())),
-               output = ready(output_.to(query.scalar_type()));
+  const Tensor grad_output = ready(grad_output_.to(query.scalar_type()));
   const Tensor logsumexp = logsumexp_.to(at::toOpMathType(query.scalar_type()));
   const Tensor grad_query = make_result(query), grad_key = make_result(key),
                grad_value = make_result(value);
-  const Split split(query, {problem.query, problem.key, problem.value, grad_output, output});
+  const Split split(query, {problem.query, problem.key, problem.value, grad_output});
   // Every piece writes its part of the gradients of the embeddings.
   const auto parts = [&](const Tensor& table) {
     std::vector<int64_t> sizes = table.sizes().vec();
@@ -227,7 +226,7 @@ std::tuple<Tensor, Tensor, Tensor, Tensor, Tensor> stand_alone_attention_backwar
     const auto kernel = kernels<T>();
     run_in_turns(query.numel() == 0 ? 0 : split.pieces(), [&](int64_t begin, int64_t end) {
       for (int64_t index = begin; index < end; ++index) {
-        auto piece = make_piece<T>(problem, split, index, output, logsumexp);
+        auto piece = make_piece<T>(problem, split, index, logsumexp);
         const int64_t part = index / split.groups, head = split.head(index);
         piece.grad_output = view<const T>(grad_output, split, index);
         piece.grad_query = view<T>(grad_query, split, index, scale);
