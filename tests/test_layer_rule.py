@@ -33,6 +33,7 @@ ALLOWED = {
     'engine': (
         'mmengine',
         'mmlocalattn.adapt',
+        'mmlocalattn.layers.any_size',
         'mmlocalattn.ops',
         'numpy',
         'onnxruntime',

@@ -4,6 +4,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from mmlocalattn.layers.any_size import is_any_size
+
 
 class PositionEmbedding(nn.Module):
     """Add a learned map, resized bilinearly where the size differs.
@@ -24,8 +26,8 @@ class PositionEmbedding(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         """(B, H, W, C) to the same shape."""
         positions: Tensor = self.pos_embed
-        # To its own size it changes nothing, and an exported graph is one for all sizes.
-        if torch.compiler.is_exporting() or positions.shape[1:3] != x.shape[1:3]:
+        # To its own size it changes nothing.
+        if is_any_size() or positions.shape[1:3] != x.shape[1:3]:
             positions = F.interpolate(
                 positions.permute(0, 3, 1, 2), size=x.shape[1:3], mode='bilinear'
             ).permute(0, 2, 3, 1)

@@ -6,6 +6,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from mmlocalattn.layers.any_size import is_any_size, round_up
 from mmlocalattn.ops._window import as_pair
 
 
@@ -48,14 +49,6 @@ def fit_dilation(
     return rows, columns
 
 
-def round_up(length: int, step: int) -> int:
-    """The lowest multiple of ``step`` that is not below ``length``, for lengths of at least 1.
-
-    In this form the symbolic lengths of an exported graph stay short, stage after stage.
-    """
-    return ((length - 1) // step + 1) * step
-
-
 def _fit_axis(length: int, kernel: int, dilation: int) -> tuple[int, int]:
     # No branches: in an exported graph the length is a symbol.
     kernel = max(1, min(kernel, (length // dilation - 1) // 2 * 2 + 1))
@@ -76,8 +69,8 @@ def map_windows(
     The grid has a corner at ``shift``, and the borders of the map cut windows. Attention inside
     the windows equals that of a map that is padded to whole windows (and rolled, with a shift)
     under a mask over all that does not belong together. But here windows of one size are handled
-    together, in at most nine calls, and there is nothing to pad, roll or mask. Only an exported
-    graph pads, rolls and masks, since it must be the same for maps of all sizes.
+    together, in at most nine calls, and there is nothing to pad, roll or mask. Only a graph that
+    serves maps of all sizes does so.
 
     Args:
         function: Maps (N, h, w, ...) windows to (N, h, w, C), with h <= height and w <= width. Its
@@ -91,7 +84,7 @@ def map_windows(
         (B, H, W, C), contiguous.
     """
     height, width = x.shape[1:3]
-    if torch.compiler.is_exporting():
+    if is_any_size():
         return _map_padded(function, x, window_size, shift)
     rows, columns = map(_strips, as_pair((height, width), 'size'), window_size, shift)
     bands = []
