@@ -62,3 +62,13 @@ def test_map_windows_calls_once_for_each_size(size, shift, expected):
 
     torch.testing.assert_close(map_windows(double, x, (3, 3), shift), 2 * x[..., :2])
     assert calls == expected
+
+
+def test_compiled_windows_are_cut_too():
+    def double(windows, mask):
+        assert mask is None
+        return 2 * windows
+
+    x = torch.randn(2, 9, 11, 3)
+    compiled = torch.compile(map_windows, fullgraph=True, backend='eager')
+    assert torch.equal(compiled(double, x, (4, 4), (1, 2)), 2 * x)
