@@ -6,29 +6,24 @@ configs share, as those of two schedules do, runs once. Results are appended to 
 so that an interrupted run goes on where it stopped.
 """
 
-import argparse
 import copy
 import hashlib
 import json
 import multiprocessing
-import os
 import signal
 import traceback
 import warnings
-from collections import Counter
 from collections.abc import Iterator, MutableMapping, Sequence
-from functools import cache
-from importlib.util import find_spec
 from pathlib import Path
 
 import torch
+from drop_in_page import introduction, report
 from mmengine.config import Config
 from mmengine.logging import MessageHub, MMLogger
 from mmengine.registry import MODELS, init_default_scope
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
 from mmlocalattn.adapt import BACKBONES, CannotAdapt, swap_backbone
-from mmlocalattn.collect_env import module_version
 from mmlocalattn.engine import load_config
 
 _ARCH = dict(embed_dims=(8, 16, 24, 32), depths=(1,) * 4, num_heads=(1, 2, 3, 4))
@@ -55,44 +50,6 @@ IN_A_TENTH = ('qna_vit_t', 'slide_pvt_t', 'sasa_r26')
 SIDES = (128, 256)  # of the random images; the second for models that small ones are too small for
 CLASSES = 2  # of the labels of segmentation: few enough for every head
 SECONDS = 300  # that one config may take
-OUTCOMES = ('adapted', 'refused', 'failed', 'broken')
-"""``broken``: the config as it is shipped does not load, build or run here either."""
-PYRAMIDS = (
-    *('ResNet', 'ResNetV1c', 'ResNetV1d', 'ResNeXt', 'Res2Net', 'ResNeSt', 'RegNet', 'ConvNeXt'),
-    *('SwinTransformer', 'PyramidVisionTransformer', 'PyramidVisionTransformerV2'),
-)
-"""Backbones that should be exchangeable, of which the report gives the share."""
-
-
-def parse_args(argv: Sequence[str] | None = None) -> argparse.Namespace:
-    parser = argparse.ArgumentParser(description=__doc__.partition('\n')[0])
-    parser.add_argument('--packages', nargs='+', default=['mmdet', 'mmseg'])
-    parser.add_argument('--filter', default='', help='only configs whose path contains this')
-    parser.add_argument('--processes', type=int, default=os.cpu_count())
-    parser.add_argument(
-        '--results',
-        type=Path,
-        default=Path('work_dirs/drop_in.jsonl'),
-        help='results so far, continued',
-    )
-    parser.add_argument('--report', type=Path, help='Markdown file to write')
-    return parser.parse_args(argv)
-
-
-def tasks(packages: Sequence[str], text: str) -> list[tuple[str, str]]:
-    """(config, backbone) for all configs whose name contains ``text``."""
-    found = []
-    for package in packages:
-        folder = Path(find_spec(package).origin).parent / '.mim' / 'configs'
-        for file in sorted(folder.rglob('*.py')):
-            name = f'{package}::{file.relative_to(folder)}'
-            if '_base_' in file.parts or 'common' in file.parts or text not in name:
-                continue
-            found.append((name, EVERYWHERE))
-            if hashlib.sha256(name.encode()).digest()[0] < 26:  # a tenth of 256
-                found += [(name, other) for other in IN_A_TENTH if other in BACKBONES]
-    return found
-
 
 _seen: MutableMapping[str, tuple[str, str]] = {}
 """Outcome and detail of the models that ran, by their digest."""
@@ -323,11 +280,6 @@ def ran(results: dict[tuple[str, str], dict]) -> dict[str, tuple[str, str]]:
     return {r['model']: (r['outcome'], r['detail']) for r in results.values() if r['model']}
 
 
-@cache
-def packages_versions() -> str:
-    return ', '.join(module_version(name) for name in ('torch', 'mmcv', 'mmdet', 'mmseg'))
-
-
 def read_results(path: Path) -> dict[tuple[str, str], dict]:
     """Results so far by (config, backbone). A last line that was cut off does not count."""
     results = {}
@@ -338,39 +290,6 @@ def read_results(path: Path) -> dict[tuple[str, str], dict]:
             continue
         results[result['config'], result['backbone']] = result
     return results
-
-
-def report(results: Sequence[dict]) -> str:
-    """Markdown: counts by package and backbone, reasons, and what failed."""
-    lines = ['| package | backbone | configs | adapted | refused | failed | not run as shipped |']
-    lines += ['|---|---|---|---|---|---|---|']
-    groups = Counter((r['config'].partition('::')[0], r['backbone']) for r in results)
-    for (package, backbone), total in sorted(groups.items()):
-        counts = Counter(
-            r['outcome']
-            for r in results
-            if r['config'].startswith(f'{package}::') and r['backbone'] == backbone
-        )
-        cells = ' | '.join(str(counts[outcome]) for outcome in OUTCOMES)
-        lines.append(f'| {package} | {backbone} | {total} | {cells} |')
-    works = [r for r in results if r['original'] in PYRAMIDS and r['outcome'] != 'broken']
-    adapted = sum(r['outcome'] == 'adapted' for r in works)
-    if works:
-        lines += [
-            '',
-            f'Of {len(works)} with a pyramid backbone ({", ".join(PYRAMIDS)}) that work as',
-        ]
-        lines += [f'shipped, {adapted} are adapted: {adapted / len(works):.1%}.']
-    for outcome, title in zip(OUTCOMES[1:], ('Refused', 'Failed', 'Not run as shipped')):
-        reasons: dict[str, list[str]] = {}
-        for result in results:
-            if result['outcome'] == outcome:
-                reasons.setdefault(result['detail'], []).append(result['config'])
-        lines += ['', f'## {title}', '', '| configs | reason | for example |', '|---|---|---|']
-        for reason, configs in sorted(reasons.items(), key=lambda item: -len(item[1])):
-            text = reason.replace('|', '\\|')
-            lines.append(f'| {len(configs)} | {text} | `{configs[0]}` |')
-    return '\n'.join(lines) + '\n'
 
 
 def main(argv: Sequence[str] | None = None) -> None:
@@ -400,7 +319,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     text = report([results[task] for task in wanted])
     print(text)
     if args.report:
-        args.report.write_text(f'Measured with {packages_versions()}.\n\n{text}')
+        args.report.write_text(introduction() + text)
 
 
 if __name__ == '__main__':
