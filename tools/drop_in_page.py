@@ -22,36 +22,6 @@ PYRAMIDS = (
 """Backbones that should be exchangeable, of which the report gives the share."""
 
 
-def parse_args(argv: Sequence[str] | None = None) -> argparse.Namespace:
-    parser = argparse.ArgumentParser(description=__doc__.partition('\n')[0])
-    parser.add_argument('--packages', nargs='+', default=['mmdet', 'mmseg'])
-    parser.add_argument('--filter', default='', help='only configs whose path contains this')
-    parser.add_argument('--processes', type=int, default=os.cpu_count())
-    parser.add_argument(
-        '--results',
-        type=Path,
-        default=Path('work_dirs/drop_in.jsonl'),
-        help='results so far, continued',
-    )
-    parser.add_argument('--report', type=Path, help='Markdown file to write')
-    return parser.parse_args(argv)
-
-
-def tasks(packages: Sequence[str], text: str) -> list[tuple[str, str]]:
-    """(config, backbone) for all configs whose name contains ``text``."""
-    found = []
-    for package in packages:
-        folder = Path(find_spec(package).origin).parent / '.mim' / 'configs'
-        for file in sorted(folder.rglob('*.py')):
-            name = f'{package}::{file.relative_to(folder)}'
-            if '_base_' in file.parts or 'common' in file.parts or text not in name:
-                continue
-            found.append((name, EVERYWHERE))
-            if hashlib.sha256(name.encode()).digest()[0] < 26:  # a tenth of 256
-                found += [(name, other) for other in IN_A_TENTH if other in BACKBONES]
-    return found
-
-
 def introduction() -> str:
     """What was done, with what."""
     modules = ('torch', 'mmcv', 'mmdet', 'mmseg')

@@ -6,14 +6,17 @@ configs share, as those of two schedules do, runs once. Results are appended to 
 so that an interrupted run goes on where it stopped.
 """
 
+import argparse
 import copy
 import hashlib
 import json
 import multiprocessing
+import os
 import signal
 import traceback
 import warnings
 from collections.abc import Iterator, MutableMapping, Sequence
+from importlib.util import find_spec
 from pathlib import Path
 
 import torch
@@ -50,6 +53,37 @@ IN_A_TENTH = ('qna_vit_t', 'slide_pvt_t', 'sasa_r26')
 SIDES = (128, 256)  # of the random images; the second for models that small ones are too small for
 CLASSES = 2  # of the labels of segmentation: few enough for every head
 SECONDS = 300  # that one config may take
+
+
+def parse_args(argv: Sequence[str] | None = None) -> argparse.Namespace:
+    parser = argparse.ArgumentParser(description=__doc__.partition('\n')[0])
+    parser.add_argument('--packages', nargs='+', default=['mmdet', 'mmseg'])
+    parser.add_argument('--filter', default='', help='only configs whose path contains this')
+    parser.add_argument('--processes', type=int, default=os.cpu_count())
+    parser.add_argument(
+        '--results',
+        type=Path,
+        default=Path('work_dirs/drop_in.jsonl'),
+        help='results so far, continued',
+    )
+    parser.add_argument('--report', type=Path, help='Markdown file to write')
+    return parser.parse_args(argv)
+
+
+def tasks(packages: Sequence[str], text: str) -> list[tuple[str, str]]:
+    """(config, backbone) for all configs whose name contains ``text``."""
+    found = []
+    for package in packages:
+        folder = Path(find_spec(package).origin).parent / '.mim' / 'configs'
+        for file in sorted(folder.rglob('*.py')):
+            name = f'{package}::{file.relative_to(folder)}'
+            if '_base_' in file.parts or 'common' in file.parts or text not in name:
+                continue
+            found.append((name, EVERYWHERE))
+            if hashlib.sha256(name.encode()).digest()[0] < 26:  # a tenth of 256
+                found += [(name, other) for other in IN_A_TENTH if other in BACKBONES]
+    return found
+
 
 _seen: MutableMapping[str, tuple[str, str]] = {}
 """Outcome and detail of the models that ran, by their digest."""
