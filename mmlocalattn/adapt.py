@@ -67,10 +67,13 @@ _LEARNING_RATES = {'mmdet': 1e-4, 'mmseg': 6e-5, 'mmpretrain': 1e-3}
 """Of AdamW for batches of those sizes: those of the package's configs."""
 _OWN_LEARNING_RATES = {'mmlocalattn.SSViT': {**_LEARNING_RATES, 'mmdet': 4e-4}}
 
+_SINGLE_SCALE = ('VisionTransformer', 'BEiT', 'MAE')
 _REACHES_INTO_BACKBONE = {
     'RFP': 'its neck RFP runs a second backbone that takes the output of the first',
     'ResLayer': 'its RoI head continues the backbone with a stage of ResNet (shared_head)',
     'TridentRoIHead': 'TridentNet has weights shared by three branches of its backbone',
+    'DDRHead': 'its DDRHead takes the two maps that DDRNet returns in training',
+    'PIDHead': 'its PIDHead takes the three maps that PIDNet returns in training',
     'TridentFasterRCNN': 'TridentNet has weights shared by three branches of its backbone',
 }
 
@@ -109,6 +112,10 @@ def swap_backbone(
     model = _owner_of_backbone(cfg.get('model') or {})
     init_default_scope(cfg.get('default_scope') or 'mmengine')
     old = _run(model['backbone'])
+    if len(old) == 1 and model['backbone']['type'].rpartition('.')[2] in _SINGLE_SCALE:
+        raise CannotAdapt(f'its backbone {model["backbone"]["type"]} has maps of one scale alone')
+    if 'OCRHead' in _types(model) and len(set(_strides(old))) < len(old):
+        raise CannotAdapt('its OCRHead takes two maps of one size, from a dilated backbone')
     skipped = _skip_unused_maps(model, len(old))
     stages, old = _matching_stages(old)[skipped:], old[skipped:]
     model['backbone'] = {**BACKBONES[name], **backbone_options, 'out_indices': stages}

@@ -52,6 +52,7 @@ def commands(page: str) -> Iterator[list[str]]:
 
 
 def test_paths_exist(page: str) -> None:
+    page = re.sub(r'No such file or directory: .*', '', page)  # of mmdet's own configs
     paths = [path for path in PATH.findall(page) if 'NAME' not in path]
     assert not [path for path in paths if not (ROOT / path).exists()]
 

@@ -193,13 +193,24 @@ def parse_args(argv: Sequence[str] | None = None) -> argparse.Namespace:
     parser.add_argument('--head-dim', type=int, default=8)
     parser.add_argument('--queries', type=int, default=2, help='learned queries of QnA')
     parser.add_argument('--windows', type=int, nargs='+', default=[3, 5, 7, 9, 11, 13])
+    parser.add_argument(
+        '--ways',
+        nargs='*',
+        choices=[way for way in WAYS if way != OURS],
+        default=list(WAYS),
+        metavar='WAY',
+        help=f'what to time beside {OURS}, nothing without a value; default: all of '
+        + ', '.join(repr(way) for way in WAYS if way != OURS),
+    )
     parser.add_argument('--dtype', choices=['float32', 'bfloat16', 'float16'], default='float32')
     parser.add_argument('--device', type=torch.device, default='cpu', help='cpu, cuda or cuda:N')
     parser.add_argument('--rounds', type=int, default=5)
     parser.add_argument('--forward-only', action='store_true')
     parser.add_argument('--out', type=Path, help='JSON file to write')
     parser.add_argument('--plot', type=Path, help='PNG file to write')
-    return parser.parse_args(argv)
+    args = parser.parse_args(argv)
+    args.ways = [way for way in WAYS if way == OURS or way in args.ways]
+    return args
 
 
 def make_setting(args: argparse.Namespace, window: int) -> Setting:
@@ -243,7 +254,8 @@ def make_run(setting: Setting, way: Way, tensors: Sequence[Tensor], backward: bo
 def measure(setting: Setting, args: argparse.Namespace) -> list[dict]:
     """Time all ways of one window in turns; one record per way and pass."""
     tensors, records, runs = setting.tensors(), [], []
-    for name, way in WAYS.items():
+    for name in args.ways:
+        way = WAYS[name]
         for backward, title in PASSES.items():
             if backward and args.forward_only:
                 continue
@@ -269,12 +281,13 @@ def measure(setting: Setting, args: argparse.Namespace) -> list[dict]:
 def table(records: list[dict], title: str) -> None:
     """Milliseconds and peak memory of a pass: a row per window, a column per way."""
     chosen = {(r['window'], r['way']): r for r in records if r['pass'] == title}
+    ways = list(dict.fromkeys(way for _, way in chosen))
     rows = []
     for window in dict.fromkeys(window for window, _ in chosen):
         ours = chosen[window, OURS]
-        rows.append([str(window), *(cell(chosen[window, way], ours) for way in WAYS)])
+        rows.append([str(window), *(cell(chosen[window, way], ours) for way in ways)])
     print(f'\n{title}: milliseconds, extra memory (how many times those of {OURS})')
-    print_table(('window', *WAYS), rows)
+    print_table(('window', *ways), rows)
 
 
 def cell(record: dict, ours: dict) -> str:

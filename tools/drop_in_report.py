@@ -15,20 +15,18 @@ import os
 import signal
 import traceback
 import warnings
-from collections import Counter
 from collections.abc import Iterator, MutableMapping, Sequence
-from functools import cache
 from importlib.util import find_spec
 from pathlib import Path
 
 import torch
+from drop_in_page import introduction, report
 from mmengine.config import Config
 from mmengine.logging import MessageHub, MMLogger
 from mmengine.registry import MODELS, init_default_scope
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
 from mmlocalattn.adapt import BACKBONES, CannotAdapt, swap_backbone
-from mmlocalattn.collect_env import module_version
 from mmlocalattn.engine import load_config
 
 _ARCH = dict(embed_dims=(8, 16, 24, 32), depths=(1,) * 4, num_heads=(1, 2, 3, 4))
@@ -55,13 +53,6 @@ IN_A_TENTH = ('qna_vit_t', 'slide_pvt_t', 'sasa_r26')
 SIDES = (128, 256)  # of the random images; the second for models that small ones are too small for
 CLASSES = 2  # of the labels of segmentation: few enough for every head
 SECONDS = 300  # that one config may take
-OUTCOMES = ('adapted', 'refused', 'failed', 'broken')
-"""``broken``: the config as it is shipped does not load or build here either."""
-PYRAMIDS = (
-    *('ResNet', 'ResNetV1c', 'ResNetV1d', 'ResNeXt', 'Res2Net', 'ResNeSt', 'RegNet', 'ConvNeXt'),
-    *('SwinTransformer', 'PyramidVisionTransformer', 'PyramidVisionTransformerV2'),
-)
-"""Backbones that should be exchangeable, of which the report gives the share."""
 
 
 def parse_args(argv: Sequence[str] | None = None) -> argparse.Namespace:
@@ -182,7 +173,8 @@ def _digest(cfg: Config) -> str:
 
 
 def _last_line(error: Exception) -> str:
-    return ' '.join(f'{type(error).__name__}: {error}'.split())[:300]
+    text = ' '.join(f'{type(error).__name__}: {error}'.split())
+    return text.replace(f'{Path(torch.__file__).parents[1]}/', '')[:300]
 
 
 def _place(error: Exception) -> str:
@@ -195,7 +187,7 @@ def _breaks_anyway(cfg: Config) -> str:
     try:
         run_model(cfg)
     except Exception as error:
-        return f'the config as shipped: {_last_line(error)}'
+        return f'the config as shipped: {_last_line(error)} ({_place(error)})'
     return ''
 
 
@@ -214,10 +206,12 @@ def _make_small(model: dict, side: int) -> None:
     for part in _dicts(model):
         if (part.get('init_cfg') or {}).get('type') == 'Pretrained':
             part['init_cfg'] = None
+        if part.get('type') == 'MMSyncBN':  # needs several processes
+            part['type'] = 'BN'
         if isinstance(part.get('num_classes'), int) and part['num_classes'] > 1000:
             part['num_classes'] = 100
     for part in _dicts(model.get('data_preprocessor') or {}):
-        if 'size' in part:
+        if part.get('size'):
             part['size'] = (side, side)
         part.pop('batch_augments', None)
 
@@ -266,6 +260,11 @@ def random_batch(cfg: Config, side: int, training: bool) -> dict:
     """Random images with random labels, as the data loader of the config's toolbox packs them."""
     if cfg.default_scope == 'mmdet':
         return _detection_batch(cfg, side, training)
+    images = [torch.randint(256, (3, side, side), dtype=torch.uint8) for _ in range(2)]
+    if cfg.default_scope == 'mmpretrain':
+        from mmpretrain.structures import DataSample
+
+        return dict(inputs=images, data_samples=[DataSample().set_gt_label(0) for _ in images])
     from mmengine.structures import PixelData
     from mmseg.structures import SegDataSample
 
@@ -281,12 +280,12 @@ def random_batch(cfg: Config, side: int, training: bool) -> dict:
                 metainfo=shape | dict(flip=False),
             )
         )
-    images = [torch.randint(256, (3, side, side), dtype=torch.uint8) for _ in range(2)]
     return dict(inputs=images, data_samples=samples)
 
 
 def _detection_batch(cfg: Config, side: int, training: bool) -> dict:
     from mmdet.testing import demo_mm_inputs, demo_track_inputs
+    from mmengine.structures import InstanceData
 
     preprocessor = cfg.model.get('data_preprocessor') or {}
     trains_on_images = training and preprocessor.get('use_det_processor')
@@ -301,6 +300,7 @@ def _detection_batch(cfg: Config, side: int, training: bool) -> dict:
     )
     for sample in batch['data_samples']:
         sample.gt_instances.labels.zero_()  # the class that every head has
+        sample.proposals = InstanceData(bboxes=sample.gt_instances.bboxes)  # for Fast R-CNN
     if training and 'semi_train_cfg' in cfg.model:
         branches = ('sup', 'unsup_teacher', 'unsup_student')
         for sample in batch['data_samples']:
@@ -314,11 +314,6 @@ def ran(results: dict[tuple[str, str], dict]) -> dict[str, tuple[str, str]]:
     return {r['model']: (r['outcome'], r['detail']) for r in results.values() if r['model']}
 
 
-@cache
-def packages_versions() -> str:
-    return ', '.join(module_version(name) for name in ('torch', 'mmcv', 'mmdet', 'mmseg'))
-
-
 def read_results(path: Path) -> dict[tuple[str, str], dict]:
     """Results so far by (config, backbone). A last line that was cut off does not count."""
     results = {}
@@ -329,39 +324,6 @@ def read_results(path: Path) -> dict[tuple[str, str], dict]:
             continue
         results[result['config'], result['backbone']] = result
     return results
-
-
-def report(results: Sequence[dict]) -> str:
-    """Markdown: counts by package and backbone, reasons, and what failed."""
-    lines = ['| package | backbone | configs | adapted | refused | failed | broken as shipped |']
-    lines += ['|---|---|---|---|---|---|---|']
-    groups = Counter((r['config'].partition('::')[0], r['backbone']) for r in results)
-    for (package, backbone), total in sorted(groups.items()):
-        counts = Counter(
-            r['outcome']
-            for r in results
-            if r['config'].startswith(f'{package}::') and r['backbone'] == backbone
-        )
-        cells = ' | '.join(str(counts[outcome]) for outcome in OUTCOMES)
-        lines.append(f'| {package} | {backbone} | {total} | {cells} |')
-    works = [r for r in results if r['original'] in PYRAMIDS and r['outcome'] != 'broken']
-    adapted = sum(r['outcome'] == 'adapted' for r in works)
-    if works:
-        lines += [
-            '',
-            f'Of {len(works)} with a pyramid backbone ({", ".join(PYRAMIDS)}) that work as',
-        ]
-        lines += [f'shipped, {adapted} are adapted: {adapted / len(works):.1%}.']
-    for outcome, title in zip(OUTCOMES[1:], ('Refused', 'Failed', 'Broken as shipped')):
-        reasons: dict[str, list[str]] = {}
-        for result in results:
-            if result['outcome'] == outcome:
-                reasons.setdefault(result['detail'], []).append(result['config'])
-        lines += ['', f'## {title}', '', '| configs | reason | for example |', '|---|---|---|']
-        for reason, configs in sorted(reasons.items(), key=lambda item: -len(item[1])):
-            text = reason.replace('|', '\\|')
-            lines.append(f'| {len(configs)} | {text} | `{configs[0]}` |')
-    return '\n'.join(lines) + '\n'
 
 
 def main(argv: Sequence[str] | None = None) -> None:
@@ -391,7 +353,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     text = report([results[task] for task in wanted])
     print(text)
     if args.report:
-        args.report.write_text(f'Measured with {packages_versions()}.\n\n{text}')
+        args.report.write_text(introduction() + text)
 
 
 if __name__ == '__main__':

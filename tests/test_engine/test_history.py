@@ -1,23 +1,11 @@
 """Reading the logs of MMEngine's Runner."""
 
-import json
 from pathlib import Path
 
 import pytest
+from run_log import write_log
 
 from mmlocalattn.engine import read_history
-
-
-def write_log(folder: Path, iterations: range, val: dict[str, float]) -> Path:
-    """Write a log as MMEngine does: training rows, then one validation row."""
-    log = folder / 'vis_data' / 'scalars.json'
-    log.parent.mkdir(parents=True)
-    rows = [
-        dict(loss=1 / i, loss_cls=0.5 / i, time=0.6, epoch=1, iter=i, step=i) for i in iterations
-    ]
-    lines = [json.dumps(row) for row in [*rows, dict(val, time=0.1, step=1)]]
-    log.write_text('\n'.join(lines) + '\n')
-    return log
 
 
 def test_resumed_iterations_count_once(tmp_path: Path) -> None:

@@ -69,3 +69,11 @@ def test_what_does_not_fit_is_left_out(
     monkeypatch.setattr(tool, 'free_memory', lambda device: 1000)
     tool.main([*SMALL, '--forward-only'])
     assert capsys.readouterr().out.count('needs 0.0 GB, 0.0 GB are free') == 2
+
+
+def test_chosen_ways(tool: ModuleType, capsys: pytest.CaptureFixture) -> None:
+    tool.main([*SMALL, '--forward-only', '--ways', 'unfold'])
+    text = capsys.readouterr().out
+    assert 'query_and_attend' in text
+    assert 'unfold' in text
+    assert 'Swin windows' not in text

@@ -15,6 +15,7 @@ import pytest
 import torch
 from mmengine.config import Config
 from mmengine.registry import MODELS, init_default_scope
+from run_log import write_log
 
 ROOT = Path(__file__).parents[2]
 DETECTION_METRICS = {
@@ -35,17 +36,6 @@ def load_script() -> ModuleType:
 
 
 quickstart_report = load_script()
-
-
-def write_log(folder: Path, iterations: range, val: dict[str, float]) -> None:
-    """Write a log as MMEngine does: training rows, then one validation row."""
-    log = folder / 'vis_data' / 'scalars.json'
-    log.parent.mkdir(parents=True)
-    rows = [
-        dict(loss=1 / i, loss_cls=0.5 / i, time=0.6, epoch=1, iter=i, step=i) for i in iterations
-    ]
-    lines = [json.dumps(row) for row in [*rows, dict(val, time=0.1, step=1)]]
-    log.write_text('\n'.join(lines) + '\n')
 
 
 def write_run(work_dir: Path, metrics: dict[str, float]) -> None:
