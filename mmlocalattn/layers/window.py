@@ -132,52 +132,56 @@ def _strips(length: int, window: int, shift: int) -> list[tuple[int, int]]:
     return [strip for strip in ((shift, 1), (window, count), (rest, 1)) if all(strip)]
 
 
-def _map_part(
-    function: WindowFunction, x: Tensor, height: int, width: int, mask: Tensor | None = None
-) -> Tensor:
+def _map_part(function: WindowFunction, x: Tensor, height: int, width: int) -> Tensor:
     """``map_windows`` for a map (B, H, W, ...) of whole windows."""
-    grid = _grid(x, height, width)
-    windows = function(grid.flatten(0, 2), mask)  # (B * rows * columns, height, width, C)
+    grid = x.unflatten(1, (-1, height)).unflatten(3, (-1, width)).transpose(2, 3)
+    windows = function(grid.flatten(0, 2), None)  # (B * rows * columns, height, width, C)
     return windows.unflatten(0, grid.shape[:3]).transpose(2, 3).reshape(*x.shape[:3], -1)
-
-
-def _grid(x: Tensor, height: int, width: int) -> Tensor:
-    """(B, H, W, ...) to (B, rows, columns, height, width, ...)."""
-    return x.unflatten(1, (-1, height)).unflatten(3, (-1, width)).transpose(2, 3)
 
 
 def _map_padded(
     function: WindowFunction, x: Tensor, window_size: tuple[int, int], shift: tuple[int, int]
 ) -> Tensor:
-    """``map_windows`` in one call for maps of any size."""
-    (rows, row_parts, to_row), (columns, column_parts, to_column) = (
+    """``map_windows`` in one call for maps of any size.
+
+    Windows are gathered: whether they could be a view would depend on their number.
+    """
+    (rows, same_row, row), (columns, same_column, column) = (
         _roll(length, window, step, x.device)
         for length, window, step in zip(x.shape[1:3], window_size, shift)
     )
-    below, right = rows.shape[0] - x.shape[1], columns.shape[0] - x.shape[2]
+    below, right = rows.numel() - x.shape[1], columns.numel() - x.shape[2]
     x = F.pad(x, (0, 0) * (x.dim() - 3) + (0, right, 0, below))
-    parts = (row_parts[:, None] * 3 + column_parts).expand(x.shape[0], -1, -1)
-    parts = _grid(parts, *window_size).flatten(3).flatten(0, 2)  # (N, h * w)
-    mask = (parts[:, :, None] == parts[:, None]).unsqueeze(1)
-    output = _map_part(function, x[:, rows][:, :, columns], *window_size, mask)
-    return output[:, to_row][:, :, to_column]
+    grid = x[:, rows[:, None, :, None], columns[:, None]]  # (B, rows, columns, height, width, ...)
+    mask = same_row[:, None, :, None, :, None] & same_column[:, None, :, None]
+    mask = mask.flatten(4).flatten(2, 3).flatten(0, 1)  # (rows * columns, h * w, h * w)
+    windows = function(grid.flatten(0, 2), mask.repeat(x.shape[0], 1, 1).unsqueeze(1))
+    windows = windows.unflatten(0, grid.shape[:3])
+    row, column = row[..., None], column[..., None, :]
+    return windows[:, row[0], column[0], row[1], column[1]]
 
 
 def _roll(
     length: int, window: int, shift: int, device: torch.device
 ) -> tuple[Tensor, Tensor, Tensor]:
-    """Pad a side of a map to whole windows, and roll it so that a window begins at ``shift``.
+    """Pad a side of a map to n whole windows, and roll it so that a window begins at ``shift``.
 
     Returns:
-        For each element of the rolled side, its position, and to which part of its window it
-        belongs: 0 is the map, 1 what rolled over from its begin, 2 padding. For each position of
-        the map, its element (length,).
+        The positions in each window (n, window), and which of them belong together, (n, window,
+        window): the map, what rolled over from its begin, and padding do not. For each position
+        of the map, its window and its place there (2, length).
     """
     padded = round_up(length, window)
     shift = min(shift, (length - 1) // window * shift)  # one window is not shifted
-    index = torch.arange(padded, device=device) + shift
-    rolls = index >= padded
-    position = index - rolls.long() * padded
-    parts = torch.where(position < length, rolls.long(), 2)
+    position = torch.arange(padded, device=device) + shift
+    rolls = position >= padded
+    position = position - rolls.long() * padded
+    part = torch.where(position < length, rolls.long(), 2).view(-1, window)
     element = torch.arange(length, device=device) - shift
-    return position, parts, torch.where(element < 0, element + padded, element)
+    element = torch.where(element < 0, element + padded, element)
+    number = element // window
+    return (
+        position.view(-1, window),
+        part[:, :, None] == part[:, None],
+        torch.stack((number, element - number * window)),
+    )
