@@ -254,7 +254,8 @@ def _fake(
     stride: int,
 ) -> tuple[Tensor, Tensor]:
     batch, height, width = values.shape[:3]
-    size = (batch, -(-height // stride), -(-width // stride))
+    # In an exported graph this is the formula that slices have.
+    size = (batch, (height - 1) // stride + 1, (width - 1) // stride + 1)
     compute = torch.promote_types(values.dtype, torch.float32)
     return (
         values.new_empty((*size, *values.shape[3:])),
