@@ -33,7 +33,6 @@ ALLOWED = {
     'engine': (
         'mmengine',
         'mmlocalattn.adapt',
-        'mmlocalattn.layers.any_size',
         'mmlocalattn.ops',
         'numpy',
         'onnxruntime',

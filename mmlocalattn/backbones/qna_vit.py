@@ -10,11 +10,11 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from mmlocalattn.backbones.pyramid import PyramidBackbone, Stage, resolve_arch
-from mmlocalattn.layers.any_size import is_any_size, round_up
 from mmlocalattn.layers.drop_path import DropPath, drop_path_rates
 from mmlocalattn.layers.mlp import MLP
 from mmlocalattn.layers.query_and_attend import QueryAndAttend
 from mmlocalattn.layers.residual import add_residual
+from mmlocalattn.layers.symbolic_size import is_symbolic, round_up
 from mmlocalattn.layers.transformer_block import TransformerBlock
 from mmlocalattn.layers.window_attention import WindowAttention
 from mmlocalattn.registry import MODELS
@@ -36,7 +36,7 @@ class QnAStem(nn.Conv2d):
     def forward(self, image: Tensor) -> Tensor:
         """(B, in_channels, H, W) to (B, ceil(H / 4), ceil(W / 4), out_channels)."""
         height, width = (round_up(side, 4) - side for side in image.shape[2:])
-        if is_any_size() or height or width:
+        if is_symbolic(height, width) or height or width:
             before, above = width // 2, height // 2
             image = F.pad(image, (before, width - before, above, height - above))
         return super().forward(image).permute(0, 2, 3, 1).contiguous()

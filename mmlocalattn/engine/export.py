@@ -14,8 +14,6 @@ from torch import Tensor, nn
 from torch._dynamo.exc import TorchDynamoException
 from torch.fx.experimental import _config as symbolic_config
 
-from mmlocalattn.layers.any_size import any_size
-
 TOLERANCE = 1e-4
 """Largest error of an output, relative to its largest value."""
 
@@ -239,7 +237,7 @@ def _trace(model: nn.Module, sizes: Sequence[Size]) -> torch.export.ExportedProg
     image = torch.randn(2, 3, *max(sizes, key=min))
     try:
         # Sizes that the graph may be told are not 1 or equal would become conditions of the file.
-        with torch.no_grad(), any_size(), symbolic_config.patch(backed_size_oblivious=True):
+        with torch.no_grad(), symbolic_config.patch(backed_size_oblivious=True):
             return torch.export.export(
                 model,
                 (image,),

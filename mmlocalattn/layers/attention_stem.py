@@ -6,8 +6,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from mmlocalattn.layers.any_size import is_any_size, round_up
 from mmlocalattn.layers.norm import build_norm, fixed_affine, norm_channels_last
+from mmlocalattn.layers.symbolic_size import is_symbolic, round_up
 
 SIDE = 4  # of a block, and of the max-pooling window
 
@@ -75,20 +75,20 @@ class AttentionStem(nn.Module):
         height, width = image.shape[2:]
         below, right = (round_up(side, SIDE) - side for side in (height, width))
         x = F.pad(image, (0, right, 0, below)).permute(0, 2, 3, 1)
-        outside = None
-        any_size = is_any_size()
-        if any_size or below or right:
+        outside, affine = None, fixed_affine(self.norm)
+        # A slice would have an unknown size, but a norm may only see the image.
+        symbolic = is_symbolic(height, width) and affine is not None
+        if symbolic or below or right:
             row, column = (torch.arange(side, device=x.device) for side in x.shape[1:3])
             outside = ((row >= height)[:, None] | (column >= width))[None, ..., None]
-        affine = fixed_affine(self.norm)
         y = self._attend(x, outside, affine)
-        if not any_size:  # else a slice, whose size would be unknown
+        if not symbolic:
             y = y[:, :height, :width]
         if affine is None:
             y = norm_channels_last(self.norm, y)
-        if any_size and outside is not None:
+        if symbolic and outside is not None:
             y = y.masked_fill(outside, -torch.inf)
-        y = F.max_pool2d(y.permute(0, 3, 1, 2), SIDE, ceil_mode=not any_size)
+        y = F.max_pool2d(y.permute(0, 3, 1, 2), SIDE, ceil_mode=not symbolic)
         return y.permute(0, 2, 3, 1)
 
     def _attend(

@@ -8,7 +8,6 @@ from torch import Tensor, nn
 from mmlocalattn.layers.depthwise_conv import DepthwiseConv2d
 from mmlocalattn.layers.residual import add_residual
 from mmlocalattn.layers.window import attend, map_windows
-from mmlocalattn.ops._window import as_pair
 
 
 class CrossWindowAttention(nn.Module):
@@ -46,10 +45,7 @@ class CrossWindowAttention(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """(B, H, W, C) to the same shape."""
-        height, width = as_pair((x.shape[1], x.shape[2]), 'size')
-        stripes = [(height, width)]
-        if self.split_size is not None:
-            stripes = [(height, self.split_size), (self.split_size, width)]
+        stripes = [(None, self.split_size), (self.split_size, None)]
         groups = self.qkv(x).unflatten(-1, (3, self.num_groups, -1)).unbind(4)
         outputs = [
             map_windows(partial(self._attend, lepe), group, stripe)

@@ -6,8 +6,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from mmlocalattn.layers.any_size import is_any_size, round_up
 from mmlocalattn.layers.norm import build_norm
+from mmlocalattn.layers.symbolic_size import is_symbolic, round_up
 
 
 class ConvStem(nn.Sequential):
@@ -147,7 +147,7 @@ class PatchMerging(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         """(B, H, W, in_channels) to (B, ceil(H / 2), ceil(W / 2), out_channels)."""
         height, width = x.shape[1:3]
-        if is_any_size() or height % 2 or width % 2:
+        if is_symbolic(height, width) or height % 2 or width % 2:
             below, right = (round_up(side, 2) - side for side in (height, width))
             x = F.pad(x, (0, 0, 0, right, 0, below))
         x = x.unflatten(1, (-1, 2)).unflatten(3, (-1, 2))  # (B, H', row, W', column, C)
@@ -167,8 +167,6 @@ def strided_conv(conv: nn.Conv2d, x: Tensor) -> Tensor:
     kernel_size, stride, padding = conv.kernel_size[0], conv.stride[0], int(conv.padding[0])
     reach = kernel_size - 2 * padding  # of the last window, from its position
     below, right = (round_up(side, stride) - stride + reach - side for side in x.shape[1:3])
-    if reach < stride:
-        below, right = max(below, 0), max(right, 0)
-    if reach > 1 and (is_any_size() or below or right):
-        x = F.pad(x, (0, 0, 0, right, 0, below))
+    if reach > 1 and (is_symbolic(below, right) or below > 0 or right > 0):
+        x = F.pad(x, (0, 0, 0, right, 0, below))  # less than 0: what no window reaches is cut
     return conv(x.permute(0, 3, 1, 2)).permute(0, 2, 3, 1).contiguous()

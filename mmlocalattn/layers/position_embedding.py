@@ -4,7 +4,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from mmlocalattn.layers.any_size import is_any_size
+from mmlocalattn.layers.symbolic_size import is_symbolic
 
 
 class PositionEmbedding(nn.Module):
@@ -27,7 +27,7 @@ class PositionEmbedding(nn.Module):
         """(B, H, W, C) to the same shape."""
         positions: Tensor = self.pos_embed
         # To its own size it changes nothing.
-        if is_any_size() or positions.shape[1:3] != x.shape[1:3]:
+        if is_symbolic(*x.shape[1:3]) or positions.shape[1:3] != x.shape[1:3]:
             positions = F.interpolate(
                 positions.permute(0, 3, 1, 2), size=x.shape[1:3], mode='bilinear'
             ).permute(0, 2, 3, 1)

@@ -6,8 +6,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from mmlocalattn.layers.any_size import is_any_size, round_up
 from mmlocalattn.layers.norm import fixed_affine, norm_channels_last
+from mmlocalattn.layers.symbolic_size import is_symbolic, round_up
 from mmlocalattn.ops.stand_alone import stand_alone_attention
 
 
@@ -126,11 +126,11 @@ class StandAloneAttention(nn.Module):
 
 def _pool(x: Tensor) -> Tensor:
     """2x2 averages of (B, H, W, C), at an odd border of what there is."""
-    any_size = is_any_size()
-    if any_size:  # without ceil_mode, whose size depends on H % 2: an odd border is doubled
+    symbolic = is_symbolic(*x.shape[1:3])
+    if symbolic:  # without ceil_mode, whose size depends on H % 2: an odd border is doubled
         rows, columns = (
             torch.arange(round_up(side, 2), device=x.device).clamp(max=side - 1)
             for side in x.shape[1:3]
         )
         x = x[:, rows][:, :, columns]
-    return F.avg_pool2d(x.permute(0, 3, 1, 2), 2, ceil_mode=not any_size).permute(0, 2, 3, 1)
+    return F.avg_pool2d(x.permute(0, 3, 1, 2), 2, ceil_mode=not symbolic).permute(0, 2, 3, 1)

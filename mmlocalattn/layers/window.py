@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from mmlocalattn.layers.any_size import is_any_size, round_up
+from mmlocalattn.layers.symbolic_size import is_symbolic, round_up
 from mmlocalattn.ops._window import as_pair
 
 
@@ -61,7 +61,7 @@ WindowFunction = Callable[[Tensor, Tensor | None], Tensor]
 def map_windows(
     function: WindowFunction,
     x: Tensor,
-    window_size: tuple[int, int],
+    window_size: tuple[int | None, int | None],
     shift: tuple[int, int] = (0, 0),
 ) -> Tensor:
     """Apply a function to every window of a grid that partitions a map.
@@ -77,14 +77,15 @@ def map_windows(
             second argument tells which keys a query may attend to, (N, 1, h * w, h * w) bool, or
             is None for all. Padding is zero.
         x: (B, H, W, ...).
-        window_size: (height, width). A side of the map that is not longer is one window.
+        window_size: (height, width). A side of the map that is not longer is one window, and None
+            is one of any length.
         shift: (rows, columns), 0 <= shift < window_size.
 
     Returns:
         (B, H, W, C), contiguous.
     """
     height, width = x.shape[1:3]
-    if is_any_size():
+    if is_symbolic(height, width):
         return _map_padded(function, x, window_size, shift)
     rows, columns = map(_strips, as_pair((height, width), 'size'), window_size, shift)
     bands = []
@@ -120,13 +121,13 @@ def attend(
     return logits.masked_fill(~mask, -torch.inf).softmax(-1) @ value
 
 
-def _strips(length: int, window: int, shift: int) -> list[tuple[int, int]]:
+def _strips(length: int, window: int | None, shift: int) -> list[tuple[int, int]]:
     """Cut a side of a map at ``shift`` and every ``window`` from there.
 
     Returns:
         Window sizes and how many of that size lie side by side.
     """
-    if length <= window:
+    if window is None or length <= window:
         return [(length, 1)]
     count, rest = (length - shift) // window, (length - shift) % window
     return [strip for strip in ((shift, 1), (window, count), (rest, 1)) if all(strip)]
@@ -140,7 +141,10 @@ def _map_part(function: WindowFunction, x: Tensor, height: int, width: int) -> T
 
 
 def _map_padded(
-    function: WindowFunction, x: Tensor, window_size: tuple[int, int], shift: tuple[int, int]
+    function: WindowFunction,
+    x: Tensor,
+    window_size: tuple[int | None, int | None],
+    shift: tuple[int, int],
 ) -> Tensor:
     """``map_windows`` in one call for maps of any size.
 
@@ -162,7 +166,7 @@ def _map_padded(
 
 
 def _roll(
-    length: int, window: int, shift: int, device: torch.device
+    length: int, window: int | None, shift: int, device: torch.device
 ) -> tuple[Tensor, Tensor, Tensor]:
     """Pad a side of a map to n whole windows, and roll it so that a window begins at ``shift``.
 
@@ -171,6 +175,10 @@ def _roll(
         window): the map, what rolled over from its begin, and padding do not. For each position
         of the map, its window and its place there (2, length).
     """
+    if window is None:
+        place = torch.arange(length, device=device)
+        same = torch.ones(1, length, length, dtype=torch.bool, device=device)
+        return place[None], same, torch.stack((torch.zeros_like(place), place))
     padded = round_up(length, window)
     shift = min(shift, (length - 1) // window * shift)  # one window is not shifted
     position = torch.arange(padded, device=device) + shift

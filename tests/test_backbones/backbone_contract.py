@@ -163,10 +163,6 @@ class BackboneContract:
             results.append((outputs, grads))
         torch.testing.assert_close(results[1], results[0], rtol=1e-4, atol=1e-5)
 
-
-class ContractOfSizes:
-    """A second part, for a backbone of each kind of window: all would take minutes."""
-
     def test_one_graph_serves_other_sizes(self) -> None:
         torch.compiler.reset()
         model = self.build(out_indices=(0,)).eval()

@@ -1,6 +1,6 @@
 import pytest
 import torch
-from backbone_contract import BackboneContract, ContractOfSizes
+from backbone_contract import BackboneContract
 from torch import nn
 
 from mmlocalattn.backbones.qna_vit import QnADownsample, QnAStem, QnAViT
@@ -136,7 +136,7 @@ def test_initialisation_is_the_released_one():
             )
 
 
-class TestQnAViT(BackboneContract, ContractOfSizes):
+class TestQnAViT(BackboneContract):
     backbone = QnAViT
     narrow = NARROW
     parameters = {arch: alone for arch, (_, alone) in PARAMETERS.items()}  # noqa: RUF012

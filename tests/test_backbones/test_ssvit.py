@@ -2,7 +2,7 @@ import copy
 
 import pytest
 import torch
-from backbone_contract import BackboneContract, ContractOfSizes
+from backbone_contract import BackboneContract
 from mmengine.analysis import FlopAnalyzer
 from torch import nn
 from torch.utils.flop_counter import FlopCounterMode
@@ -259,7 +259,7 @@ def test_checkpointing_changes_nothing():
     torch.testing.assert_close(results[1], results[0], rtol=1e-6, atol=1e-7)
 
 
-class TestSSViT(BackboneContract, ContractOfSizes):
+class TestSSViT(BackboneContract):
     backbone = SSViT
     narrow = NARROW
     parameters = {arch: alone for arch, (_, alone) in PARAMETERS.items()}  # noqa: RUF012

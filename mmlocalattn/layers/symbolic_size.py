@@ -1,0 +1,21 @@
+"""Sizes that are symbols, as in graphs that serve any size."""
+
+import torch
+from torch.fx.experimental.symbolic_shapes import has_static_value
+
+
+def is_symbolic(*lengths: int) -> bool:
+    """Whether a graph is being made in which one of the lengths is not known.
+
+    There a layer may not branch on a length: the graph would serve the sizes on one side only.
+    Where a course for all lengths costs time, layers take it only then.
+    """
+    return torch.compiler.is_compiling() and not all(map(has_static_value, lengths))
+
+
+def round_up(length: int, step: int) -> int:
+    """The lowest multiple of ``step`` that is not below ``length``, for lengths of at least 1.
+
+    In this form symbolic lengths stay short formulas, stage after stage.
+    """
+    return ((length - 1) // step + 1) * step
