@@ -6,6 +6,7 @@ Several models are timed in turns in one process; the table shows medians.
 import argparse
 import importlib
 import statistics
+import time
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -70,7 +71,8 @@ def parse_args(argv: Sequence[str] | None = None) -> argparse.Namespace:
     parser.add_argument(
         '--compile',
         action='store_true',
-        help='time each backbone also as torch.compile makes it (one graph, any size)',
+        help='time each backbone also as torch.compile makes it: one graph, for the size, or '
+        'for any if there are several; its outputs are compared first',
     )
     parser.add_argument('--rounds', type=int, default=3)
     parser.add_argument('--profile', action='store_true', help="print PyTorch's profile of a pass")
@@ -150,6 +152,27 @@ def make_run(cfg: Config, model: nn.Module, size: tuple[int, int], args: argpars
     return run
 
 
+def check_compiled(
+    model: nn.Module, compiled: nn.Module, size: tuple[int, int], args: argparse.Namespace
+) -> float:
+    """Compare the maps of a backbone; return how many seconds the compiled one took.
+
+    Raises:
+        SystemExit: If they differ by more than 1e-3 of their largest value.
+    """
+    image = torch.randn(args.batch, 3, *size, device=args.device)
+    with torch.no_grad():
+        expected = model(image)
+        begin = time.perf_counter()
+        actual = compiled(image)
+        synchronize(args.device)
+        seconds = time.perf_counter() - begin
+    error = max(((a - b).abs().max() / b.abs().max()).item() for a, b in zip(actual, expected))
+    if not error < 1e-3:  # NaN too
+        raise SystemExit(f'error: compiled and eager maps of {size} differ by {error:.1e}')
+    return seconds
+
+
 def measure(names: Sequence[str], runs: Sequence[Run], args: argparse.Namespace) -> list[dict]:
     """Time the models in turns; one record each."""
     records = []
@@ -217,11 +240,17 @@ def main(argv: Sequence[str] | None = None) -> None:
         model.train(args.train)  # mmdet's ResNet does not return itself
     names = [Path(path).stem for path in paths]
     if args.compile:
-        models += [torch.compile(model, fullgraph=True, dynamic=True) for model in models]
+        several = len(args.size) > 1
+        models += [torch.compile(model, fullgraph=True, dynamic=several) for model in models]
         names += [f'{name}, compiled' for name in names]
         configs += configs
     records = []
     for size in args.size:
+        if args.compile:
+            half = len(models) // 2
+            for name, model, compiled in zip(names, models[:half], models[half:]):
+                seconds = check_compiled(model, compiled, size, args)
+                print(f'{name}, {size[0]} x {size[1]}: {seconds:.0f} s to the first outputs')
         runs = [make_run(cfg, model, size, args) for cfg, model in zip(configs, models)]
         for record, model, run in zip(measure(names, runs, args), models, runs):
             parameters = sum(parameter.numel() for parameter in model.parameters())

@@ -1,5 +1,6 @@
 """tools/benchmark_model.py on tiny models."""
 
+import copy
 import json
 from pathlib import Path
 from types import ModuleType
@@ -110,15 +111,25 @@ def test_compiled_beside_eager(
         options.append(given)
         return model
 
+    def spoil(model: torch.nn.Module, **given: object) -> torch.nn.Module:
+        model = copy.deepcopy(model)
+        model.output_norms['3'].weight.data *= 1.01
+        return model
+
     monkeypatch.setattr(torch, 'compile', leave)
     config, out = write(tmp_path, 'tiny', DETECTION), tmp_path / 'out.json'
     argv = [config, '--compile', '--size', '64x64', '--rounds', '1', '--out', str(out)]
     tool.main(argv)
     eager, compiled = json.loads(out.read_text())['results']
     assert (eager['config'], compiled['config']) == ('tiny', 'tiny, compiled')
-    assert options == [{'fullgraph': True, 'dynamic': True}]
+    assert options == [{'fullgraph': True, 'dynamic': False}]
     assert eager['gflop'] == compiled['gflop'] > 0
-    assert '| tiny, compiled |' in capsys.readouterr().out
+    text = capsys.readouterr().out
+    assert 'tiny, 64 x 64: 0 s to the first outputs' in text
+    assert '| tiny, compiled |' in text
+    monkeypatch.setattr(torch, 'compile', spoil)
+    with pytest.raises(SystemExit, match=r'compiled and eager maps of \(64, 64\) differ by'):
+        tool.main(argv)
     with pytest.raises(SystemExit):
         tool.main([*argv, '--whole'])
 
