@@ -143,11 +143,17 @@ class Emulator:
 
 
 def functions(library: Path) -> list[tuple[int, str]]:
-    """Place and name, with template arguments, of every kernel function of a library."""
+    """Place and name, with template arguments, of every kernel function of a library.
+
+    Raises:
+        RuntimeError: With what nm says.
+    """
     command = ['nm', '--demangle', '--defined-only', library]
-    output = subprocess.run(command, capture_output=True, text=True, check=True).stdout
+    result = subprocess.run(command, capture_output=True, text=True)
+    if result.returncode != 0:
+        raise RuntimeError(f'nm cannot read {library}:\n{result.stderr}')
     found = []
-    for line in output.splitlines():
+    for line in result.stdout.splitlines():
         place, kind, name = line.split(' ', 2)
         if kind in 'tTwW' and '[clone' not in name:
             name = name.replace('(anonymous namespace)::', '').partition('(')[0]
