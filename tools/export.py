@@ -8,6 +8,7 @@ file cannot, so let --size name all kinds of images that it is to be used for.
 
 import argparse
 from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
 
 import torch
@@ -100,11 +101,10 @@ def main(argv: Sequence[str] | None = None) -> None:
             sizes = sizes[:1]
         out = args.out or Path(args.config).with_suffix(FORMATS[args.format][1]).name
         module = build(cfg, args.checkpoint, args.part)
-        errors = export(module, Path(out), args.format, sizes, describe(cfg, args, sizes))
+        meta = describe(cfg, args, sizes)
+        export(module, Path(out), args.format, sizes, meta, partial(print, flush=True))
     except (FileNotFoundError, ModuleNotFoundError, ValueError) as error:
         raise SystemExit(f'error: {error}') from None
-    for (height, width), error in zip(sizes, errors):
-        print(f'{height} x {width}: differs by {error:.1e} of the largest value')
     print(out)
 
 

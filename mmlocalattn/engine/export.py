@@ -161,7 +161,12 @@ FORMATS = {
 
 
 def export(
-    model: nn.Module, path: Path, file_format: str, sizes: Sequence[Size], meta: Mapping
+    model: nn.Module,
+    path: Path,
+    file_format: str,
+    sizes: Sequence[Size],
+    meta: Mapping,
+    report: Callable[[str], None] = lambda line: None,
 ) -> list[float]:
     """Write a file that gives what the model gives.
 
@@ -171,6 +176,7 @@ def export(
         file_format: Key of :data:`FORMATS`.
         sizes: (height, width) of images on which the file is verified, with batches of 1 and 2.
         meta: Stored in the file.
+        report: Is called with a line about each step; a model takes seconds or minutes.
 
     Returns:
         The largest error at each size, relative to the largest value of the output.
@@ -181,9 +187,13 @@ def export(
     save, _ = FORMATS[file_format]
     partial = path.with_name(f'.{path.stem}.partial{path.suffix}')
     path.parent.mkdir(parents=True, exist_ok=True)
+    errors = []
     try:
+        report(f'writing {file_format}')
         run = save(model, partial, sizes, meta)
-        errors = [verify(model, run, size, 1 + index % 2) for index, size in enumerate(sizes)]
+        for index, size in enumerate(sizes):
+            errors.append(verify(model, run, size, 1 + index % 2))
+            report(f'{size[0]} x {size[1]}: differs by {errors[-1]:.1e} of the largest value')
         partial.replace(path)
     finally:
         partial.unlink(missing_ok=True)
