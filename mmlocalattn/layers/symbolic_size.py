@@ -1,7 +1,7 @@
 """Sizes that are symbols, as in graphs that serve any size."""
 
 import torch
-from torch.fx.experimental.symbolic_shapes import has_static_value
+from torch.fx.experimental import symbolic_shapes
 
 
 def is_symbolic(*lengths: int) -> bool:
@@ -10,7 +10,9 @@ def is_symbolic(*lengths: int) -> bool:
     There a layer may not branch on a length: the graph would serve the sizes on one side only.
     Where a course for all lengths costs time, layers take it only then.
     """
-    return torch.compiler.is_compiling() and not all(map(has_static_value, lengths))
+    if not torch.compiler.is_compiling():
+        return False
+    return not all(symbolic_shapes.has_static_value(length) for length in lengths)
 
 
 def round_up(length: int, step: int) -> int:
