@@ -13,6 +13,7 @@ import onnxruntime
 import pytest
 import tiny_data
 import torch
+from mmdet.models.necks import FPN
 from tiny_data import CLASSIFICATION, DETECTION, SEGMENTATION, quick  # noqa: F401
 
 from mmlocalattn.backbones.nat import NAT
@@ -171,6 +172,13 @@ def test_one_window_or_several(tmp_path: Path) -> None:
 
     sizes = [(16, 20), (7, 50), (15, 5)]
     assert max(export(Swin().eval(), tmp_path / 'swin.pt2', 'pt2', sizes, {})) < 1e-5
+
+
+def test_maps_of_odd_and_even_sides_in_a_neck(tmp_path: Path) -> None:
+    """The last map, which FPN pools, has 16, 15 and 17 rows."""
+    model = FeatureMaps(nat().extract, FPN([8], 4, num_outs=2)).eval()
+    sizes = [(64, 96), (60, 64), (68, 52)]
+    assert max(export(model, tmp_path / 'fpn.pt2', 'pt2', sizes, {})) < 1e-5
 
 
 def test_a_course_that_depends_on_the_size_is_refused(tmp_path: Path) -> None:
