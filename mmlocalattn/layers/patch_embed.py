@@ -167,6 +167,8 @@ def strided_conv(conv: nn.Conv2d, x: Tensor) -> Tensor:
     kernel_size, stride, padding = conv.kernel_size[0], conv.stride[0], int(conv.padding[0])
     reach = kernel_size - 2 * padding  # of the last window, from its position
     below, right = (round_up(side, stride) - stride + reach - side for side in x.shape[1:3])
-    if reach > 1 and (is_symbolic(below, right) or below > 0 or right > 0):
-        x = F.pad(x, (0, 0, 0, right, 0, below))  # less than 0: what no window reaches is cut
+    if reach < stride:
+        below, right = max(below, 0), max(right, 0)
+    if reach > 1 and (is_symbolic(below, right) or below or right):
+        x = F.pad(x, (0, 0, 0, right, 0, below))
     return conv(x.permute(0, 3, 1, 2)).permute(0, 2, 3, 1).contiguous()

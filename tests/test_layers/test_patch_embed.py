@@ -57,8 +57,10 @@ def test_downsample_without_bias():
 
 
 @pytest.mark.parametrize(('kernel_size', 'stride', 'padding'), [(4, 4, 0), (7, 4, 3), (7, 4, 2)])
-@pytest.mark.parametrize('size', [(1, 1), (5, 7), (20, 28)])
-def test_patches_leave_no_position_out(kernel_size, stride, padding, size):
+@pytest.mark.parametrize('size', [(1, 1), (5, 7), (20, 28), (20, 27), (18, 28)])
+@pytest.mark.parametrize('symbolic', [False, True])
+def test_patches_leave_no_position_out(kernel_size, stride, padding, size, symbolic, monkeypatch):
+    monkeypatch.setattr('mmlocalattn.layers.patch_embed.is_symbolic', lambda *lengths: symbolic)
     embed, x = PatchEmbed(3, 8, kernel_size, stride, padding), torch.randn(2, *size, 3)
     y = embed(x)
     assert y.shape == (2, -(-size[0] // stride), -(-size[1] // stride), 8)
