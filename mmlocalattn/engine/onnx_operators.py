@@ -147,7 +147,7 @@ def _cells(side: int, cells: int, x: Tensor) -> Tensor:
 
 
 def convert(program: torch.export.ExportedProgram) -> torch.onnx.ONNXProgram:
-    """An exported program in plain ONNX operators: ``image`` to ``output_0``, ``output_1``, ..."""
+    """An exported program in plain ONNX operators; the input is named ``image``."""
     ops, aten = torch.ops.mmlocalattn, torch.ops.aten
     decomposed = program.run_decompositions(
         {
@@ -163,9 +163,6 @@ def convert(program: torch.export.ExportedProgram) -> torch.onnx.ONNXProgram:
     return torch.onnx.export(
         decomposed,
         input_names=['image'],
-        output_names=[
-            f'output_{index}' for index in range(len(program.graph_signature.user_outputs))
-        ],
         opset_version=OPSET,
         dynamo=True,
         verbose=False,

@@ -88,7 +88,6 @@ def test_onnx_of_position_biases(tmp_path: Path) -> None:
     path, image = tmp_path / 'nat.onnx', torch.randn(3, 3, 79, 66)
     assert max(export(nat(), path, 'onnx', SIZES, {})) < 1e-5
     session = onnxruntime.InferenceSession(path, providers=['CPUExecutionProvider'])
-    assert [output.name for output in session.get_outputs()] == ['output_0']
     with torch.no_grad():
         expected = nat()(image)
     actual = [torch.from_numpy(a) for a in session.run(None, {'image': image.numpy()})]
