@@ -3,7 +3,6 @@
 from collections.abc import Mapping, Sequence
 from typing import Literal
 
-import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
@@ -14,7 +13,6 @@ from mmlocalattn.layers.drop_path import DropPath, drop_path_rates
 from mmlocalattn.layers.norm import build_norm
 from mmlocalattn.layers.residual import add_residual, relu
 from mmlocalattn.layers.stand_alone_attention import StandAloneAttention
-from mmlocalattn.layers.symbolic_size import is_symbolic, round_up
 from mmlocalattn.registry import MODELS
 
 
@@ -35,12 +33,8 @@ class ResNetStem(nn.Module):
 
     def forward(self, image: Tensor) -> Tensor:
         """(B, in_channels, H, W) to (B, ceil(H / 4), ceil(W / 4), out_channels)."""
-        x = relu(self.conv(image.permute(0, 2, 3, 1).contiguous())).permute(0, 3, 1, 2)
-        padding = 1
-        if is_symbolic(*x.shape[2:]):  # the pool leaves nothing out
-            below, right = (round_up(side, 2) - side for side in x.shape[2:])
-            x, padding = F.pad(x, (1, right, 1, below), value=-torch.inf), 0
-        return F.max_pool2d(x, 3, 2, padding).permute(0, 2, 3, 1)
+        x = relu(self.conv(image.permute(0, 2, 3, 1).contiguous()))
+        return F.max_pool2d(x.permute(0, 3, 1, 2), 3, 2, padding=1).permute(0, 2, 3, 1)
 
 
 class AttentionNorm(nn.Module):

@@ -266,9 +266,7 @@ def _trace(model: nn.Module, sizes: Sequence[Size]) -> torch.export.ExportedProg
         reason = str(error).strip().partition('\n')[0]
         raise ValueError(
             f'the model cannot be exported for a range of sizes, because its course depends on the '
-            f'size ({reason}): export one file per size, here --size '
-            f'{sizes[0][0]}x{sizes[0][1]}, or a range in which every map has more than one window '
-            f'a side'
+            f'size ({reason}): export one file per size, here --size {sizes[0][0]}x{sizes[0][1]}'
         ) from error
 
 

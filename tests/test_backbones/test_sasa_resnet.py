@@ -5,7 +5,7 @@ from torch import nn
 from torch.utils.flop_counter import FlopCounterMode
 from torchvision.models import resnet50
 
-from mmlocalattn.backbones.sasa_resnet import Bottleneck, ResNetStem, SASAResNet
+from mmlocalattn.backbones.sasa_resnet import Bottleneck, SASAResNet
 from mmlocalattn.layers.stand_alone_attention import StandAloneAttention
 
 NARROW = {
@@ -170,11 +170,3 @@ def test_flops_of_the_attention():
 def test_rejects(options, message):
     with pytest.raises(ValueError, match=message):
         SASAResNet(**options)
-
-
-@pytest.mark.parametrize('size', [(32, 24), (19, 22), (1, 5)])
-def test_form_of_the_stem_for_symbolic_sizes(size, monkeypatch):
-    stem, image = ResNetStem(3, 8).eval(), torch.randn(1, 3, *size)
-    expected = stem(image)
-    monkeypatch.setattr('mmlocalattn.backbones.sasa_resnet.is_symbolic', lambda *lengths: True)
-    torch.testing.assert_close(stem(image), expected)
