@@ -4,6 +4,7 @@ The switches are mmcv's:
 
 - ``FORCE_CUDA=1`` compiles the CUDA kernels without a GPU too; with a GPU and nvcc they always are.
 - ``TORCH_CUDA_ARCH_LIST='8.0;9.0'`` names GPU architectures, ``MMCV_CUDA_ARGS`` adds nvcc's flags.
+- ``MMLOCALATTN_CXX_ARGS='-g -O1'`` adds the C++ compiler's flags, after ours; ``CXX`` names it.
 - ``MAX_JOBS=2`` limits how many files are compiled at once.
 - ``MMLOCALATTN_WITH_OPS=0`` builds no extension; the PyTorch references then serve every device.
 - ``MMCV_CSRC_DIR=.../mmcv/ops/csrc`` replaces the helper headers of the installed mmcv.
@@ -136,17 +137,19 @@ def extension() -> Extension:
     # Without -fopenmp at::parallel_for runs on one thread. The linker does not get it, so that the
     # extension shares the OpenMP library that torch has loaded instead of bringing a second one.
     flags = {
-        'cxx': ['-O3', '-fopenmp'],
+        'cxx': ['-O3', '-g0', '-fopenmp', *os.getenv('MMLOCALATTN_CXX_ARGS', '').split()],
         'nvcc': ['-O3', *os.getenv('MMCV_CUDA_ARGS', '').split()],
     }
-    sources = [CSRC / 'module.cpp', *CSRC.glob('cpu/*.cpp')]
+    # What takes longest comes first.
+    kernels = sorted(CSRC.glob('cpu/*/kernels.cpp'))
+    sources = [*kernels, *sorted({*CSRC.glob('**/*.cpp')} - {*kernels})]
     include_dirs = [CSRC.resolve(), headers]
     if with_cuda:
-        sources += CSRC.glob('cuda/*.cu')
+        sources += sorted(CSRC.glob('cuda/**/*.cu'))
         include_dirs.append(headers / 'cuda')
     built = (CUDAExtension if with_cuda else CppExtension)(
         'mmlocalattn._ext',
-        sorted(map(str, sources)),
+        list(map(str, sources)),
         include_dirs=list(map(str, include_dirs)),
         extra_compile_args=flags if with_cuda else flags['cxx'],
     )

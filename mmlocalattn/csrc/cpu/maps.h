@@ -1,16 +1,11 @@
-// Maps and constants as the kernels for one instruction set get them: plain types, no tensors.
+// Maps and constants as kernels get them: plain types, no tensors.
 #pragma once
 
 #include <cstdint>
 
 #include "window.h"
 
-#if defined(__x86_64__)
-#define MMLOCALATTN_X86
-#endif
-
-namespace mmlocalattn {
-namespace cpu {
+namespace mmlocalattn::cpu {
 
 constexpr int kVectorBytes = 64;  // the longest of any instruction set
 
@@ -55,18 +50,6 @@ struct Map {
   bool add = false;
 };
 
-// One row of a map of which adjacent pairs of channels are rotated: x cos + (-x[1], x[0], ...) sin,
-// or by the transposed rotation. The tables are (width, dim).
-template <typename In, typename Out>
-struct RotaryRow {
-  const In* input;
-  Out* output;
-  int64_t input_step, output_step;  // from one position to the next
-  const Compute<In>*sin, *cos;
-  int64_t width, dim;
-  bool transpose;
-};
-
 // Channels of a vector of gradients with its padding to whole SIMD vectors.
 template <typename T>
 MMLOCALATTN_HOST_DEVICE int64_t padded_dim(int64_t dim) {
@@ -74,5 +57,9 @@ MMLOCALATTN_HOST_DEVICE int64_t padded_dim(int64_t dim) {
   return (dim + kMost - 1) / kMost * kMost;
 }
 
-}  // namespace cpu
-}  // namespace mmlocalattn
+// A kernel: what one piece of a problem asks for. Without scratch memory it does nothing but return
+// how many values of it, aligned to kVectorBytes, it needs.
+template <typename Piece, typename T>
+using Kernel = int64_t (*)(const Piece&, Compute<T>* scratch);
+
+}  // namespace mmlocalattn::cpu

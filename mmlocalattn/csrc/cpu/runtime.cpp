@@ -1,52 +1,55 @@
-// The choice of the instruction set, and scratch memory.
-#include "runtime.h"
+// The choice of the instruction set, the checks of maps, and scratch memory.
+#include "cpu/runtime.h"
 
 #include <c10/util/StringUtil.h>
 
 #include <cstdlib>
+#include <cstring>
 #include <memory>
+#include <numeric>
 #include <string>
-#include <utility>
-#include <vector>
 
-namespace mmlocalattn {
-namespace cpu {
-namespace {
+#include "pytorch_cpp_helper.hpp"
 
-// Instruction sets with kernels of their own that this machine has, the best one first.
-const std::vector<std::pair<std::string, InstructionSet>>& instruction_sets() {
-  static const auto sets = [] {
-    std::vector<std::pair<std::string, InstructionSet>> sets;
-#ifdef MMLOCALATTN_X86
-    if (__builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512bw") &&
-        __builtin_cpu_supports("avx512dq") && __builtin_cpu_supports("avx512vl")) {
-      if (__builtin_cpu_supports("avx512bf16")) {
-        sets.emplace_back("avx512_bf16", InstructionSet::kAvx512Bf16);
-      }
-      sets.emplace_back("avx512", InstructionSet::kAvx512);
-    }
-    if (__builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma")) {
-      sets.emplace_back("avx2", InstructionSet::kAvx2);
-    }
-#endif
-    sets.emplace_back("portable", InstructionSet::kPortable);
-    return sets;
-  }();
-  return sets;
-}
+namespace mmlocalattn::cpu {
 
-}  // namespace
-
-InstructionSet instruction_set() {
+int isa_in_use() {
+  struct Isa {
+    const char* name;
+    bool is_supported;
+  };
+#define MMLOCALATTN_STRING(name) #name
+#define MMLOCALATTN_STRING_OF(name) MMLOCALATTN_STRING(name)
+#define MMLOCALATTN_DESCRIBE(index)                                           \
+  Isa {                                                                       \
+    MMLOCALATTN_STRING_OF(MMLOCALATTN_NAME_OF(MMLOCALATTN_ISA_ENTRY(index))), \
+        MMLOCALATTN_CHECK_OF(MMLOCALATTN_ISA_ENTRY(index))                    \
+  }
+  static const Isa isas[kIsaSlots] = {MMLOCALATTN_DESCRIBE(0), MMLOCALATTN_DESCRIBE(1),
+                                      MMLOCALATTN_DESCRIBE(2), MMLOCALATTN_DESCRIBE(3),
+                                      MMLOCALATTN_DESCRIBE(4), MMLOCALATTN_DESCRIBE(5)};
   const char* wish = std::getenv("MMLOCALATTN_CPU_ISA");
-  if (wish == nullptr) return instruction_sets().front().second;
   std::vector<std::string> names;
-  for (const auto& [name, set] : instruction_sets()) {
-    if (name == wish) return set;
-    names.push_back(name);
+  for (int i = kIsaSlots - 1; i >= 0; --i) {
+    if (!isas[i].is_supported) continue;
+    if (wish == nullptr || std::strcmp(wish, isas[i].name) == 0) return i;
+    names.push_back(isas[i].name);
   }
   TORCH_CHECK(false, "MMLOCALATTN_CPU_ISA=", wish,
               " cannot be used here, choose one of: ", c10::Join(", ", names));
+}
+
+void check_map(const at::Tensor& tensor, const char* axes) {
+  CHECK_CPU(tensor);
+  TORCH_CHECK(tensor.dim() == 5, "expected ", axes, ", got ", tensor.sizes());
+}
+
+void AttentionMaps::check() const {
+  check_map(query, "(B, H, W, num_heads, head_dim)");
+  for (const auto& other : {key, value}) {
+    TORCH_CHECK(other.sizes() == query.sizes() && other.scalar_type() == query.scalar_type(),
+                "query, key and value must have one shape and dtype");
+  }
 }
 
 std::vector<int64_t> cuts(int64_t length, int64_t most, int64_t step) {
@@ -55,6 +58,12 @@ std::vector<int64_t> cuts(int64_t length, int64_t most, int64_t step) {
   for (int64_t i = 0; i < pieces; ++i) cuts.push_back(i * steps / pieces * step);
   cuts.push_back(length);
   return cuts;
+}
+
+std::vector<int64_t> ordinals(int64_t length) {
+  std::vector<int64_t> ordinals(length);
+  std::iota(ordinals.begin(), ordinals.end(), 0);
+  return ordinals;
 }
 
 void* scratch_bytes(int64_t bytes) {
@@ -74,5 +83,4 @@ void* scratch_bytes(int64_t bytes) {
   return memory.get();
 }
 
-}  // namespace cpu
-}  // namespace mmlocalattn
+}  // namespace mmlocalattn::cpu

@@ -1,39 +1,53 @@
-// What the CPU operators share: the instruction set, dtypes, threads, scratch memory.
+// What the CPU operators share: the maps of a call, dtypes, threads, scratch memory.
+//
+// Each has a Problem, which is one call, checked; Pieces<T>, its maps as the kernels need them and
+// where to cut them; and Piece<T>, what a kernel gets of them (piece.h).
 #pragma once
 
-#include <ATen/ATen.h>
 #include <ATen/Dispatch.h>
 #include <ATen/OpMathType.h>
 #include <ATen/Parallel.h>
+#include <ATen/core/Tensor.h>
 
 #include <algorithm>
 #include <atomic>
 #include <type_traits>
 #include <vector>
 
-#include "maps.h"
+#include "cpu/isa.h"
+#include "cpu/maps.h"
 
-namespace mmlocalattn {
-namespace cpu {
+namespace mmlocalattn::cpu {
 
-enum class InstructionSet { kPortable, kAvx2, kAvx512, kAvx512Bf16 };
+// The maps of a call of attention, (B, H, W, num_heads, head_dim) of one dtype and any strides.
+struct AttentionMaps {
+  at::Tensor query, key, value;
 
-// The best one of this machine, or the one that the environment variable MMLOCALATTN_CPU_ISA asks
-// for.
-InstructionSet instruction_set();
+  int64_t batch() const { return query.size(0); }
+  int64_t height() const { return query.size(1); }
+  int64_t width() const { return query.size(2); }
+  int64_t heads() const { return query.size(3); }
+  int64_t dim() const { return query.size(4); }
+
+  // The public functions check their arguments and say what is wrong; this and the checks of each
+  // operator only keep direct calls from touching memory that is not theirs.
+  void check() const;
+};
+
+// Checks that a tensor is on the CPU and has five axes.
+void check_map(const at::Tensor& tensor, const char* axes);
 
 template <typename T>
 T* data_of(const at::Tensor& tensor) {
   return static_cast<T*>(tensor.data_ptr());
 }
 
-// Scratch memory of this thread, aligned to kVectorBytes. It is kept for the next call: its pages
-// would cost more than the attention of a small map.
-void* scratch_bytes(int64_t bytes);
-
+// The vectors of one image and head of a map (B, H, W, num_heads, ...).
 template <typename T>
-T* scratch(int64_t size) {
-  return static_cast<T*>(scratch_bytes(size * sizeof(T)));
+Grid<T> grid_of(const at::Tensor& map, int64_t b, int64_t head,
+                const std::vector<int64_t>& columns) {
+  return {data_of<T>(map) + b * map.stride(0) + head * map.stride(3), map.stride(1), map.stride(2),
+          columns.data()};
 }
 
 // The dtype of the maps that the kernels get: fp32 for fp16.
@@ -63,6 +77,24 @@ void dispatch(at::ScalarType dtype, const Body& body) {
 // apart and not much more than `most`.
 std::vector<int64_t> cuts(int64_t length, int64_t most, int64_t step);
 
+// 0, 1, ... length - 1: the columns of a Grid that leaves none out.
+std::vector<int64_t> ordinals(int64_t length);
+
+// Scratch memory of this thread, aligned to kVectorBytes. It is kept for the next call: its pages
+// would cost more than the attention of a small map.
+void* scratch_bytes(int64_t bytes);
+
+template <typename T>
+T* scratch(int64_t size) {
+  return static_cast<T*>(scratch_bytes(size * static_cast<int64_t>(sizeof(T))));
+}
+
+// Runs a kernel with the scratch memory that it asks for.
+template <typename Piece, typename C>
+void run(int64_t (*kernel)(const Piece&, C*), const Piece& piece) {
+  kernel(piece, scratch<C>(kernel(piece, nullptr)));
+}
+
 // Calls run(begin, end) for all of [0, count), in parallel. Threads take a few neighbors at a time,
 // so that none waits for the others at the end.
 template <typename Run>
@@ -77,5 +109,4 @@ void run_in_turns(int64_t count, const Run& run) {
   });
 }
 
-}  // namespace cpu
-}  // namespace mmlocalattn
+}  // namespace mmlocalattn::cpu

@@ -1,0 +1,173 @@
+// Vectors of one instruction set: the compiler's own vector types, so that one source serves all.
+#if defined(MMLOCALATTN_SIMD_VECTOR_H) == defined(MMLOCALATTN_TOGGLE)
+#ifdef MMLOCALATTN_SIMD_VECTOR_H
+#undef MMLOCALATTN_SIMD_VECTOR_H
+#else
+#define MMLOCALATTN_SIMD_VECTOR_H
+#endif
+
+#include "cpu/foreach_isa.h"
+
+namespace mmlocalattn::cpu::MMLOCALATTN_ISA {
+namespace {
+
+template <int kBytes>
+struct Integer;
+template <>
+struct Integer<4> {
+  using type = int32_t;
+};
+template <>
+struct Integer<8> {
+  using type = int64_t;
+};
+
+template <typename T, int N>
+struct Vector {
+  typedef T type __attribute__((vector_size(N * sizeof(T))));
+  using integer = typename Integer<sizeof(T)>::type;
+  typedef integer index __attribute__((vector_size(N * sizeof(T))));
+};
+
+// N lanes of T, and as many integers of its size.
+template <typename T, int N>
+using Vec = typename Vector<T, N>::type;
+template <typename T, int N>
+using Index = typename Vector<T, N>::index;
+
+// Lanes of a whole vector.
+template <typename T>
+constexpr int kLanes = MMLOCALATTN_VECTOR_BYTES / sizeof(T);
+
+template <int N, typename T>
+MMLOCALATTN_INLINE Vec<T, N> load(const T* p) {
+  Vec<T, N> x;
+  __builtin_memcpy(&x, p, sizeof(x));
+  return x;
+}
+
+template <typename T, typename V>
+MMLOCALATTN_INLINE void store(T* p, V x) {
+  __builtin_memcpy(p, &x, sizeof(x));
+}
+
+template <int N, typename T>
+MMLOCALATTN_INLINE Vec<T, N> fill(T x) {
+  return Vec<T, N>{} + x;
+}
+
+// Lane i of the result is lane kIndex[i] of (a, b) side by side.
+template <typename T, int N, int... kIndex>
+MMLOCALATTN_INLINE Vec<T, N> shuffle(Vec<T, N> a, Vec<T, N> b,
+                                     std::integer_sequence<int, kIndex...>) {
+#ifdef __clang__
+  return __builtin_shufflevector(a, b, kIndex...);
+#else
+  return __builtin_shuffle(a, b, Index<T, N>{kIndex...});
+#endif
+}
+
+// Lane i of the result is lane index[i] of x.
+template <typename T, int N>
+MMLOCALATTN_INLINE Vec<T, N> permute(Vec<T, N> x, Index<T, N> index) {
+#ifdef __clang__
+  Vec<T, N> result;
+  for (int i = 0; i < N; ++i) result[i] = x[index[i]];
+  return result;
+#else
+  return __builtin_shuffle(x, index);
+#endif
+}
+
+template <typename V>
+MMLOCALATTN_INLINE V max(V a, V b) {
+  return a > b ? a : b;
+}
+
+template <typename T, int N>
+MMLOCALATTN_INLINE T sum_lanes(Vec<T, N> x) {
+  T sum = 0;
+  for (int i = 0; i < N; ++i) sum += x[i];
+  return sum;
+}
+
+// 2^x for x < 128. Relative error 1.8e-7 for fp32; below -126 it is 1.2e-38, NaN stays NaN.
+template <int N>
+MMLOCALATTN_INLINE Vec<float, N> exp2(Vec<float, N> x) {
+  x = max(fill<N>(-126.0f), x);                      // a NaN is the second operand
+  const Vec<float, N> round = fill<N>(12582912.0f);  // 1.5 * 2^23: adding it leaves an integer
+  const Vec<float, N> shifted = x + round;
+  const Vec<float, N> r = x - (shifted - round);  // in [-0.5, 0.5]
+  // Minimax polynomial of degree 5 that is exact at 0.
+  Vec<float, N> p = r * 1.3264727e-3f + 9.6715127e-3f;
+  p = p * r + 5.5507337e-2f;
+  p = p * r + 2.4022242e-1f;
+  p = p * r + 6.9314698e-1f;
+  p = p * r + 1.0f;
+  using I = Index<float, N>;
+  return (Vec<float, N>)((I)p + ((I)shifted << 23));
+}
+
+template <int N>
+MMLOCALATTN_INLINE Vec<double, N> exp2(Vec<double, N> x) {
+  for (int i = 0; i < N; ++i) x[i] = __builtin_exp2(x[i]);
+  return x;
+}
+
+// log2(x) of positive normal numbers. Absolute error 2e-7 beside that of rounding; NaN stays NaN.
+template <int N>
+MMLOCALATTN_INLINE Vec<float, N> log2(Vec<float, N> x) {
+  using I = Index<float, N>;
+  // x = m 2^e with m in [sqrt(1/2), sqrt(2)), and ln m = 2 artanh((m - 1) / (m + 1)).
+  const I e = ((I)x - 0x3f3504f3) >> 23;
+  const Vec<float, N> m = (Vec<float, N>)((I)x - (e << 23));
+  const Vec<float, N> f = (m - 1.0f) / (m + 1.0f), f2 = f * f;
+  Vec<float, N> p = f2 * 0.32059894f + 0.41219858f;
+  p = p * f2 + 0.57707802f;
+  p = p * f2 + 0.96179669f;
+  p = p * f2 + 2.8853901f;
+  return p * f + __builtin_convertvector(e, Vec<float, N>) + (x - x);
+}
+
+template <int N>
+MMLOCALATTN_INLINE Vec<double, N> log2(Vec<double, N> x) {
+  for (int i = 0; i < N; ++i) x[i] = __builtin_log2(x[i]);
+  return x;
+}
+
+MMLOCALATTN_INLINE float log2(float x) { return __builtin_log2f(x); }
+MMLOCALATTN_INLINE double log2(double x) { return __builtin_log2(x); }
+
+// Keeps x in a register: the compiler would rather load it again for its second use.
+template <typename V>
+MMLOCALATTN_INLINE void pin(V& x) {
+#ifdef MMLOCALATTN_X86
+  asm("" : "+v"(x));
+#else
+  (void)x;
+#endif
+}
+
+// Transposes a square of vectors: swaps the halves of ever larger squares.
+template <int kStep, typename T, int N, int... kLane>
+MMLOCALATTN_INLINE void transpose_step(Vec<T, N> (&x)[N], std::integer_sequence<int, kLane...>) {
+  for (int i = 0; i < N; ++i) {
+    if (i & kStep) continue;
+    const Vec<T, N> a = x[i], b = x[i + kStep];
+    x[i] = shuffle<T, N>(
+        a, b, std::integer_sequence<int, (kLane & kStep ? N + kLane - kStep : kLane)...>());
+    x[i + kStep] = shuffle<T, N>(
+        a, b, std::integer_sequence<int, (kLane & kStep ? N + kLane : kLane + kStep)...>());
+  }
+}
+
+template <typename T, int N, int kStep = 1>
+MMLOCALATTN_INLINE void transpose(Vec<T, N> (&x)[N]) {
+  transpose_step<kStep, T, N>(x, std::make_integer_sequence<int, N>());
+  if constexpr (2 * kStep < N) transpose<T, N, 2 * kStep>(x);
+}
+
+}  // namespace
+}  // namespace mmlocalattn::cpu::MMLOCALATTN_ISA
+
+#endif
