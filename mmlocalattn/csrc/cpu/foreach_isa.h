@@ -32,6 +32,9 @@
 #ifdef MMLOCALATTN_X86
 #include <immintrin.h>
 #endif
+#ifdef __SANITIZE_ADDRESS__
+#include <sanitizer/asan_interface.h>
+#endif
 
 #define MMLOCALATTN_PRAGMA(tokens) _Pragma(#tokens)
 #define MMLOCALATTN_PUSH_TARGET(name) MMLOCALATTN_PUSH_TARGET_(name)

@@ -31,15 +31,22 @@ MMLOCALATTN_INLINE void with_constant(int64_t value, const Body& body) {
   body(std::integral_constant<int, kMost>());
 }
 
-// Hands out parts of the scratch memory; without memory it only counts.
+// Hands out parts of the scratch memory, filled with zeros if `clear`; without memory it only counts.
 template <typename T>
 struct Arena {
   T* memory;
+  bool clear = false;
   int64_t used = 0;
 
   T* take(int64_t size) {
+    constexpr int64_t kLine = kVectorBytes / static_cast<int64_t>(sizeof(T));
     T* part = memory ? memory + used : nullptr;
-    used += round_up(size, kVectorBytes / static_cast<int64_t>(sizeof(T)));
+    used += round_up(size, kLine);
+    for (int64_t i = 0; part && clear && i < size; ++i) part[i] = 0;
+#ifdef __SANITIZE_ADDRESS__  // no part may reach into the next
+    used += kLine;
+    if (part) __asan_poison_memory_region(part + size, (memory + used - part - size) * sizeof(T));
+#endif
     return part;
   }
 };

@@ -67,15 +67,39 @@ MMLOCALATTN_INLINE Vec<T, N> shuffle(Vec<T, N> a, Vec<T, N> b,
 #endif
 }
 
-// Lane i of the result is lane index[i] of x.
+// Lane i of the result is lane index[i] of x. Clang has no builtin for it and makes a detour
+// through memory of a loop.
 template <typename T, int N>
 MMLOCALATTN_INLINE Vec<T, N> permute(Vec<T, N> x, Index<T, N> index) {
-#ifdef __clang__
+#ifndef __clang__
+  return __builtin_shuffle(x, index);
+#else
+#if MMLOCALATTN_VECTOR_BYTES >= 32
+  constexpr int kBytes = N * sizeof(T);
+  using I [[maybe_unused]] = Index<T, N>;
+#if MMLOCALATTN_VECTOR_BYTES == 64
+  if constexpr (kBytes == 64 && sizeof(T) == 4) {
+    return (Vec<T, N>)_mm512_permutexvar_ps((__m512i)index, (__m512)x);
+  } else if constexpr (kBytes == 64) {
+    return (Vec<T, N>)_mm512_permutexvar_pd((__m512i)index, (__m512d)x);
+  } else if constexpr (kBytes == 32 && sizeof(T) == 8) {
+    return (Vec<T, N>)_mm256_permutexvar_pd((__m256i)index, (__m256d)x);
+  }
+#endif
+  if constexpr (kBytes == 32 && sizeof(T) == 4) {
+    return (Vec<T, N>)_mm256_permutevar8x32_ps((__m256)x, (__m256i)index);
+  } else if constexpr (kBytes == 32) {  // halves of the lanes, 2 i and 2 i + 1
+    const I halves = (index << 1) | (index << 33) | (I{} + (int64_t{1} << 32));
+    return (Vec<T, N>)_mm256_permutevar8x32_ps((__m256)x, (__m256i)halves);
+  } else if constexpr (kBytes == 16 && sizeof(T) == 4) {
+    return (Vec<T, N>)_mm_permutevar_ps((__m128)x, (__m128i)index);
+  } else if constexpr (kBytes == 16) {  // bit 1 chooses
+    return (Vec<T, N>)_mm_permutevar_pd((__m128d)x, (__m128i)(index << 1));
+  }
+#endif
   Vec<T, N> result;
   for (int i = 0; i < N; ++i) result[i] = x[index[i]];
   return result;
-#else
-  return __builtin_shuffle(x, index);
 #endif
 }
 
@@ -110,8 +134,12 @@ MMLOCALATTN_INLINE Vec<float, N> exp2(Vec<float, N> x) {
 
 template <int N>
 MMLOCALATTN_INLINE Vec<double, N> exp2(Vec<double, N> x) {
+#ifdef __clang__
+  return __builtin_elementwise_exp2(x);
+#else
   for (int i = 0; i < N; ++i) x[i] = __builtin_exp2(x[i]);
   return x;
+#endif
 }
 
 // log2(x) of positive normal numbers. Absolute error 2e-7 beside that of rounding; NaN stays NaN.
@@ -131,8 +159,12 @@ MMLOCALATTN_INLINE Vec<float, N> log2(Vec<float, N> x) {
 
 template <int N>
 MMLOCALATTN_INLINE Vec<double, N> log2(Vec<double, N> x) {
+#ifdef __clang__
+  return __builtin_elementwise_log2(x);
+#else
   for (int i = 0; i < N; ++i) x[i] = __builtin_log2(x[i]);
   return x;
+#endif
 }
 
 MMLOCALATTN_INLINE float log2(float x) { return __builtin_log2f(x); }

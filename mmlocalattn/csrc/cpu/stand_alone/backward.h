@@ -224,11 +224,10 @@ template <typename In>
 int64_t backward(const Piece<In>& piece, Compute<In>* memory) {
   using T = Compute<In>;
   constexpr int N = kLanes<T>;
-  Arena<T> arena{memory};
+  Arena<T> arena{memory, /*clear=*/true};
   const Geometry<In, N> geometry(piece);
   const BackwardScratch<In, N> scratch(piece, geometry, arena);
   if (!memory) return arena.used;
-  for (int64_t i = 0; i < arena.used; ++i) memory[i] = 0;
   // Rows of queries that see the keys of the piece, or belong to it.
   const int64_t y_begin = larger(piece.y_begin - geometry.up, 0),
                 y_end = smaller(piece.y_end + geometry.up, piece.height);

@@ -84,11 +84,10 @@ template <typename In>
 int64_t forward(const Piece<In>& piece, Compute<In>* memory) {
   using T = Compute<In>;
   constexpr int N = kLanes<T>;
-  Arena<T> arena{memory};
+  Arena<T> arena{memory, /*clear=*/true};
   const Geometry<In, N> geometry(piece);
   const ForwardScratch<In, N> scratch(geometry, arena);
   if (!memory) return arena.used;
-  for (int64_t i = 0; i < arena.used; ++i) memory[i] = 0;
   int64_t packed = larger(piece.y_begin - geometry.up, geometry.begin);
   for (int64_t y = piece.y_begin; y < piece.y_end; y += kRows) {
     const Rows rows = make_rows(geometry, y, piece.y_end);

@@ -1,0 +1,31 @@
+#!/usr/bin/env bash
+# Runs the operators' contract, forward and backward of every operator, dtype and instruction set of this machine on
+# odd shapes, strided and misaligned inputs, on CPU kernels compiled with AddressSanitizer and
+# UndefinedBehaviorSanitizer. Arguments go to pytest.
+#
+#   bash tools/dev/sanitize.sh [-k slide]
+#
+# PYTHON names the Python whose torch is used (default python), CXX the compiler (default g++).
+set -euo pipefail
+cd "$(dirname "${BASH_SOURCE[0]}")/../.."
+python=${PYTHON:-python}
+export CXX=${CXX:-g++}
+
+sanitizers='-fsanitize=address,undefined -fno-sanitize-recover=undefined'
+echo '[sanitize] compile the CPU kernels'
+MMLOCALATTN_CXX_ARGS="-O1 -fno-omit-frame-pointer $sanitizers" LDFLAGS="$sanitizers" CUDA_VISIBLE_DEVICES= \
+    PATH=$(dirname "$(command -v "$python")"):$PATH \
+    "$python" setup.py --quiet build --build-base build/sanitize --build-lib build/sanitize/lib >build/sanitize.log 2>&1 || {
+    tail -n 40 build/sanitize.log >&2
+    exit 1
+}
+
+# The libraries of the sanitizers must be loaded before Python.
+libraries=
+for library in libasan.so libubsan.so libstdc++.so; do
+    libraries+="${libraries:+ }$("$CXX" -print-file-name="$library")"
+done
+echo '[sanitize] contract of the operators'
+LD_PRELOAD=$libraries ASAN_OPTIONS=detect_leaks=0 UBSAN_OPTIONS=print_stacktrace=1 \
+    PYTHONPATH=build/sanitize/lib OMP_NUM_THREADS=${OMP_NUM_THREADS:-1} \
+    "$python" -P -m pytest --quiet --numprocesses auto tests/test_ops -k "${FILTER:-test_cpu_kernel_is_reference}" "$@"
