@@ -107,10 +107,8 @@ def sparse_scan_attention_reference(
     """
     has_local, has_anchor = _steps(local_kernel, anchor_kernel)
     compute = torch.promote_types(query.dtype, torch.float32)
-    inner, local_logsumexp, anchor_logsumexp = (
-        query.new_empty(0),
-        *query.new_empty((2, 0), dtype=compute),
-    )
+    inner = query.new_empty(0)
+    local_logsumexp, anchor_logsumexp = (query.new_empty(0, dtype=compute) for _ in range(2))
     if not has_local and not has_anchor:
         return _own(value, value.dtype), inner, local_logsumexp, anchor_logsumexp
     query, key = _rotated(query, key, sin, cos)
