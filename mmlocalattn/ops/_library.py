@@ -6,7 +6,6 @@ Where versions of torch differ, they differ in this file alone.
 import functools
 import importlib
 import importlib.util
-import itertools
 import re
 import warnings
 from collections.abc import Callable, Sequence
@@ -152,55 +151,58 @@ def register_operator(
         raise ValueError(f'no {", ".join(unknown)} in {schema!r}')
     backward = f'_{name}_backward'
     arguments = [f'Tensor grad_{outputs[0]}', inputs, *(f'Tensor {output}' for output in saved)]
-    grads = [f'Tensor grad_{tensor}' for tensor in tensors if tensor not in constants]
-    has_grad = [tensor not in constants for tensor in tensors]
+    places = [place for place, tensor in enumerate(tensors) if tensor not in constants]
+    grads = [f'Tensor grad_{tensors[place]}' for place in places]
     LIB.define(schema)
     LIB.define(f'{backward}({", ".join(arguments)}{others}) -> ({", ".join(grads)})')
     LIB.impl(name, reference, 'CompositeExplicitAutograd')
     LIB.impl(backward, backward_reference, 'CompositeExplicitAutograd')
     torch.library.register_fake(f'mmlocalattn::{name}', fake, lib=LIB)
-    _register_fake_backward(backward, has_grad)
-    _register_autograd(name, has_grad, [outputs.index(output) for output in saved])
+    _register_fake_backward(backward, places)
+    _register_autograd(name, len(tensors), places, [outputs.index(output) for output in saved])
     _forbid_double_backward(backward)
     _register_autocast(name, [tensor not in kept for tensor in tensors])
     _register_flops(name, functools.partial(multiply_adds, False))
     _register_flops(backward, functools.partial(multiply_adds, True))
 
 
-def _register_fake_backward(name: str, has_grad: Sequence[bool]) -> None:
+def _register_fake_backward(name: str, places: Sequence[int]) -> None:
     def fake(grad_output: Tensor, *args: Any) -> Tensor | tuple[Tensor, ...]:
+        inputs = [args[place] for place in places]
         grads = tuple(
             grad_output.new_empty(0) if tensor is None else tensor.new_empty(tensor.shape)
-            for tensor in itertools.compress(args, has_grad)
+            for tensor in inputs
         )
         return grads if len(grads) > 1 else grads[0]
 
     torch.library.register_fake(f'mmlocalattn::{name}', fake, lib=LIB)
 
 
-def _register_autograd(name: str, has_grad: Sequence[bool], saved: Sequence[int]) -> None:
+def _register_autograd(name: str, count: int, places: Sequence[int], saved: Sequence[int]) -> None:
     """Differentiate an operator.
 
     Args:
         name: Its name.
-        has_grad: Whether there is a gradient, for each of its tensors.
-        saved: Indices of the outputs that the backward operator takes.
+        count: Of its tensors.
+        places: Of the tensors that have a gradient, in the order of the gradients.
+        saved: Places of the outputs that the backward operator takes.
     """
     backward_op = getattr(torch.ops.mmlocalattn, f'_{name}_backward').default
-    count = len(has_grad)
 
     def setup_context(ctx: Any, inputs: tuple, output: Any) -> None:
         outputs = _as_tuple(output)
-        ctx.save_for_backward(*inputs[:count], *(outputs[index] for index in saved))
+        ctx.save_for_backward(*inputs[:count], *[outputs[place] for place in saved])
         ctx.mark_non_differentiable(*outputs[1:])
         ctx.others = inputs[count:]
 
     def backward(ctx: Any, grad_output: Tensor, *_: Tensor) -> tuple[Tensor | None, ...]:
         tensors = ctx.saved_tensors  # read once: under checkpointing each reading unpacks anew
-        grads = iter(_as_tuple(backward_op(grad_output, *tensors, *ctx.others)))
-        all_grads = (next(grads) if has else None for has in has_grad)
-        present = (None if x is None else grad for x, grad in zip(tensors, all_grads))
-        return *present, *(None for _ in ctx.others)
+        grads: list[Tensor | None] = [None] * (count + len(ctx.others))
+        results = _as_tuple(backward_op(grad_output, *tensors, *ctx.others))
+        for place, grad in zip(places, results):
+            if tensors[place] is not None:
+                grads[place] = grad
+        return tuple(grads)
 
     torch.library.register_autograd(
         f'mmlocalattn::{name}', backward, setup_context=setup_context, lib=LIB
