@@ -10,6 +10,7 @@ import pytest
 from mmengine.registry import MODELS, DefaultScope
 
 from mmlocalattn.adapt import BACKBONES
+from mmlocalattn.ops import OPS
 
 ROOT = Path(__file__).parents[1]
 FILES = [ROOT / 'README.md', *sorted((ROOT / 'docs').rglob('*.md'))]
@@ -77,6 +78,11 @@ def test_the_guide_names_every_backbone() -> None:
     (table,) = re.findall(r'^\| family \| names \|\n(.*?)\n\n', guide, re.MULTILINE | re.DOTALL)
     assert set(re.findall(r'`(\w+)`', table)) == set(BACKBONES)
     assert set(re.findall(r'--backbone (\w+)$', guide, re.MULTILINE)) <= set(BACKBONES)
+
+
+def test_the_overview_names_every_operator() -> None:
+    overview = (ROOT / 'docs' / 'ops' / 'index.md').read_text()
+    assert {*re.findall(r'^\| \[(\w+)\]', overview, re.MULTILINE)} == {*OPS}
 
 
 def test_types_are_registered(page: str) -> None:

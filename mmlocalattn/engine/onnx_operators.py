@@ -5,7 +5,7 @@ adaptive scan of SSViT) cannot be: the reference writes out a product per row of
 number is not known. Then the rows are visited by a loop in an ONNX function.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 
 import onnxscript
 import torch
@@ -146,16 +146,31 @@ def _cells(side: int, cells: int, x: Tensor) -> Tensor:
     return weights / weights.sum(1, keepdim=True)
 
 
+DECOMPOSITIONS: Mapping[str, Callable] = {
+    'neighborhood_attention': neighborhood_attention,
+    'sparse_scan_attention': sparse_scan_attention,
+    'slide_attention': slide_attention_reference,
+    'query_and_attend': query_and_attend_reference,
+    'stand_alone_attention': stand_alone_attention_reference,
+}
+"""What computes the same as an operator."""
+
+
 def convert(program: torch.export.ExportedProgram) -> torch.onnx.ONNXProgram:
-    """An exported program in plain ONNX operators; the input is named ``image``."""
+    """An exported program in plain ONNX operators; the input is named ``image``.
+
+    Raises:
+        ValueError: If it has an operator of this package without a decomposition.
+    """
     ops, aten = torch.ops.mmlocalattn, torch.ops.aten
+    decompositions = {getattr(ops, name).default: form for name, form in DECOMPOSITIONS.items()}
+    for node in program.graph.nodes:
+        is_ours = getattr(node.target, 'namespace', None) == 'mmlocalattn'
+        if is_ours and node.target not in decompositions:
+            raise ValueError(f'{node.target} has no ONNX form: DECOMPOSITIONS has no entry for it')
     decomposed = program.run_decompositions(
         {
-            ops.neighborhood_attention.default: neighborhood_attention,
-            ops.sparse_scan_attention.default: sparse_scan_attention,
-            ops.slide_attention.default: slide_attention_reference,
-            ops.query_and_attend.default: query_and_attend_reference,
-            ops.stand_alone_attention.default: stand_alone_attention_reference,
+            **decompositions,
             aten.adaptive_avg_pool2d.default: adaptive_average,
             aten._adaptive_avg_pool2d.default: adaptive_average,
         }

@@ -156,7 +156,9 @@ class _Recorder(TorchDispatchMode):
     ) -> Any:
         output = func(*args, **(kwargs or {}))
         namespace, _, name = func._schema.name.partition('::')
-        if namespace == 'mmlocalattn' and name in FAMILIES:
+        if namespace == 'mmlocalattn':
+            if name not in FAMILIES:
+                raise ValueError(f'{name} cannot be drawn: FAMILIES has no entry for it')
             arguments = dict(zip((item.name for item in func._schema.arguments), args))
             steps, caption = FAMILIES[name](arguments)
             stage, block, size = self._place

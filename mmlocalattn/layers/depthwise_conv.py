@@ -4,7 +4,7 @@ import torch
 from torch import Tensor, nn
 
 from mmlocalattn.layers.residual import add_residual
-from mmlocalattn.ops._window import is_autocasting
+from mmlocalattn.ops._library import is_autocasting
 
 
 class DepthwiseConv2d(nn.Conv2d):

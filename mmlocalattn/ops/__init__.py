@@ -1,21 +1,25 @@
 """Local-attention operators, one module per operator.
 
-Import an operator from its module: ``from mmlocalattn.ops.neighborhood import
-neighborhood_attention``. Without the compiled extension the dispatcher runs the PyTorch reference
-of each operator.
+``from mmlocalattn.ops import neighborhood_attention``, or from the operator's module. Without the
+compiled extension the dispatcher runs the PyTorch reference of each operator.
 """
 
-from mmlocalattn.ops import (  # noqa: F401  (register them)
-    flops,
-    neighborhood,
-    query_and_attend,
-    slide,
-    sparse_scan,
-    stand_alone,
-)
 from mmlocalattn.ops._library import has_kernel, load_ext
+from mmlocalattn.ops.neighborhood import neighborhood_attention
+from mmlocalattn.ops.query_and_attend import query_and_attend  # hides its module, as an attribute
+from mmlocalattn.ops.slide import slide_attention
+from mmlocalattn.ops.sparse_scan import sparse_scan_attention
+from mmlocalattn.ops.stand_alone import stand_alone_attention
 
-__all__ = ['OPS', 'has_kernel']
+__all__ = [
+    'OPS',
+    'has_kernel',
+    'neighborhood_attention',
+    'query_and_attend',
+    'slide_attention',
+    'sparse_scan_attention',
+    'stand_alone_attention',
+]
 
 OPS = (
     'neighborhood_attention',

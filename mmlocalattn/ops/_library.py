@@ -1,18 +1,29 @@
-"""What the operators share: the library, kernel look-up, the autocast rule, a guard."""
+"""What the operators share: their registration, kernel look-up, and what asks for torch's state.
+
+Where versions of torch differ, they differ in this file alone.
+"""
 
 import functools
 import importlib
 import importlib.util
+import re
 import warnings
 from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
 from torch import Tensor
+from torch.utils.flop_counter import register_flop_formula
+
+from mmlocalattn.ops.flops import JIT_HANDLES, jit_formula, torch_formula
 
 LIB = torch.library.Library('mmlocalattn', 'DEF')
 
 _BUILD_COMMAND = 'pip install --no-build-isolation -e .'
+
+_TENSORS = r'Tensor\?? \w+(?:, Tensor\?? \w+)*'
+_SCHEMA = re.compile(rf'(\w+)\(({_TENSORS})((?:, (?!Tensor)[^,)]+)*)\) -> \(?({_TENSORS})\)?')
+"""Name, tensors, other arguments, outputs."""
 
 
 def load_ext(name: str, funcs: Sequence[str]) -> bool:
@@ -62,43 +73,147 @@ def has_kernel(name: str, device_type: str) -> bool:
     )
 
 
-@functools.cache
 def warn_if_reference(name: str, device_type: str) -> None:
     """Say once per operator and device that the reference serves, and what builds kernels."""
+    if not torch.compiler.is_compiling():
+        _warn_once(name, device_type)
+
+
+@functools.cache
+def _warn_once(name: str, device_type: str) -> None:
     if device_type in ('cpu', 'cuda') and not has_kernel(name, device_type):
         force_cuda = 'FORCE_CUDA=1 ' if device_type == 'cuda' else ''
         warnings.warn(
             f'mmlocalattn::{name} has no compiled {device_type} kernel, the PyTorch reference is '
             f'used. '
             f'Build the kernels with `{force_cuda}{_BUILD_COMMAND}` in a checkout of mmlocalattn.',
-            stacklevel=3,
+            stacklevel=4,
         )
 
 
-def register_autocast(name: str, keep: Sequence[str] = ()) -> None:
-    """Run an operator in the autocast dtype under autocast, as matmul and SDPA do.
+def is_autocasting(tensor: Tensor) -> bool:
+    """Whether autocast is on for the device, of those that have rules for the operators."""
+    device_type = tensor.device.type
+    return device_type in ('cpu', 'cuda') and torch.is_autocast_enabled(device_type)
+
+
+def is_exporting() -> bool:
+    """Whether torch.export runs."""
+    return torch.compiler.is_exporting()
+
+
+def output_and_logsumexp(query: Tensor, *_: object) -> tuple[Tensor, Tensor]:
+    """The ``fake`` of attention: what is like ``query``, and a number per query and head."""
+    compute = torch.promote_types(query.dtype, torch.float32)
+    return query.new_empty(query.shape), query.new_empty(query.shape[:-1], dtype=compute)
+
+
+def register_operator(
+    schema: str,
+    *,
+    reference: Callable,
+    backward_reference: Callable,
+    fake: Callable,
+    multiply_adds: Callable[..., int],
+    saved: Sequence[str] = (),
+    parameters: Sequence[str] = (),
+    constants: Sequence[str] = (),
+) -> None:
+    """Define an operator and its backward operator, and register all that surrounds the kernels.
+
+    From ``NAME(tensors, other arguments) -> outputs`` follows ``_NAME_backward(gradient of the
+    first output, tensors, saved outputs, other arguments) -> gradients of the tensors``; the other
+    outputs have no gradient. The gradient of a tensor that is None is empty. A second derivative
+    raises.
 
     Args:
-        name: Operator name.
-        keep: Arguments that stay in their own dtype.
+        schema: Of the operator, as PyTorch writes it, tensors first.
+        reference: The operator in PyTorch, for devices without a kernel.
+        backward_reference: The backward operator in PyTorch.
+        fake: Makes empty outputs, of the operator's arguments.
+        multiply_adds: What FLOP counters count: of ``backward``, True for the backward operator,
+            and by name of the operator's arguments, shapes in place of tensors.
+        saved: Outputs that the backward operator needs.
+        parameters: Tensors that stay in their own dtype under autocast.
+        constants: Tensors that do, and get no gradient.
+
+    Raises:
+        ValueError: If the schema is not of that form, or lacks what another argument names.
     """
-    op = getattr(torch.ops.mmlocalattn, name).default
-    names = [argument.name for argument in op._schema.arguments]
+    match = _SCHEMA.fullmatch(schema)
+    if match is None:
+        raise ValueError(f'must be NAME(tensors, other arguments) -> (tensors), got {schema!r}')
+    name, inputs, others, results = match.groups()
+    tensors, outputs = (re.findall(r'(\w+)(?:,|$)', text) for text in (inputs, results))
+    kept = {*parameters, *constants}
+    unknown = sorted((kept - {*tensors}) | ({*saved} - {*outputs}))
+    if unknown:
+        raise ValueError(f'no {", ".join(unknown)} in {schema!r}')
+    backward = f'_{name}_backward'
+    arguments = [f'Tensor grad_{outputs[0]}', inputs, *(f'Tensor {output}' for output in saved)]
+    places = [place for place, tensor in enumerate(tensors) if tensor not in constants]
+    grads = [f'Tensor grad_{tensors[place]}' for place in places]
+    LIB.define(schema)
+    LIB.define(f'{backward}({", ".join(arguments)}{others}) -> ({", ".join(grads)})')
+    LIB.impl(name, reference, 'CompositeExplicitAutograd')
+    LIB.impl(backward, backward_reference, 'CompositeExplicitAutograd')
+    torch.library.register_fake(f'mmlocalattn::{name}', fake, lib=LIB)
+    _register_fake_backward(backward, places)
+    _register_autograd(name, len(tensors), places, [outputs.index(output) for output in saved])
+    _forbid_double_backward(backward)
+    _register_autocast(name, [tensor not in kept for tensor in tensors])
+    _register_flops(name, functools.partial(multiply_adds, False))
+    _register_flops(backward, functools.partial(multiply_adds, True))
 
-    def autocast_kernel(device_type: str) -> Callable:
-        def kernel(*args: object) -> object:
-            dtype = torch.get_autocast_dtype(device_type)
-            cast = (arg if key in keep else _cast(arg, dtype) for key, arg in zip(names, args))
-            with torch.autocast(device_type, enabled=False):
-                return op(*cast)
 
-        return kernel
+def _register_fake_backward(name: str, places: Sequence[int]) -> None:
+    def fake(grad_output: Tensor, *args: Any) -> Tensor | tuple[Tensor, ...]:
+        inputs = [args[place] for place in places]
+        grads = tuple(
+            grad_output.new_empty(0) if tensor is None else tensor.new_empty(tensor.shape)
+            for tensor in inputs
+        )
+        return grads if len(grads) > 1 else grads[0]
 
-    LIB.impl(name, autocast_kernel('cpu'), 'AutocastCPU')
-    LIB.impl(name, autocast_kernel('cuda'), 'AutocastCUDA')
+    torch.library.register_fake(f'mmlocalattn::{name}', fake, lib=LIB)
 
 
-def forbid_double_backward(name: str) -> None:
+def _register_autograd(name: str, count: int, places: Sequence[int], saved: Sequence[int]) -> None:
+    """Differentiate an operator.
+
+    Args:
+        name: Its name.
+        count: Of its tensors.
+        places: Of the tensors that have a gradient, in the order of the gradients.
+        saved: Places of the outputs that the backward operator takes.
+    """
+    backward_op = getattr(torch.ops.mmlocalattn, f'_{name}_backward').default
+
+    def setup_context(ctx: Any, inputs: tuple, output: Any) -> None:
+        outputs = _as_tuple(output)
+        ctx.save_for_backward(*inputs[:count], *[outputs[place] for place in saved])
+        ctx.mark_non_differentiable(*outputs[1:])
+        ctx.others = inputs[count:]
+
+    def backward(ctx: Any, grad_output: Tensor, *_: Tensor) -> tuple[Tensor | None, ...]:
+        tensors = ctx.saved_tensors  # read once: under checkpointing each reading unpacks anew
+        grads: list[Tensor | None] = [None] * (count + len(ctx.others))
+        results = _as_tuple(backward_op(grad_output, *tensors, *ctx.others))
+        for place, grad in zip(places, results):
+            if tensors[place] is not None:
+                grads[place] = grad
+        return tuple(grads)
+
+    torch.library.register_autograd(
+        f'mmlocalattn::{name}', backward, setup_context=setup_context, lib=LIB
+    )
+
+
+def _as_tuple(result: Any) -> tuple:
+    return result if isinstance(result, tuple) else (result,)
+
+
+def _forbid_double_backward(name: str) -> None:
     """Make a second derivative through a backward operator raise instead of being silently zero."""
 
     def backward(ctx: object, *grads: Tensor) -> None:
@@ -107,6 +222,36 @@ def forbid_double_backward(name: str) -> None:
     torch.library.register_autograd(f'mmlocalattn::{name}', backward, lib=LIB)
 
 
-def _cast(arg: Any, dtype: torch.dtype) -> Any:
-    is_castable = isinstance(arg, Tensor) and arg.is_floating_point() and arg.dtype != torch.float64
-    return arg.to(dtype) if is_castable else arg
+def _register_autocast(name: str, casts: Sequence[bool]) -> None:
+    """Run an operator in the autocast dtype under autocast, as matmul and SDPA do.
+
+    Args:
+        name: Its name.
+        casts: Whether to cast, for each of its tensors.
+    """
+    op = getattr(torch.ops.mmlocalattn, name).default
+
+    def autocast_kernel(device_type: str) -> Callable:
+        def kernel(*args: Any) -> Any:
+            dtype = torch.get_autocast_dtype(device_type)
+            tensors = (_cast(arg, dtype) if cast else arg for arg, cast in zip(args, casts))
+            with torch.autocast(device_type, enabled=False):
+                return op(*tensors, *args[len(casts) :])
+
+        return kernel
+
+    LIB.impl(name, autocast_kernel('cpu'), 'AutocastCPU')
+    LIB.impl(name, autocast_kernel('cuda'), 'AutocastCUDA')
+
+
+def _cast(tensor: Tensor | None, dtype: torch.dtype) -> Tensor | None:
+    if tensor is None or not tensor.is_floating_point() or tensor.dtype == torch.float64:
+        return tensor
+    return tensor.to(dtype)
+
+
+def _register_flops(name: str, multiply_adds: Callable[..., int]) -> None:
+    op = getattr(torch.ops.mmlocalattn, name)
+    names = [argument.name for argument in op.default._schema.arguments]
+    register_flop_formula(op)(functools.partial(torch_formula, names, multiply_adds))
+    JIT_HANDLES[f'mmlocalattn::{name}'] = functools.partial(jit_formula, names, multiply_adds)

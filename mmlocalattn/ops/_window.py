@@ -3,6 +3,8 @@
 import torch
 from torch import Tensor
 
+from mmlocalattn.ops._library import is_autocasting
+
 IntPair = int | tuple[int, int]
 
 
@@ -36,12 +38,6 @@ def window_indices(length: int, kernel: int, dilation: int, device: torch.device
     start = torch.minimum((cell - kernel // 2).clamp(min=0), last_start)
     taps = torch.arange(kernel, device=device)
     return (start[:, None] + taps) * dilation + group[:, None]
-
-
-def is_autocasting(tensor: Tensor) -> bool:
-    """Whether autocast is on for the device, of those that have rules for the operators."""
-    device_type = tensor.device.type
-    return device_type in ('cpu', 'cuda') and torch.is_autocast_enabled(device_type)
 
 
 def check_tensors(**tensors: Tensor) -> None:

@@ -8,24 +8,11 @@ its scores, one forward and two backward. As in its other formulas, PyTorch coun
 two FLOPs and MMEngine as one.
 """
 
-from collections.abc import Callable, Mapping, Sequence
-from functools import partial
+from collections.abc import Callable, Sequence
 from math import prod
 from typing import Any
 
 import torch
-from torch.utils.flop_counter import register_flop_formula
-
-from mmlocalattn.ops import (  # noqa: F401  (define the operators)
-    neighborhood,
-    query_and_attend,
-    slide,
-    sparse_scan,
-    stand_alone,
-)
-
-Arguments = Mapping[str, Any]
-"""Arguments of an operator, shapes in place of tensors."""
 
 
 def multiply_adds(query: Sequence[int], *kernels: Sequence[int], products: int = 2) -> int:
@@ -70,50 +57,35 @@ def value_multiply_adds(
     return products * windows * prod(vector) * prod(kernel)
 
 
-def _windows(arguments: Arguments, kernels: Sequence[str], products: int) -> int:
-    sizes = (arguments[kernel] for kernel in kernels)
-    return multiply_adds(arguments['query'], *sizes, products=products)
-
-
-def _slide(arguments: Arguments, **times: int) -> int:
-    return slide_multiply_adds(arguments['query'], arguments['weight'], **times)
-
-
-def _values(arguments: Arguments, products: int) -> int:
-    kernel, stride = arguments['kernel_size'], arguments['stride']
-    return value_multiply_adds(arguments['values'], kernel, stride, products)
-
-
-_MULTIPLY_ADDS: dict[str, Callable[[Arguments], int]] = {
-    'slide_attention': partial(_slide, products=2, convolutions=2),
-    '_slide_attention_backward': partial(_slide, products=5, convolutions=6),
-    'query_and_attend': partial(_values, products=1),
-    '_query_and_attend_backward': partial(_values, products=2),
-}
-for _name, _kernels in {
-    'neighborhood_attention': ('kernel_size',),
-    'sparse_scan_attention': ('local_kernel', 'anchor_kernel'),
-    'stand_alone_attention': ('kernel_size',),
-}.items():
-    for _operator, _products in ((_name, 2), (f'_{_name}_backward', 5)):
-        _MULTIPLY_ADDS[_operator] = partial(_windows, kernels=_kernels, products=_products)
-
-
-def _torch_formula(
-    names: Sequence[str], multiply_adds: Callable[[Arguments], int], *args: Any, **kwargs: Any
+def torch_formula(
+    names: Sequence[str], multiply_adds: Callable[..., int], *args: Any, **kwargs: Any
 ) -> int:
-    """FLOPs from the arguments of an operator, shapes in place of tensors."""
-    return 2 * multiply_adds(dict(zip(names, args)))
+    """FLOPs in the form of PyTorch's counter.
+
+    Args:
+        names: Of the operator's arguments.
+        multiply_adds: Of these arguments, shapes in place of tensors.
+        args: Their values in a call.
+        kwargs: What the counter says besides.
+    """
+    return 2 * multiply_adds(**dict(zip(names, args)))
 
 
-def _jit_formula(
+def jit_formula(
     names: Sequence[str],
-    multiply_adds: Callable[[Arguments], int],
+    multiply_adds: Callable[..., int],
     inputs: Sequence[Any],
     outputs: Sequence[Any],
 ) -> int:
-    """Multiply-adds from the values of a node of a traced graph."""
-    return multiply_adds(dict(zip(names, map(_jit_argument, inputs))))
+    """Multiply-adds in the form of MMEngine's (and fvcore's) handles.
+
+    Args:
+        names: Of the operator's arguments.
+        multiply_adds: Of these arguments, shapes in place of tensors.
+        inputs: Their values, of a node of a traced graph.
+        outputs: Those of its outputs.
+    """
+    return multiply_adds(**dict(zip(names, map(_jit_argument, inputs))))
 
 
 def _sdpa_jit_formula(inputs: Sequence[Any], outputs: Sequence[Any]) -> int:
@@ -131,19 +103,7 @@ def _jit_argument(value: Any) -> Any:
     return value.toIValue()
 
 
-def _argument_names(name: str) -> list[str]:
-    op = getattr(torch.ops.mmlocalattn, name).default
-    return [argument.name for argument in op._schema.arguments]
-
-
-for _name, _count in _MULTIPLY_ADDS.items():
-    register_flop_formula(getattr(torch.ops.mmlocalattn, _name))(
-        partial(_torch_formula, _argument_names(_name), _count)
-    )
-
 JIT_HANDLES: dict[str, Callable[..., int]] = {
-    f'mmlocalattn::{name}': partial(_jit_formula, _argument_names(name), count)
-    for name, count in _MULTIPLY_ADDS.items()
-    if not name.startswith('_')
-} | {'aten::scaled_dot_product_attention': _sdpa_jit_formula}
-"""Forward formulas by operator, in the form of MMEngine's (and fvcore's) handles."""
+    'aten::scaled_dot_product_attention': _sdpa_jit_formula
+}
+"""MMEngine's handles by operator. ``register_operator`` adds ours."""

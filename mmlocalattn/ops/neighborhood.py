@@ -5,15 +5,13 @@ Source: Neighborhood Attention Transformer (arXiv 2204.07143) and its dilated fo
 group, so it never loses a key.
 """
 
-from typing import Any
-
 import torch
 from torch import Tensor
 
 from mmlocalattn.ops._library import (
-    LIB,
-    forbid_double_backward,
-    register_autocast,
+    is_autocasting,
+    output_and_logsumexp,
+    register_operator,
     warn_if_reference,
 )
 from mmlocalattn.ops._window import (
@@ -21,19 +19,9 @@ from mmlocalattn.ops._window import (
     as_pair,
     check_tensors,
     check_window,
-    is_autocasting,
     window_indices,
 )
-
-LIB.define(
-    'neighborhood_attention(Tensor query, Tensor key, Tensor value, Tensor? bias, '
-    'SymInt[2] kernel_size, SymInt[2] dilation, float scale) -> (Tensor output, Tensor logsumexp)'
-)
-LIB.define(
-    '_neighborhood_attention_backward(Tensor grad_output, Tensor query, Tensor key, Tensor value, '
-    'Tensor? bias, Tensor output, Tensor logsumexp, SymInt[2] kernel_size, SymInt[2] dilation, '
-    'float scale) -> (Tensor grad_query, Tensor grad_key, Tensor grad_value, Tensor grad_bias)'
-)
+from mmlocalattn.ops.flops import multiply_adds
 
 
 def neighborhood_attention(
@@ -72,8 +60,7 @@ def neighborhood_attention(
     check_window(query, kernel_size, dilation)
     if bias is not None:
         _check_bias(bias, query, kernel_size)
-    if not torch.compiler.is_compiling():
-        warn_if_reference('neighborhood_attention', query.device.type)
+    warn_if_reference('neighborhood_attention', query.device.type)
     scale = query.shape[-1] ** -0.5 if scale is None else scale
     op = torch.ops.mmlocalattn.neighborhood_attention
     return op(query, key, value, bias, kernel_size, dilation, scale)[0]
@@ -245,62 +232,14 @@ def _check_bias(bias: Tensor, query: Tensor, kernel_size: tuple[int, int]) -> No
         raise ValueError(f'bias must have the dtype of query, got {bias.dtype=}, {query.dtype=}')
 
 
-def _fake(
-    query: Tensor,
-    key: Tensor,
-    value: Tensor,
-    bias: Tensor | None,
-    kernel_size: list[int],
-    dilation: list[int],
-    scale: float,
-) -> tuple[Tensor, Tensor]:
-    compute = torch.promote_types(query.dtype, torch.float32)
-    return query.new_empty(query.shape), query.new_empty(query.shape[:-1], dtype=compute)
-
-
-def _fake_backward(
-    grad_output: Tensor,
-    query: Tensor,
-    key: Tensor,
-    value: Tensor,
-    bias: Tensor | None,
-    *args: object,
-) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    grad_bias = query.new_empty(0 if bias is None else bias.shape)
-    return (
-        query.new_empty(query.shape),
-        key.new_empty(key.shape),
-        value.new_empty(value.shape),
-        grad_bias,
-    )
-
-
-def _setup_context(ctx: Any, inputs: tuple, output: tuple) -> None:
-    query, key, value, bias, *ctx.geometry = inputs
-    ctx.save_for_backward(query, key, value, bias, *output)
-    ctx.mark_non_differentiable(output[1])
-
-
-def _backward(ctx: Any, grad_output: Tensor, _: Tensor) -> tuple:
-    saved = ctx.saved_tensors  # read once: under checkpointing each reading unpacks anew
-    *grads, grad_bias = torch.ops.mmlocalattn._neighborhood_attention_backward(
-        grad_output, *saved, *ctx.geometry
-    )
-    return *grads, None if saved[3] is None else grad_bias, None, None, None
-
-
-LIB.impl('neighborhood_attention', neighborhood_attention_reference, 'CompositeExplicitAutograd')
-LIB.impl(
-    '_neighborhood_attention_backward',
-    neighborhood_attention_backward_reference,
-    'CompositeExplicitAutograd',
+register_operator(
+    'neighborhood_attention(Tensor query, Tensor key, Tensor value, Tensor? bias, '
+    'SymInt[2] kernel_size, SymInt[2] dilation, float scale) -> (Tensor output, Tensor logsumexp)',
+    reference=neighborhood_attention_reference,
+    backward_reference=neighborhood_attention_backward_reference,
+    fake=output_and_logsumexp,
+    saved=('output', 'logsumexp'),
+    multiply_adds=lambda backward, query, kernel_size, **_: multiply_adds(
+        query, kernel_size, products=5 if backward else 2
+    ),
 )
-torch.library.register_fake('mmlocalattn::neighborhood_attention', _fake, lib=LIB)
-torch.library.register_fake(
-    'mmlocalattn::_neighborhood_attention_backward', _fake_backward, lib=LIB
-)
-torch.library.register_autograd(
-    'mmlocalattn::neighborhood_attention', _backward, setup_context=_setup_context, lib=LIB
-)
-register_autocast('neighborhood_attention')
-forbid_double_backward('_neighborhood_attention_backward')

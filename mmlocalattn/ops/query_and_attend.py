@@ -5,31 +5,13 @@ released ``layers/qna.py``. That exponentiates the scores as they are and overfl
 softmax is exact for every magnitude.
 """
 
-from typing import Any
-
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from mmlocalattn.ops._library import (
-    LIB,
-    forbid_double_backward,
-    register_autocast,
-    warn_if_reference,
-)
-from mmlocalattn.ops._window import IntPair, as_pair, check_kind, is_autocasting
-
-LIB.define(
-    'query_and_attend(Tensor scores, Tensor values, Tensor? position_bias, '
-    'Tensor? attention_scale, int[2] kernel_size, int stride) '
-    '-> (Tensor output, Tensor logsumexp)'
-)
-LIB.define(
-    '_query_and_attend_backward(Tensor grad_output, Tensor scores, Tensor values, '
-    'Tensor? position_bias, Tensor? attention_scale, Tensor logsumexp, int[2] kernel_size, '
-    'int stride) -> (Tensor grad_scores, Tensor grad_values, Tensor grad_position_bias, '
-    'Tensor grad_attention_scale)'
-)
+from mmlocalattn.ops._library import is_autocasting, register_operator, warn_if_reference
+from mmlocalattn.ops._window import IntPair, as_pair, check_kind
+from mmlocalattn.ops.flops import value_multiply_adds
 
 MAX_KERNEL = 13
 """Largest window along an axis."""
@@ -78,8 +60,7 @@ def query_and_attend(
     for name, table in (('position_bias', position_bias), ('attention_scale', attention_scale)):
         if table is not None:
             _check_table(name, table, scores, kernel_size)
-    if not torch.compiler.is_compiling():
-        warn_if_reference('query_and_attend', values.device.type)
+    warn_if_reference('query_and_attend', values.device.type)
     op = torch.ops.mmlocalattn.query_and_attend
     return op(scores, values, position_bias, attention_scale, kernel_size, stride)[0]
 
@@ -263,48 +244,16 @@ def _fake(
     )
 
 
-def _fake_backward(
-    grad_output: Tensor,
-    scores: Tensor,
-    values: Tensor,
-    position_bias: Tensor | None,
-    attention_scale: Tensor | None,
-    *args: object,
-) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    grad_bias, grad_scale = (
-        values.new_empty(0) if table is None else table.new_empty(table.shape)
-        for table in (position_bias, attention_scale)
-    )
-    return scores.new_empty(scores.shape), values.new_empty(values.shape), grad_bias, grad_scale
-
-
-def _setup_context(ctx: Any, inputs: tuple, output: tuple) -> None:
-    *tensors, ctx.kernel_size, ctx.stride = inputs
-    ctx.save_for_backward(*tensors, output[1])
-    ctx.mark_non_differentiable(output[1])
-
-
-def _backward(ctx: Any, grad_output: Tensor, _: Tensor) -> tuple:
-    saved = ctx.saved_tensors  # read once: under checkpointing each reading unpacks anew
-    *grads, grad_bias, grad_scale = torch.ops.mmlocalattn._query_and_attend_backward(
-        grad_output, *saved, ctx.kernel_size, ctx.stride
-    )
-    grad_tables = (
-        None if table is None else grad for table, grad in zip(saved[2:4], (grad_bias, grad_scale))
-    )
-    return *grads, *grad_tables, None, None
-
-
-LIB.impl('query_and_attend', query_and_attend_reference, 'CompositeExplicitAutograd')
-LIB.impl(
-    '_query_and_attend_backward',
-    query_and_attend_backward_reference,
-    'CompositeExplicitAutograd',
+register_operator(
+    'query_and_attend(Tensor scores, Tensor values, Tensor? position_bias, '
+    'Tensor? attention_scale, int[2] kernel_size, int stride) '
+    '-> (Tensor output, Tensor logsumexp)',
+    reference=query_and_attend_reference,
+    backward_reference=query_and_attend_backward_reference,
+    fake=_fake,
+    saved=('logsumexp',),
+    parameters=('position_bias', 'attention_scale'),
+    multiply_adds=lambda backward, values, kernel_size, stride, **_: value_multiply_adds(
+        values, kernel_size, stride, products=2 if backward else 1
+    ),
 )
-torch.library.register_fake('mmlocalattn::query_and_attend', _fake, lib=LIB)
-torch.library.register_fake('mmlocalattn::_query_and_attend_backward', _fake_backward, lib=LIB)
-torch.library.register_autograd(
-    'mmlocalattn::query_and_attend', _backward, setup_context=_setup_context, lib=LIB
-)
-register_autocast('query_and_attend', keep=('position_bias', 'attention_scale'))
-forbid_double_backward('_query_and_attend_backward')

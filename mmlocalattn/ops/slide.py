@@ -11,26 +11,11 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from mmlocalattn.ops._library import (
-    LIB,
-    forbid_double_backward,
-    register_autocast,
-    warn_if_reference,
-)
+from mmlocalattn.ops._library import output_and_logsumexp, register_operator, warn_if_reference
 from mmlocalattn.ops._window import check_parameter, check_tensors
+from mmlocalattn.ops.flops import slide_multiply_adds
 
 KERNEL_SIZES = (3, 5, 7)
-
-LIB.define(
-    'slide_attention(Tensor query, Tensor key, Tensor value, Tensor weight, Tensor? bias, '
-    'Tensor? position_bias, float scale) -> (Tensor output, Tensor logsumexp)'
-)
-LIB.define(
-    '_slide_attention_backward(Tensor grad_output, Tensor query, Tensor key, Tensor value, '
-    'Tensor weight, Tensor? bias, Tensor? position_bias, Tensor logsumexp, float scale) -> '
-    '(Tensor grad_query, Tensor grad_key, Tensor grad_value, Tensor grad_weight, '
-    'Tensor grad_bias, Tensor grad_position_bias)'
-)
 
 
 def slide_attention(
@@ -71,8 +56,7 @@ def slide_attention(
     """
     check_tensors(query=query, key=key, value=value)
     _check_parameters(query, weight, bias, position_bias)
-    if not torch.compiler.is_compiling():
-        warn_if_reference('slide_attention', query.device.type)
+    warn_if_reference('slide_attention', query.device.type)
     scale = query.shape[-1] ** -0.5 if scale is None else scale
     op = torch.ops.mmlocalattn.slide_attention
     return op(query, key, value, weight, bias, position_bias, scale)[0]
@@ -260,48 +244,15 @@ def _check_parameters(
             check_parameter(name, tensor, meaning, expected, query)
 
 
-def _fake(query: Tensor, *args: object) -> tuple[Tensor, Tensor]:
-    compute = torch.promote_types(query.dtype, torch.float32)
-    return query.new_empty(query.shape), query.new_empty(query.shape[:-1], dtype=compute)
-
-
-def _fake_backward(
-    grad_output: Tensor,
-    query: Tensor,
-    key: Tensor,
-    value: Tensor,
-    weight: Tensor,
-    bias: Tensor | None,
-    position_bias: Tensor | None,
-    *args: object,
-) -> tuple[Tensor, ...]:
-    tensors = (query, key, value, weight, bias, position_bias)
-    return tuple(
-        query.new_empty(0) if tensor is None else tensor.new_empty(tensor.shape)
-        for tensor in tensors
-    )
-
-
-def _setup_context(ctx: Any, inputs: tuple, output: tuple) -> None:
-    *tensors, ctx.scale = inputs
-    ctx.save_for_backward(*tensors, output[1])
-    ctx.mark_non_differentiable(output[1])
-
-
-def _backward(ctx: Any, grad_output: Tensor, _: Tensor) -> tuple:
-    saved = ctx.saved_tensors  # read once: under checkpointing each reading unpacks anew
-    grads = torch.ops.mmlocalattn._slide_attention_backward(grad_output, *saved, ctx.scale)
-    return *(None if tensor is None else grad for tensor, grad in zip(saved[:6], grads)), None
-
-
-LIB.impl('slide_attention', slide_attention_reference, 'CompositeExplicitAutograd')
-LIB.impl(
-    '_slide_attention_backward', slide_attention_backward_reference, 'CompositeExplicitAutograd'
+register_operator(
+    'slide_attention(Tensor query, Tensor key, Tensor value, Tensor weight, Tensor? bias, '
+    'Tensor? position_bias, float scale) -> (Tensor output, Tensor logsumexp)',
+    reference=slide_attention_reference,
+    backward_reference=slide_attention_backward_reference,
+    fake=output_and_logsumexp,
+    saved=('logsumexp',),
+    parameters=('weight', 'bias', 'position_bias'),
+    multiply_adds=lambda backward, query, weight, **_: slide_multiply_adds(
+        query, weight, products=5 if backward else 2, convolutions=6 if backward else 2
+    ),
 )
-torch.library.register_fake('mmlocalattn::slide_attention', _fake, lib=LIB)
-torch.library.register_fake('mmlocalattn::_slide_attention_backward', _fake_backward, lib=LIB)
-torch.library.register_autograd(
-    'mmlocalattn::slide_attention', _backward, setup_context=_setup_context, lib=LIB
-)
-register_autocast('slide_attention', keep=('weight', 'bias', 'position_bias'))
-forbid_double_backward('_slide_attention_backward')

@@ -5,34 +5,16 @@ Source: Vision Transformer with Sparse Scan Prior (arXiv 2405.13335); ``ConvDeco
 """
 
 from collections.abc import Sequence
-from typing import Any
 
 import torch
 from torch import Tensor
 
-from mmlocalattn.ops._library import (
-    LIB,
-    forbid_double_backward,
-    register_autocast,
-    warn_if_reference,
-)
+from mmlocalattn.ops._library import is_exporting, register_operator, warn_if_reference
 from mmlocalattn.ops._window import IntPair, as_pair, check_tensors, check_window
+from mmlocalattn.ops.flops import multiply_adds
 from mmlocalattn.ops.neighborhood import (
     neighborhood_attention_backward_reference,
     neighborhood_attention_reference,
-)
-
-LIB.define(
-    'sparse_scan_attention(Tensor query, Tensor key, Tensor value, Tensor? sin, Tensor? cos, '
-    'SymInt[2] local_kernel, SymInt[2] anchor_kernel, SymInt[2] anchor_dilation, float scale) '
-    '-> (Tensor output, Tensor inner, Tensor local_logsumexp, Tensor anchor_logsumexp)'
-)
-LIB.define(
-    '_sparse_scan_attention_backward(Tensor grad_output, Tensor query, Tensor key, Tensor value, '
-    'Tensor? sin, Tensor? cos, Tensor output, Tensor inner, Tensor local_logsumexp, '
-    'Tensor anchor_logsumexp, SymInt[2] local_kernel, SymInt[2] anchor_kernel, '
-    'SymInt[2] anchor_dilation, float scale) '
-    '-> (Tensor grad_query, Tensor grad_key, Tensor grad_value)'
 )
 
 
@@ -80,8 +62,7 @@ def sparse_scan_attention(
     sin, cos = (None, None) if rotary is None else rotary
     if rotary is not None:
         _check_rotary(*rotary, query)
-    if not torch.compiler.is_compiling():
-        warn_if_reference('sparse_scan_attention', query.device.type)
+    warn_if_reference('sparse_scan_attention', query.device.type)
     scale = query.shape[-1] ** -0.5 if scale is None else scale
     op = torch.ops.mmlocalattn.sparse_scan_attention
     return op(query, key, value, sin, cos, local_kernel, anchor_kernel, anchor_dilation, scale)[0]
@@ -126,10 +107,8 @@ def sparse_scan_attention_reference(
     """
     has_local, has_anchor = _steps(local_kernel, anchor_kernel)
     compute = torch.promote_types(query.dtype, torch.float32)
-    inner, local_logsumexp, anchor_logsumexp = (
-        query.new_empty(0),
-        *query.new_empty((2, 0), dtype=compute),
-    )
+    inner = query.new_empty(0)
+    local_logsumexp, anchor_logsumexp = (query.new_empty(0, dtype=compute) for _ in range(2))
     if not has_local and not has_anchor:
         return _own(value, value.dtype), inner, local_logsumexp, anchor_logsumexp
     query, key = _rotated(query, key, sin, cos)
@@ -257,14 +236,11 @@ def _fake(
     cos: Tensor | None,
     local_kernel: list[int],
     anchor_kernel: list[int],
-    anchor_dilation: list[int],
-    scale: float,
+    *_: object,
 ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     # An exported graph has no backward pass, which the rest serves, but perhaps unknown windows.
     both = (True, True)
-    has_local, has_anchor = (
-        both if torch.compiler.is_exporting() else _steps(local_kernel, anchor_kernel)
-    )
+    has_local, has_anchor = both if is_exporting() else _steps(local_kernel, anchor_kernel)
     compute = torch.promote_types(query.dtype, torch.float32)
     return (
         query.new_empty(query.shape),
@@ -274,35 +250,16 @@ def _fake(
     )
 
 
-def _fake_backward(
-    grad_output: Tensor, query: Tensor, key: Tensor, value: Tensor, *args: object
-) -> tuple[Tensor, Tensor, Tensor]:
-    return query.new_empty(query.shape), key.new_empty(key.shape), value.new_empty(value.shape)
-
-
-def _setup_context(ctx: Any, inputs: tuple, output: tuple) -> None:
-    query, key, value, sin, cos, *ctx.geometry = inputs
-    ctx.save_for_backward(query, key, value, sin, cos, *output)
-    ctx.mark_non_differentiable(*output[1:])
-
-
-def _backward(ctx: Any, grad_output: Tensor, *_: Tensor) -> tuple:
-    grads = torch.ops.mmlocalattn._sparse_scan_attention_backward(
-        grad_output, *ctx.saved_tensors, *ctx.geometry
-    )
-    return *grads, None, None, None, None, None, None
-
-
-LIB.impl('sparse_scan_attention', sparse_scan_attention_reference, 'CompositeExplicitAutograd')
-LIB.impl(
-    '_sparse_scan_attention_backward',
-    sparse_scan_attention_backward_reference,
-    'CompositeExplicitAutograd',
+register_operator(
+    'sparse_scan_attention(Tensor query, Tensor key, Tensor value, Tensor? sin, Tensor? cos, '
+    'SymInt[2] local_kernel, SymInt[2] anchor_kernel, SymInt[2] anchor_dilation, float scale) '
+    '-> (Tensor output, Tensor inner, Tensor local_logsumexp, Tensor anchor_logsumexp)',
+    reference=sparse_scan_attention_reference,
+    backward_reference=sparse_scan_attention_backward_reference,
+    fake=_fake,
+    saved=('output', 'inner', 'local_logsumexp', 'anchor_logsumexp'),
+    constants=('sin', 'cos'),
+    multiply_adds=lambda backward, query, local_kernel, anchor_kernel, **_: multiply_adds(
+        query, local_kernel, anchor_kernel, products=5 if backward else 2
+    ),
 )
-torch.library.register_fake('mmlocalattn::sparse_scan_attention', _fake, lib=LIB)
-torch.library.register_fake('mmlocalattn::_sparse_scan_attention_backward', _fake_backward, lib=LIB)
-torch.library.register_autograd(
-    'mmlocalattn::sparse_scan_attention', _backward, setup_context=_setup_context, lib=LIB
-)
-register_autocast('sparse_scan_attention', keep=('sin', 'cos'))
-forbid_double_backward('_sparse_scan_attention_backward')

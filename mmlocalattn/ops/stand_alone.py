@@ -4,31 +4,15 @@ Source: Stand-Alone Self-Attention in Vision Models (arXiv 1906.05909), equation
 released code.
 """
 
-from typing import Any, Literal
+from typing import Literal
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from mmlocalattn.ops._library import (
-    LIB,
-    forbid_double_backward,
-    register_autocast,
-    warn_if_reference,
-)
+from mmlocalattn.ops._library import output_and_logsumexp, register_operator, warn_if_reference
 from mmlocalattn.ops._window import IntPair, as_pair, check_parameter, check_tensors
-
-LIB.define(
-    'stand_alone_attention(Tensor query, Tensor key, Tensor value, Tensor row_embedding, '
-    'Tensor column_embedding, int[2] kernel_size, bool zero_padding, float scale) '
-    '-> (Tensor output, Tensor logsumexp)'
-)
-LIB.define(
-    '_stand_alone_attention_backward(Tensor grad_output, Tensor query, Tensor key, Tensor value, '
-    'Tensor row_embedding, Tensor column_embedding, Tensor logsumexp, int[2] kernel_size, '
-    'bool zero_padding, float scale) -> (Tensor grad_query, Tensor grad_key, Tensor grad_value, '
-    'Tensor grad_row_embedding, Tensor grad_column_embedding)'
-)
+from mmlocalattn.ops.flops import multiply_adds
 
 
 def stand_alone_attention(
@@ -82,8 +66,7 @@ def stand_alone_attention(
     check_parameter('column_embedding', column_embedding, meaning, shape, query)
     if padding not in ('mask', 'zero'):
         raise ValueError(f"padding must be 'mask' or 'zero', got {padding=}")
-    if not torch.compiler.is_compiling():
-        warn_if_reference('stand_alone_attention', query.device.type)
+    warn_if_reference('stand_alone_attention', query.device.type)
     op = torch.ops.mmlocalattn.stand_alone_attention
     zero_padding = padding == 'zero'
     return op(query, key, value, row_embedding, column_embedding, kernel_size, zero_padding, scale)[
@@ -235,48 +218,16 @@ def _is_inside(length: int, kernel: int, device: torch.device) -> Tensor:
     return (taps >= kernel // 2) & (taps < length + kernel // 2)
 
 
-def _fake(query: Tensor, key: Tensor, value: Tensor, *args: object) -> tuple[Tensor, Tensor]:
-    compute = torch.promote_types(query.dtype, torch.float32)
-    return query.new_empty(query.shape), query.new_empty(query.shape[:-1], dtype=compute)
-
-
-def _fake_backward(
-    grad_output: Tensor,
-    query: Tensor,
-    key: Tensor,
-    value: Tensor,
-    row_embedding: Tensor,
-    column_embedding: Tensor,
-    *args: object,
-) -> tuple[Tensor, ...]:
-    inputs = (query, key, value, row_embedding, column_embedding)
-    return tuple(tensor.new_empty(tensor.shape) for tensor in inputs)
-
-
-def _setup_context(ctx: Any, inputs: tuple, output: tuple) -> None:
-    *tensors, kernel_size, zero_padding, scale = inputs
-    ctx.geometry = kernel_size, zero_padding, scale
-    ctx.save_for_backward(*tensors, output[1])
-    ctx.mark_non_differentiable(output[1])
-
-
-def _backward(ctx: Any, grad_output: Tensor, _: Tensor) -> tuple:
-    grads = torch.ops.mmlocalattn._stand_alone_attention_backward(
-        grad_output, *ctx.saved_tensors, *ctx.geometry
-    )
-    return *grads, None, None, None
-
-
-LIB.impl('stand_alone_attention', stand_alone_attention_reference, 'CompositeExplicitAutograd')
-LIB.impl(
-    '_stand_alone_attention_backward',
-    stand_alone_attention_backward_reference,
-    'CompositeExplicitAutograd',
+register_operator(
+    'stand_alone_attention(Tensor query, Tensor key, Tensor value, Tensor row_embedding, '
+    'Tensor column_embedding, int[2] kernel_size, bool zero_padding, float scale) '
+    '-> (Tensor output, Tensor logsumexp)',
+    reference=stand_alone_attention_reference,
+    backward_reference=stand_alone_attention_backward_reference,
+    fake=output_and_logsumexp,
+    saved=('logsumexp',),
+    parameters=('row_embedding', 'column_embedding'),
+    multiply_adds=lambda backward, query, kernel_size, **_: multiply_adds(
+        query, kernel_size, products=5 if backward else 2
+    ),
 )
-torch.library.register_fake('mmlocalattn::stand_alone_attention', _fake, lib=LIB)
-torch.library.register_fake('mmlocalattn::_stand_alone_attention_backward', _fake_backward, lib=LIB)
-torch.library.register_autograd(
-    'mmlocalattn::stand_alone_attention', _backward, setup_context=_setup_context, lib=LIB
-)
-register_autocast('stand_alone_attention', keep=('row_embedding', 'column_embedding'))
-forbid_double_backward('_stand_alone_attention_backward')

@@ -3,9 +3,31 @@
 import numpy as np
 import pytest
 import torch
+from torch import Tensor, nn
 
-from mmlocalattn.engine.onnx_operators import adaptive_average, onnx_neighborhood_attention
+from mmlocalattn.engine.onnx_operators import (
+    DECOMPOSITIONS,
+    adaptive_average,
+    convert,
+    onnx_neighborhood_attention,
+)
+from mmlocalattn.ops import OPS, neighborhood_attention
 from mmlocalattn.ops.neighborhood import neighborhood_attention_reference
+
+
+def test_every_operator_has_a_form() -> None:
+    assert {*DECOMPOSITIONS} == {*OPS}
+
+
+def test_unknown_operator_is_an_error(monkeypatch: pytest.MonkeyPatch) -> None:
+    class Attend(nn.Module):
+        def forward(self, x: Tensor) -> Tensor:
+            return neighborhood_attention(x, x, x, 3)
+
+    program = torch.export.export(Attend(), (torch.randn(1, 4, 5, 1, 2),))
+    monkeypatch.delitem(DECOMPOSITIONS, 'neighborhood_attention')
+    with pytest.raises(ValueError, match=r'neighborhood_attention\.default has no ONNX form'):
+        convert(program)
 
 
 @pytest.mark.parametrize(

@@ -12,8 +12,9 @@ from mmlocalattn.backbones.qna_vit import QnAViT
 from mmlocalattn.backbones.sasa_resnet import SASAResNet
 from mmlocalattn.backbones.slide_transformer import SlideCSwin, SlideNAT, SlidePVT
 from mmlocalattn.backbones.ssvit import SSViT
-from mmlocalattn.engine.visualisation import Attention, record_attention
+from mmlocalattn.engine.visualisation import FAMILIES, Attention, record_attention
 from mmlocalattn.layers.query_and_attend import QueryAndAttend
+from mmlocalattn.ops import OPS
 
 WIDTHS = dict(embed_dims=(8, 16), num_heads=(1, 2), mlp_ratios=(2, 2))
 SIZE = (92, 120)  # of the image: maps of 23 x 30 and 12 x 15, or 11 x 15
@@ -180,6 +181,16 @@ def test_recording_leaves_the_backbone_as_it_was() -> None:
     assert not any(module._forward_pre_hooks for module in backbone.modules())
     assert not any(a.map(0, 0).requires_grad for a in records)
     assert record_attention(nn.Conv2d(3, 4, 3), image) == []
+
+
+def test_every_operator_can_be_drawn() -> None:
+    assert {*FAMILIES} == {*OPS}
+
+
+def test_unknown_operator_is_an_error(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delitem(FAMILIES, 'neighborhood_attention')
+    with pytest.raises(ValueError, match='neighborhood_attention cannot be drawn'):
+        record('nat')
 
 
 def test_unscaled_query_and_attend_is_not_signed() -> None:

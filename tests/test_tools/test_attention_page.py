@@ -1,6 +1,7 @@
 """The page of tools/analysis/vis_attention.py in a browser, and what Python knows of it."""
 
 import dataclasses
+import re
 from collections.abc import Iterator
 from pathlib import Path
 from types import ModuleType
@@ -12,6 +13,7 @@ from browser import Browser
 from torch import Tensor, nn
 
 from mmlocalattn.engine.visualisation import Attention, record_attention
+from mmlocalattn.ops import OPS
 from mmlocalattn.registry import MODELS
 
 pytestmark = pytest.mark.xdist_group('attention_page')  # one browser
@@ -42,6 +44,12 @@ def tool() -> Iterator[ModuleType]:
         import attention_page
 
         yield attention_page
+
+
+def test_every_operator_is_explained() -> None:
+    page = Path(__file__).parents[2] / 'tools' / 'analysis' / 'attention_page.html'
+    table = page.read_text().partition('const EXPLANATIONS = {')[2].partition('};')[0]
+    assert {*re.findall(r'^  (\w+):', table, re.MULTILINE)} == {*OPS}
 
 
 @pytest.fixture(scope='module')

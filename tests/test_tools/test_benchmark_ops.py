@@ -10,6 +10,8 @@ import pytest
 import tiny_data
 import torch
 
+from mmlocalattn.ops import OPS
+
 WAYS = ('reference', 'unfold', 'sdpa')
 SMALL = ('--shapes', '9x12,2,3,2', '--scan-shapes', '14x15,1', '--head-dim', '4', '--rounds', '1')
 SMALL = (*SMALL, '--stand-alone-shapes', '--slide-shapes')
@@ -31,6 +33,14 @@ def problem(tool: ModuleType, **changes: object):
     values = dict(batch=2, height=13, width=19, heads=2, head_dim=8, kernel=(3, 5), dilation=(4, 2))
     values |= dict(dtype=torch.float64, device=torch.device('cpu'))
     return tool.Problem(**values | changes)
+
+
+def test_every_operator_is_timed(tool: ModuleType) -> None:
+    import benchmark_windows
+
+    args = tool.parse_args([])
+    for cases in (tool.make_cases(args), tool.small_cases(args)):
+        assert {case.title for case in cases} | {benchmark_windows.OURS} == {*OPS}
 
 
 @pytest.mark.parametrize('bias', [(), ('--bias',)], ids=['plain', 'bias'])

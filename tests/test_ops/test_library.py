@@ -1,0 +1,123 @@
+"""Registration of operators: schemas, names, what is refused."""
+
+import importlib
+import sys
+
+import pytest
+import torch
+from torch.utils.flop_counter import FlopCounterMode
+
+import mmlocalattn.ops
+from mmlocalattn.ops import OPS
+from mmlocalattn.ops._library import register_operator
+from mmlocalattn.ops.flops import JIT_HANDLES
+
+# Compiled kernels, exported files and callers of torch.ops rely on what was once published.
+SCHEMAS = """
+neighborhood_attention(Tensor query, Tensor key, Tensor value, Tensor? bias, SymInt[2] kernel_size,
+    SymInt[2] dilation, float scale) -> (Tensor output, Tensor logsumexp)
+_neighborhood_attention_backward(Tensor grad_output, Tensor query, Tensor key, Tensor value,
+    Tensor? bias, Tensor output, Tensor logsumexp, SymInt[2] kernel_size, SymInt[2] dilation,
+    float scale) -> (Tensor grad_query, Tensor grad_key, Tensor grad_value, Tensor grad_bias)
+sparse_scan_attention(Tensor query, Tensor key, Tensor value, Tensor? sin, Tensor? cos,
+    SymInt[2] local_kernel, SymInt[2] anchor_kernel, SymInt[2] anchor_dilation, float scale) ->
+    (Tensor output, Tensor inner, Tensor local_logsumexp, Tensor anchor_logsumexp)
+_sparse_scan_attention_backward(Tensor grad_output, Tensor query, Tensor key, Tensor value,
+    Tensor? sin, Tensor? cos, Tensor output, Tensor inner, Tensor local_logsumexp,
+    Tensor anchor_logsumexp, SymInt[2] local_kernel, SymInt[2] anchor_kernel,
+    SymInt[2] anchor_dilation, float scale) ->
+    (Tensor grad_query, Tensor grad_key, Tensor grad_value)
+slide_attention(Tensor query, Tensor key, Tensor value, Tensor weight, Tensor? bias,
+    Tensor? position_bias, float scale) -> (Tensor output, Tensor logsumexp)
+_slide_attention_backward(Tensor grad_output, Tensor query, Tensor key, Tensor value, Tensor weight,
+    Tensor? bias, Tensor? position_bias, Tensor logsumexp, float scale) ->
+    (Tensor grad_query, Tensor grad_key, Tensor grad_value, Tensor grad_weight, Tensor grad_bias,
+    Tensor grad_position_bias)
+query_and_attend(Tensor scores, Tensor values, Tensor? position_bias, Tensor? attention_scale,
+    int[2] kernel_size, int stride) -> (Tensor output, Tensor logsumexp)
+_query_and_attend_backward(Tensor grad_output, Tensor scores, Tensor values, Tensor? position_bias,
+    Tensor? attention_scale, Tensor logsumexp, int[2] kernel_size, int stride) ->
+    (Tensor grad_scores, Tensor grad_values, Tensor grad_position_bias,
+    Tensor grad_attention_scale)
+stand_alone_attention(Tensor query, Tensor key, Tensor value, Tensor row_embedding,
+    Tensor column_embedding, int[2] kernel_size, bool zero_padding, float scale) ->
+    (Tensor output, Tensor logsumexp)
+_stand_alone_attention_backward(Tensor grad_output, Tensor query, Tensor key, Tensor value,
+    Tensor row_embedding, Tensor column_embedding, Tensor logsumexp, int[2] kernel_size,
+    bool zero_padding, float scale) -> (Tensor grad_query, Tensor grad_key, Tensor grad_value,
+    Tensor grad_row_embedding, Tensor grad_column_embedding)
+""".replace('\n    ', ' ').split('\n')[1:-1]
+
+
+@pytest.mark.parametrize('schema', SCHEMAS, ids=lambda schema: schema.partition('(')[0])
+def test_schema(schema: str) -> None:
+    op = getattr(torch.ops.mmlocalattn, schema.partition('(')[0]).default
+    assert str(op._schema) == f'mmlocalattn::{schema}'
+
+
+def test_every_operator_is_registered_and_public() -> None:
+    names = {name for op in OPS for name in (op, f'_{op}_backward')}
+    assert {schema.partition('(')[0] for schema in SCHEMAS} <= names
+    assert {f'mmlocalattn::{name}' for name in names} <= {*JIT_HANDLES}
+    assert {*mmlocalattn.ops.__all__} == {*OPS, 'OPS', 'has_kernel'}
+
+
+@pytest.mark.parametrize('name', OPS)
+def test_operator_is_in_the_package_and_in_its_module(name: str) -> None:
+    function = getattr(mmlocalattn.ops, name)
+    module = importlib.import_module(function.__module__)
+    assert function is getattr(module, name)
+    assert function.__name__ == name
+
+
+def test_function_hides_the_module_of_its_name() -> None:
+    import mmlocalattn.ops.query_and_attend
+    from mmlocalattn.ops.query_and_attend import query_and_attend, query_and_attend_reference
+
+    assert mmlocalattn.ops.query_and_attend is query_and_attend
+    module = sys.modules['mmlocalattn.ops.query_and_attend']
+    assert module.query_and_attend_reference is query_and_attend_reference
+
+
+def register(schema: str, **names: tuple[str, ...]) -> None:
+    register_operator(
+        schema,
+        reference=lambda x, factor: x * factor,
+        backward_reference=lambda grad_output, x, factor: grad_output * factor,
+        fake=lambda x, factor: x.new_empty(x.shape),
+        multiply_adds=lambda backward, x, **_: sum(x) + backward,
+        **names,
+    )
+
+
+def test_one_tensor_and_one_output() -> None:
+    register('test_scale(Tensor x, float factor) -> Tensor output')
+    op, backward = torch.ops.mmlocalattn.test_scale, torch.ops.mmlocalattn._test_scale_backward
+    assert str(backward.default._schema) == (
+        'mmlocalattn::_test_scale_backward(Tensor grad_output, Tensor x, float factor) -> '
+        'Tensor grad_x'
+    )
+    x = torch.randn(2, 3, dtype=torch.float64, requires_grad=True)
+    assert torch.equal(op(x, 3.0), x * 3)
+    assert torch.autograd.gradcheck(op, (x, 3.0))
+    assert set(torch.library.opcheck(op.default, (x, 3.0)).values()) == {'SUCCESS'}
+    with FlopCounterMode(display=False) as counter:
+        op(x, 3.0).sum().backward()
+    assert counter.get_total_flops() == 2 * (5 + 5 + 1)
+
+
+@pytest.mark.parametrize(
+    ('schema', 'names', 'message'),
+    [
+        ('no_tensor(float x) -> Tensor output', {}, 'must be NAME'),
+        ('tensor_behind(Tensor x, int n, Tensor y) -> Tensor output', {}, 'must be NAME'),
+        ('no_name(Tensor x) -> Tensor', {}, 'must be NAME'),
+        ('unknown(Tensor x) -> Tensor output', dict(saved=('x',)), 'no x in'),
+        ('unknown(Tensor x) -> Tensor output', dict(parameters=('output', 'y')), 'no output, y in'),
+        ('unknown(Tensor x) -> Tensor output', dict(constants=('z',)), 'no z in'),
+    ],
+)
+def test_refused(schema: str, names: dict, message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        register(schema, **names)
+    assert not hasattr(torch.ops.mmlocalattn, schema.partition('(')[0])
