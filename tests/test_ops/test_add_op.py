@@ -1,15 +1,23 @@
 """The operator that docs/add_op.md writes out keeps the contract."""
 
+import importlib.util
+import os
 import re
+import subprocess
 import sys
 from pathlib import Path
 from types import ModuleType
 
+import pytest
 import torch
 from torch import Tensor
+from torch.utils.cpp_extension import include_paths
 from torch.utils.flop_counter import FlopCounterMode
 
-PAGE = Path(__file__).parents[2] / 'docs' / 'add_op.md'
+ROOT = Path(__file__).parents[2]
+PAGE = ROOT / 'docs' / 'add_op.md'
+
+pytestmark = pytest.mark.xdist_group('add_op')  # one process compiles
 
 
 def load(name: str, source: str) -> ModuleType:
@@ -26,10 +34,42 @@ row_attention, its_test = map(
 )
 
 
+HEADER = re.compile(r'// csrc/(cpu/row_attention/[\w.]+):')
+
+
+@pytest.fixture(scope='module', autouse=True)
+def kernels(tmp_path_factory: pytest.TempPathFactory) -> None:
+    """Compile the C++ of the page, which is linked to the shared parts of the extension."""
+    ext = importlib.util.find_spec('mmlocalattn._ext')
+    if ext is None:
+        pytest.skip('mmlocalattn._ext is not built, so there is nothing to link the kernels to')
+    folder = tmp_path_factory.mktemp('csrc')
+    sources = []
+    for code in re.findall(r'^```cpp\n(.*?)^```$', PAGE.read_text(), re.MULTILINE | re.DOTALL):
+        file = folder / HEADER.match(code)[1]
+        file.parent.mkdir(parents=True, exist_ok=True)
+        file.write_text(code)
+        if file.suffix == '.cpp':
+            sources.append(file)
+    assert sources
+    library = folder / 'row_attention.so'
+    csrc = ROOT / 'mmlocalattn' / 'csrc'
+    subprocess.run(
+        [
+            os.environ.get('CXX', 'c++'),
+            *('-O1', '-Wall', '-Werror', '-std=c++17', '-shared', '-fPIC', '-fopenmp'),
+            f'-D_GLIBCXX_USE_CXX11_ABI={torch.compiled_with_cxx11_abi():d}',
+            *(f'-I{path}' for path in (csrc, folder)),
+            *(f'-isystem{path}' for path in include_paths()),
+            *(*sources, ext.origin, '-o', library),
+        ],
+        check=True,
+    )
+    torch.ops.load_library(library)
+
+
 class TestOperatorOfThePage(its_test.TestRowAttention):
-    # Nothing compiles the kernels of the page here.
-    test_has_kernel = test_cpu_kernel_is_reference = None
-    test_cuda_kernel_is_reference = test_cuda_graph = None
+    test_cuda_kernel_is_reference = test_cuda_graph = None  # the page has no CUDA kernels
 
 
 def test_flops() -> None:
@@ -37,7 +77,7 @@ def test_flops() -> None:
     with FlopCounterMode(display=False) as counter:
         output: Tensor = row_attention.row_attention(*tensors, kernel_size=3)
         output.sum().backward()
-    assert counter.get_total_flops() == 2 * (1 + 2) * 3 * output.numel()
+    assert counter.get_total_flops() == 2 * (1 + 3) * 3 * output.numel()
 
 
 def test_schema_is_that_of_the_page() -> None:

@@ -72,7 +72,8 @@ void* scratch_bytes(int64_t bytes) {
   };
   thread_local std::unique_ptr<void, Free> memory;
   thread_local int64_t capacity = 0;
-  bytes = (bytes + kVectorBytes - 1) / kVectorBytes * kVectorBytes;
+  // Never none: a kernel that gets no memory does nothing.
+  bytes = std::max<int64_t>(1, (bytes + kVectorBytes - 1) / kVectorBytes) * kVectorBytes;
 #ifdef __SANITIZE_ADDRESS__
   capacity = 0;  // no more than was asked for, and no marks of the last Arena
 #endif
