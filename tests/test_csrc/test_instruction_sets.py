@@ -1,8 +1,8 @@
 """No code of the built extension needs an instruction set that its machine may lack.
 
-The kernels of an instruction set live in a namespace of its name, which is called only where the
-machine has it. All else must run everywhere: also what the compiler makes of inline functions of
-headers, of which the linker keeps any one copy.
+The kernels of an instruction set live in a namespace of its name, or in a function whose name ends
+with it, and are called only where the machine has it. All else must run everywhere: also what the
+compiler makes of inline functions of headers, of which the linker keeps any one copy.
 """
 
 import platform
@@ -15,13 +15,13 @@ from importlib.util import find_spec
 import pytest
 
 ALLOWED = {
-    'any machine': (),  # no namespace
+    'any machine': (),  # all else
     'portable': (),
     'avx2': ('avx2',),
     'avx512': ('avx2', 'avx512'),
     'avx512_bf16': ('avx2', 'avx512', 'avx512_bf16'),
 }
-NAMESPACE = re.compile(r'mmlocalattn::cpu::(\w+)::')
+OWNER = re.compile(r'mmlocalattn::cpu::(?:\w+_)??(portable|avx2|avx512_bf16|avx512)(?:::|[<(])')
 AVX512 = re.compile(r'%zmm|%k[0-7]|%[xy]mm(?:1[6-9]|2\d|3[01])\b')
 
 Found = dict[tuple[str, str], set[str]]
@@ -40,9 +40,9 @@ def needed(instruction: str) -> str | None:
 
 
 def owner(function: str) -> str:
-    """The instruction set whose namespace a function is in, or works for."""
-    names = [name for name in NAMESPACE.findall(function) if name in ALLOWED]
-    return names[0] if names else 'any machine'
+    """The instruction set that a function, or a type of its template, belongs to."""
+    match = OWNER.search(function)
+    return match[1] if match else 'any machine'
 
 
 def instruction_sets(lines: Iterable[str]) -> Found:
@@ -102,6 +102,8 @@ def test_reading_of_objdump() -> None:
 0000000000001000 <mmlocalattn::cpu::avx2::(anonymous namespace)::sum(float const*)>:
     1000:\tvaddps %ymm1,%ymm2,%ymm3
     1004:\tret
+000000000000100a <mmlocalattn::cpu::Kernels<float> mmlocalattn::cpu::kernels_avx2<float>()>:
+    100a:\tvmovups %xmm1,(%rax)
 0000000000001010 <std::max(long, long)>:
     1010:\tmovaps %xmm1,%xmm15
 0000000000001020 <void at::parallel_for<mmlocalattn::cpu::avx512::run()::{lambda(long)#1}>(long)>:
@@ -115,8 +117,8 @@ def test_reading_of_objdump() -> None:
 """.splitlines(keepends=True)
     counts = {key: len(functions) for key, functions in instruction_sets(lines).items()}
     assert counts == {
-        ('avx2', ''): 1,
-        ('avx2', 'avx2'): 1,
+        ('avx2', ''): 2,
+        ('avx2', 'avx2'): 2,
         ('any machine', ''): 1,
         ('avx512', ''): 1,
         ('avx512', 'avx512'): 1,
