@@ -177,6 +177,20 @@ def test_slower_at_first_only(
     assert tool.main(arguments(new, old, *options)) == 0
 
 
+def test_busy_machine(
+    tool: ModuleType,
+    sides: list[Path],
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    monkeypatch.setattr(os, 'getloadavg', lambda: (0.0, 9.0, 9.0))
+    tool.main(arguments(*sides))
+    assert 'busy' not in capsys.readouterr().err
+    monkeypatch.setattr(os, 'getloadavg', lambda: (999.0, 9.0, 9.0))
+    tool.main(arguments(*sides))
+    assert 'the machine is busy (load 999.0, ' in capsys.readouterr().err
+
+
 def test_control_is_no_case(tool: ModuleType, sides: list[Path], tmp_path: Path) -> None:
     old, new = sides
     out = tmp_path / 'out.json'

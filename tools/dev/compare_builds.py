@@ -327,7 +327,13 @@ def main(argv: Sequence[str] | None = None) -> int:
         check_checkout(folder)
     if args.json and not args.json.absolute().parent.is_dir():
         raise SystemExit(f'error: there is no folder for {args.json}: make it first')
-    machine, runs = cpu_name(), []
+    machine, load, runs = cpu_name(), os.getloadavg()[0], []
+    if load > os.cpu_count() / 2:
+        print(
+            f'the machine is busy (load {load:.1f}, {os.cpu_count()} cores): threads that wait for '
+            'each other hide what short calls take, --threads 1 shows more',
+            file=sys.stderr,
+        )
     with tempfile.TemporaryDirectory() as folder:
         scratch = Path(folder)
         for isa in args.isa or instruction_sets(args, scratch):
@@ -338,9 +344,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     ]
     if args.json:
         arguments = {key: str(value) for key, value in vars(args).items()}
-        write_json(
-            args.json, {'cpu': machine, 'arguments': arguments, 'slower': slower, 'runs': runs}
-        )
+        record = {'cpu': machine, 'load': load, 'arguments': arguments}
+        write_json(args.json, record | {'slower': slower, 'runs': runs})
     if slower:
         print(f'\n{len(slower)} slower than {args.limit} times:', *slower, sep='\n  ')
     return int(bool(slower))
