@@ -101,7 +101,7 @@ def test_every_kernel_has_run(emulator: Emulator) -> None:
 
 @pytest.mark.parametrize('contract', CONTRACTS, ids=lambda contract: contract.op_name)
 def test_strided_inputs(contract: Any, emulator: Emulator) -> None:
-    contract.check_kernel(contract.cuda_cases['dim32'], torch.float32, contiguous=False)
+    contract.check_kernel(contract.cuda_cases['dim32'], torch.float32, 'strided')
 
 
 def parts_of_a_projection(tensors: tuple[Tensor, ...]) -> tuple[Tensor, ...]:

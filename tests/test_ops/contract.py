@@ -1,6 +1,7 @@
 """What every operator must do, written once. A test class per operator subclasses
 :class:`OpContract`."""
 
+from collections.abc import Callable
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -20,6 +21,24 @@ if 'avx512' in CPU_ISAS and 'avx512_bf16' in Path('/proc/cpuinfo').read_text():
 DTYPES = (torch.float64, torch.float32, torch.bfloat16, torch.float16)
 
 Case = dict[str, Any]
+
+
+def strided(tensor: Tensor) -> Tensor:
+    """A copy whose last axis is the slowest in memory."""
+    return tensor.transpose(0, -1).contiguous().transpose(0, -1)
+
+
+def misaligned(tensor: Tensor) -> Tensor:
+    """A contiguous copy one element behind where memory is aligned, and at its very end."""
+    memory = torch.empty(tensor.numel() + 1, dtype=tensor.dtype, device=tensor.device)
+    return memory[1:].view(tensor.shape).copy_(tensor)
+
+
+LAYOUTS: dict[str, Callable[[Tensor], Tensor]] = {
+    'contiguous': lambda tensor: tensor,
+    'strided': strided,
+    'misaligned': misaligned,
+}
 
 
 def relative_error(actual: Tensor, expected: Tensor) -> float:
@@ -120,7 +139,7 @@ class OpContract:
             output, self.oracle(tensors, self.cases[case]), rtol=1e-12, atol=1e-12
         )
 
-    @pytest.mark.parametrize('contiguous', [True, False], ids=['contiguous', 'strided'])
+    @pytest.mark.parametrize('layout', LAYOUTS)
     @pytest.mark.parametrize('dtype', DTYPES, ids=str)
     @pytest.mark.parametrize('isa', CPU_ISAS)
     def test_cpu_kernel_is_reference(
@@ -128,23 +147,23 @@ class OpContract:
         case: str,
         isa: str,
         dtype: torch.dtype,
-        contiguous: bool,
+        layout: str,
         monkeypatch: pytest.MonkeyPatch,
     ) -> None:
         if not has_kernel(self.op_name, 'cpu'):
             pytest.skip('no compiled kernel on this platform to compare')
         monkeypatch.setenv('MMLOCALATTN_CPU_ISA', isa)
-        self.check_kernel(self.cases[case], dtype, contiguous)
+        self.check_kernel(self.cases[case], dtype, layout)
 
     @pytest.mark.cuda
-    @pytest.mark.parametrize('contiguous', [True, False], ids=['contiguous', 'strided'])
+    @pytest.mark.parametrize('layout', LAYOUTS)
     @pytest.mark.parametrize('dtype', DTYPES, ids=str)
     def test_cuda_kernel_is_reference(
-        self, cuda_case: str, dtype: torch.dtype, contiguous: bool
+        self, cuda_case: str, dtype: torch.dtype, layout: str
     ) -> None:
         assert has_kernel(self.op_name, 'cuda'), 'build with FORCE_CUDA=1'
         case = (self.cases | self.cuda_cases)[cuda_case]
-        self.check_kernel(case, dtype, contiguous, 'cuda')
+        self.check_kernel(case, dtype, layout, 'cuda')
 
     @pytest.mark.cuda
     @pytest.mark.parametrize('dtype', DTYPES, ids=str)
@@ -162,14 +181,13 @@ class OpContract:
             assert all(torch.equal(ours, theirs) for ours, theirs in zip(actual, expected))
 
     def check_kernel(
-        self, case: Case, dtype: torch.dtype, contiguous: bool = True, device: str = 'cpu'
+        self, case: Case, dtype: torch.dtype, layout: str = 'contiguous', device: str = 'cpu'
     ) -> None:
         tensors = self.tensors(case, dtype, device)
-        if not contiguous:
-            tensors = tuple(
-                tensor.transpose(0, -1).contiguous().transpose(0, -1) for tensor in tensors
-            )
-        grad_output = torch.randn(self.output_shape(tensors, case), dtype=dtype, device=device)
+        place = LAYOUTS[layout]
+        tensors = tuple(place(tensor) for tensor in tensors)
+        shape = self.output_shape(tensors, case)
+        grad_output = place(torch.randn(shape, dtype=dtype, device=device))
         actual = self.run(tensors, case, grad_output)
         if dtype not in (torch.float64, torch.float32):
             self.check_rounding(tensors, case, grad_output, actual)

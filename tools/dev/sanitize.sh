@@ -11,9 +11,14 @@ cd "$(dirname "${BASH_SOURCE[0]}")/../.."
 python=${PYTHON:-python}
 export CXX=${CXX:-g++}
 
-sanitizers='-fsanitize=address,undefined -fno-sanitize-recover=undefined'
+# Calls instead of code at every access, and a trap (SIGILL) instead of a message at undefined behaviour, compile several
+# times as fast. MMLOCALATTN_UBSAN_MESSAGES=1 has messages.
+sanitizers='-fsanitize=address,undefined'
+flags="-O0 $sanitizers --param asan-instrumentation-with-call-threshold=0"
+[ -n "${MMLOCALATTN_UBSAN_MESSAGES:-}" ] || flags+=' -fsanitize-undefined-trap-on-error'
 echo '[sanitize] compile the CPU kernels'
-MMLOCALATTN_CXX_ARGS="-O1 -fno-omit-frame-pointer $sanitizers" LDFLAGS="$sanitizers" CUDA_VISIBLE_DEVICES= \
+mkdir -p build
+MMLOCALATTN_CXX_ARGS=$flags LDFLAGS=$sanitizers CUDA_VISIBLE_DEVICES= \
     PATH=$(dirname "$(command -v "$python")"):$PATH \
     "$python" setup.py --quiet build --build-base build/sanitize --build-lib build/sanitize/lib >build/sanitize.log 2>&1 || {
     tail -n 40 build/sanitize.log >&2
@@ -26,6 +31,11 @@ for library in libasan.so libubsan.so libstdc++.so; do
     libraries+="${libraries:+ }$("$CXX" -print-file-name="$library")"
 done
 echo '[sanitize] contract of the operators'
-LD_PRELOAD=$libraries ASAN_OPTIONS=detect_leaks=0 UBSAN_OPTIONS=print_stacktrace=1 \
+rm -f build/sanitize/report.*
+LD_PRELOAD=$libraries ASAN_OPTIONS=detect_leaks=0:log_path=build/sanitize/report \
+    UBSAN_OPTIONS=print_stacktrace=1:log_path=build/sanitize/report \
     PYTHONPATH=build/sanitize/lib OMP_NUM_THREADS=${OMP_NUM_THREADS:-1} \
-    "$python" -P -m pytest --quiet --numprocesses auto tests/test_ops -k "${FILTER:-test_cpu_kernel_is_reference}" "$@"
+    "$python" -P -m pytest --quiet --numprocesses auto tests/test_ops -k test_cpu_kernel_is_reference "$@" || {
+    head -n 40 build/sanitize/report.* >&2
+    exit 1
+}

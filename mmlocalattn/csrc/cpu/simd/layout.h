@@ -42,11 +42,14 @@ struct Arena {
     constexpr int64_t kLine = kVectorBytes / static_cast<int64_t>(sizeof(T));
     T* part = memory ? memory + used : nullptr;
     used += round_up(size, kLine);
-    for (int64_t i = 0; part && clear && i < size; ++i) part[i] = 0;
 #ifdef __SANITIZE_ADDRESS__  // no part may reach into the next
     used += kLine;
-    if (part) __asan_poison_memory_region(part + size, (memory + used - part - size) * sizeof(T));
+    if (part) {
+      __asan_unpoison_memory_region(part, size * sizeof(T));  // a copy may have been here
+      __asan_poison_memory_region(part + size, (memory + used - part - size) * sizeof(T));
+    }
 #endif
+    for (int64_t i = 0; part && clear && i < size; ++i) part[i] = 0;
     return part;
   }
 };
