@@ -31,7 +31,7 @@ MMLOCALATTN_INLINE void with_constant(int64_t value, const Body& body) {
   body(std::integral_constant<int, kMost>());
 }
 
-// Hands out parts of the scratch memory, filled with zeros if `clear`; without memory it only counts.
+// Hands out parts of the scratch memory, zeros if `clear`; without memory it only counts.
 template <typename T>
 struct Arena {
   T* memory;
