@@ -142,7 +142,7 @@ def extension() -> Extension:
     sources = [CSRC / 'module.cpp', *CSRC.glob('cpu/*.cpp')]
     include_dirs = [CSRC.resolve(), headers]
     if with_cuda:
-        sources += CSRC.glob('cuda/*.cu')
+        sources += CSRC.glob('cuda/**/*.cu')
         include_dirs.append(headers / 'cuda')
     built = (CUDAExtension if with_cuda else CppExtension)(
         'mmlocalattn._ext',
