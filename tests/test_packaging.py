@@ -151,8 +151,8 @@ def test_extension_with_cuda(
         setup_py, 'find_spec', lambda name: spec if name == 'nvidia' else find_spec(name)
     )
     extension = setup_py.extension()
-    compiled = {str(path.relative_to(ROOT)) for path in ROOT.glob('mmlocalattn/csrc/cuda/*.cu')}
-    assert compiled <= set(extension.sources)
+    compiled = {str(path.relative_to(ROOT)) for path in ROOT.glob('mmlocalattn/csrc/cuda/**/*.cu')}
+    assert set() < compiled <= set(extension.sources)
     assert extension.extra_compile_args['nvcc'] == ['-O3', '--threads', '2']
     assert extension.include_dirs[-1] == str(wheels)  # after the toolkit's own
 

@@ -49,13 +49,13 @@ rule link
 def kernel_names() -> list[str]:
     """The `__global__` functions of csrc/cuda, in no order."""
     pattern = re.compile(r'__global__\s+void\s+(?:__launch_bounds__\([^{;]*?\)\s+)?(\w+)\s*\(')
-    sources = [*CSRC.glob('cuda/*.cu'), *CSRC.glob('cuda/*.cuh')]
+    sources = [*CSRC.glob('cuda/**/*.cu'), *CSRC.glob('cuda/**/*.cuh')]
     return [name for source in sources for name in pattern.findall(source.read_text())]
 
 
 def ninja_file(build: str) -> str:
     api = TORCH / 'include' / 'torch' / 'csrc' / 'api' / 'include'
-    includes = [f'-I{path}' for path in (HERE, CSRC, CSRC / 'cuda')]
+    includes = [f'-I{path}' for path in (HERE, CSRC)]
     includes += [f'-isystem {path}' for path in (TORCH / 'include', api)]
     text = NINJA_FILE.format(
         cxx=CXX,
@@ -64,12 +64,15 @@ def ninja_file(build: str) -> str:
         torch_libraries=TORCH / 'lib',
     )
     emulator = ['emulator.cpp', *(['races.cpp'] if build == 'races' else [])]
+    kernels = [HERE / 'probes.cpp', *sorted(CSRC.glob('cuda/**/*.cu'))]
     sources = dict.fromkeys((HERE / name for name in emulator), EMULATOR_FLAGS[build])
-    sources |= dict.fromkeys([HERE / 'probes.cpp', *CSRC.glob('cuda/*.cu')], SANITIZER_FLAGS[build])
+    sources |= dict.fromkeys(kernels, SANITIZER_FLAGS[build])
+    # Operators have files of the same names, in folders of their own.
+    objects = {source: f'{source.relative_to(ROOT)}.o' for source in sources}
     for source, flags in sources.items():
-        text += f'build {source.stem}.o: compile {source}\n  flags = {flags}\n'
-    objects = ' '.join(f'{source.stem}.o' for source in sources)
-    return text + f'build emulated.so: link {objects}\n  flags = {LINK_FLAGS[build]}\n'
+        text += f'build {objects[source]}: compile {source}\n  flags = {flags}\n'
+    link = f'build emulated.so: link {" ".join(objects.values())}\n  flags = {LINK_FLAGS[build]}\n'
+    return text + link
 
 
 @cache

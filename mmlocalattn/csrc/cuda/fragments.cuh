@@ -6,16 +6,13 @@
 // float[kDim / 8][4]: entry [part][2 slot + i] is channel Own::channel(part) + i.
 #pragma once
 
-#include "intrinsics.cuh"
+#include "arithmetic.cuh"
+#include "tensors.cuh"
 
-namespace mmlocalattn {
+namespace mmlocalattn::cuda {
 
 constexpr int kTokens = 16;      // own vectors of a warp, and partners of one product
-constexpr int kCopyBytes = 16;   // of one asynchronous copy
 constexpr int kWarpsAtMost = 8;  // of a block
-
-__device__ __forceinline__ int lane() { return threadIdx.x % kWarpSize; }
-__device__ __forceinline__ int warp() { return threadIdx.x / kWarpSize; }
 
 // Own vector of a slot of this lane.
 __device__ __forceinline__ int own_row(int slot) { return lane() / 4 + 8 * slot; }
@@ -199,4 +196,4 @@ struct Own<float, kDim> {
   }
 };
 
-}  // namespace mmlocalattn
+}  // namespace mmlocalattn::cuda

@@ -1,73 +1,23 @@
-// Stand-alone self-attention for the CUDA sources: the problem that kernels get, how a block reads
-// it, and what the operators share.
+// How the kernels of stand-alone self-attention split their work, and how a block reads its
+// problem.
 //
-//   s_ij = scale <q_i, k_j + r_{j-i}>    p_ij = exp(s_ij - lse_i)    o_i = sum_j p_ij v_j
-//   dp_ij = <do_i, v_j>                  delta_i = sum_j p_ij dp_ij / sum_j p_ij
-//   ds_ij = p_ij (dp_ij - delta_i)       dq_i = scale sum_j ds_ij (k_j + r_{j-i})
-//   dk_j = scale sum_i ds_ij q_i         dv_j = sum_i p_ij do_i
-//   dr_o = scale sum_i ds_{i,i+o} q_i
-//
-// r_(a,b) is row embedding a in the first half of the channels and column embedding b in the rest.
-// Where softmax is peaked, ds is a small difference. delta = <do_i, o_i> would have the rounding of
-// o in it, and sum_j p_ij is 1 but for the rounding of lse, which the quotient does not see.
-//
-// Memory, all contiguous but for gaps between the positions of inputs (Source):
-//   query key value output, their gradients   (batch, height, width, heads, head_dim)
-//   logsumexp delta                           (batch, height, width, heads)
-//   row_embedding column_embedding            (heads, rows, half), (heads, cols, head_dim - half)
-//
-// Work split: a warp has kWarpSize / lanes columns of kRows positions, each lane kPart channels of
-// them; a block has kWarps of those below each other. The maps around it pass through shared
-// memory, some rows at a time, as fours of channels: [row][four][column]. Every value that is read
-// there serves all the rows of a lane. Softmax is online. Keys gather from the queries that see
-// them: no atomics, every sum has a fixed order.
+// A warp has kWarpSize / lanes columns of kRows positions, each lane kPart channels of them; a
+// block has kWarps of those below each other. The maps around it pass through shared memory, some
+// rows at a time, as fours of channels: [row][four][column]. Every value that is read there serves
+// all the rows of a lane. Softmax is online. Keys gather from the queries that see them: no
+// atomics, every sum has a fixed order.
 #pragma once
 
-#include <ATen/OpMathType.h>
-
 #include <algorithm>
-#include <cmath>
 
-#include "neighborhood.cuh"
+#include "cuda/arithmetic.cuh"
+#include "problem.cuh"
 
-namespace mmlocalattn {
+namespace mmlocalattn::cuda::stand_alone {
 namespace {
 
-using at::IntArrayRef;
-using at::Tensor;
-
 constexpr int kWarps = 4, kThreads = kWarps * kWarpSize;
-constexpr int kPart = 8;  // channels of a lane
-constexpr int kMostTaps = 11;
 constexpr int64_t kSharedBytes = 48 * 1024;
-constexpr double kLog2E = 1.44269504088896340736;
-
-template <typename T>
-struct StandAlone {
-  using accum_t = at::opmath_type<T>;
-
-  int64_t batch, height, width, heads, head_dim;
-  int rows, cols;  // of a window
-  bool zero_padding;
-  accum_t scale;
-  Source<T> query, key, value;
-  const accum_t *row_embedding, *column_embedding;
-  // Backward only.
-  Source<T> grad_output;
-  const accum_t* logsumexp;
-
-  int lanes;        // of a position
-  int staged_rows;  // of a map in shared memory
-
-  MMLOCALATTN_HOST_DEVICE int columns() const { return kWarpSize / lanes; }
-  MMLOCALATTN_HOST_DEVICE int staged_columns() const { return columns() + cols - 1; }
-  // Values of a row of one map in shared memory, and of the tables of embeddings.
-  MMLOCALATTN_HOST_DEVICE int staged_row() const { return lanes * kPart * staged_columns(); }
-  MMLOCALATTN_HOST_DEVICE int tables() const { return (rows + cols) * lanes * kPart; }
-};
-
-__device__ __forceinline__ float exp2_of(float x) { return exp2_fast(x); }
-__device__ __forceinline__ double exp2_of(double x) { return exp2(x); }
 
 template <typename T>
 struct alignas(sizeof(T) > 4 ? 16 : 4 * sizeof(T)) Four {
@@ -101,15 +51,15 @@ template <typename T, int kRows>
 struct Place {
   using accum_t = at::opmath_type<T>;
 
-  const StandAlone<T>& problem;
+  const Problem<T>& problem;
   int64_t image, head, top, left;  // of the block
   int column, part, row;           // of the lane, from there
   accum_t* shared;
 
-  __device__ explicit Place(const StandAlone<T>& problem) : problem(problem) {
+  __device__ explicit Place(const Problem<T>& problem) : problem(problem) {
     const int columns = problem.columns();
-    const int64_t across = (problem.width + columns - 1) / columns;
-    const int64_t down = (problem.height + kRows * kWarps - 1) / (kRows * kWarps);
+    const int64_t across = ceil_div<int64_t>(problem.width, columns);
+    const int64_t down = ceil_div<int64_t>(problem.height, kRows * kWarps);
     int64_t block = blockIdx.x;
     head = block % problem.heads;
     block /= problem.heads;
@@ -117,9 +67,9 @@ struct Place {
     block /= across;
     top = block % down * (kRows * kWarps);
     image = block / down;
-    column = threadIdx.x % kWarpSize % columns;
-    part = threadIdx.x % kWarpSize / columns;
-    row = threadIdx.x / kWarpSize * kRows;
+    column = lane() % columns;
+    part = lane() / columns;
+    row = warp() * kRows;
     shared = dynamic_shared<accum_t>();
   }
 
@@ -311,90 +261,21 @@ struct Place {
   }
 };
 
-// One call of the operator, its tensors as the caller has them.
-struct Call {
-  Tensor query, key, value, row_embedding, column_embedding;
-  IntArrayRef kernel_size;
-  bool zero_padding;
-  double scale;
-};
-
-// Only what would corrupt memory; the public function checks for users, data_ptr checks types.
-void check(const Call& call) {
-  const Tensor& query = call.query;
-  TORCH_CHECK(query.dim() == 5, "expected (B, H, W, num_heads, head_dim), got ", query.sizes());
-  check_like(call.key, query.sizes(), query);
-  check_like(call.value, query.sizes(), query);
-  for (const int64_t kernel : call.kernel_size) {
-    TORCH_CHECK(kernel > 0 && kernel % 2 == 1 && kernel <= kMostTaps, "a window of ", kernel,
-                " taps is even or larger than ", kMostTaps);
-  }
-  const int64_t heads = query.size(3), head_dim = query.size(4), half = head_dim / 2;
-  TORCH_CHECK(head_dim <= kWarpSize * kPart, "head_dim must be at most ", kWarpSize * kPart,
-              " on CUDA, got ", head_dim, ": use more heads");
-  check_like(call.row_embedding, {heads, call.kernel_size[0], half}, query);
-  check_like(call.column_embedding, {heads, call.kernel_size[1], head_dim - half}, query);
-}
-
-// The call with tensors as the kernels read them.
-Call pack(const Call& call) {
-  const auto accum = at::toOpMathType(call.query.scalar_type());
-  Call packed = call;
-  for (Tensor* map : {&packed.query, &packed.key, &packed.value}) {
-    *map = aligned_rows(*map);
-  }
-  for (Tensor* table : {&packed.row_embedding, &packed.column_embedding}) {
-    *table = table->to(accum).contiguous();
-  }
-  return packed;
-}
-
-// Takes a call from pack().
-template <typename T>
-StandAlone<T> describe(const Call& call) {
-  using accum_t = at::opmath_type<T>;
-  const Tensor& query = call.query;
-  StandAlone<T> problem{};
-  problem.batch = query.size(0);
-  problem.height = query.size(1);
-  problem.width = query.size(2);
-  problem.heads = query.size(3);
-  problem.head_dim = query.size(4);
-  problem.rows = static_cast<int>(call.kernel_size[0]);
-  problem.cols = static_cast<int>(call.kernel_size[1]);
-  problem.zero_padding = call.zero_padding;
-  problem.scale = static_cast<accum_t>(call.scale);
-  problem.query = source<T>(query);
-  problem.key = source<T>(call.key);
-  problem.value = source<T>(call.value);
-  problem.row_embedding = call.row_embedding.const_data_ptr<accum_t>();
-  problem.column_embedding = call.column_embedding.const_data_ptr<accum_t>();
-  problem.lanes = 1;
-  while (problem.lanes * kPart < problem.head_dim) problem.lanes *= 2;
-  return problem;
-}
-
 // Launches a kernel whose lanes have kRows positions each, with room for two maps and `extra`
 // values per column of a block in shared memory.
 template <int kRows, typename T, typename... Parameters, typename... Arguments>
-void launch_tiles(void (*kernel)(StandAlone<T>, Parameters...), StandAlone<T> problem,
-                  int64_t extra, const Arguments&... arguments) {
+void launch_tiles(void (*kernel)(Problem<T>, Parameters...), Problem<T> problem, int64_t extra,
+                  const Arguments&... arguments) {
   constexpr int64_t kSize = sizeof(at::opmath_type<T>);
   const int64_t fixed = problem.tables() + extra * problem.columns(),
                 row = 2 * problem.staged_row(), most = kRows * kWarps + problem.rows - 1;
   problem.staged_rows =
       static_cast<int>(std::clamp<int64_t>((kSharedBytes / kSize - fixed) / row, 1, most));
-  const int64_t across = (problem.width + problem.columns() - 1) / problem.columns();
-  const int64_t down = (problem.height + kRows * kWarps - 1) / (kRows * kWarps);
+  const int64_t across = ceil_div<int64_t>(problem.width, problem.columns());
+  const int64_t down = ceil_div<int64_t>(problem.height, kRows * kWarps);
   launch(kernel, problem.batch * down * across * problem.heads, kThreads,
          (fixed + problem.staged_rows * row) * kSize, problem, arguments...);
 }
 
-template <typename Body>
-void dispatch(const Tensor& query, const Body& body) {
-  AT_DISPATCH_FLOATING_TYPES_AND2(at::kHalf, at::kBFloat16, query.scalar_type(),
-                                  "stand_alone_attention", [&] { body(scalar_t()); });
-}
-
 }  // namespace
-}  // namespace mmlocalattn
+}  // namespace mmlocalattn::cuda::stand_alone

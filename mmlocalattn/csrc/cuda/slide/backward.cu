@@ -1,21 +1,17 @@
-// Slide attention backward on CUDA: see slide.cuh.
-#include <torch/library.h>
-
+// Slide attention backward: see problem.cuh and tile.cuh.
 #include <algorithm>
 #include <cmath>
 
-#include "slide.cuh"
+#include "tile.cuh"
 
-namespace mmlocalattn {
+namespace mmlocalattn::cuda::slide {
 namespace {
-
-using at::Tensor;
 
 constexpr int kMostGroups = 128;  // of tiles, each with a part of the gradient of the weights
 
 template <typename T, int kKernel>
-struct BackwardTile : SlideTile<T, kKernel, /*kCols=*/32, /*kThreads=*/256, kKernel / 2> {
-  using Base = SlideTile<T, kKernel, 32, 256, kKernel / 2>;
+struct BackwardTile : TileBase<T, kKernel, /*kCols=*/32, /*kThreads=*/256, kKernel / 2> {
+  using Base = TileBase<T, kKernel, 32, 256, kKernel / 2>;
   using typename Base::accum_t;
   static constexpr bool kIsDouble = sizeof(accum_t) == 8;
   static constexpr int kChannels = kIsDouble ? 1 : 4;
@@ -66,22 +62,22 @@ template <typename Tile, typename T>
 __device__ void weigh(const Tile& tile, int64_t index, Weighed<Tile>& weighed) {
   using accum_t = typename Tile::accum_t;
   constexpr int kTaps = Tile::kTaps, kWarps = Tile::kThreads / kWarpSize;
-  const Slide<T>& slide = tile.slide;
+  const Problem<T>& problem = tile.problem;
   accum_t* const shared = dynamic_shared<accum_t>();
   accum_t channels[kPositions], unused[kPositions];
-  tile.template multiply_copies<Tile::kChannels>(slide.query, slide.scale, slide.key, shared,
+  tile.template multiply_copies<Tile::kChannels>(problem.query, problem.scale, problem.key, shared,
                                                  weighed.weight, channels);
-  tile.template multiply_copies<Tile::kChannels>(slide.grad_output, 1, slide.value, shared,
+  tile.template multiply_copies<Tile::kChannels>(problem.grad_output, 1, problem.value, shared,
                                                  weighed.grad, unused);
 #pragma unroll
   for (int p = 0; p < kPositions; ++p) {
     const bool inside = tile.inside(tile.row(p), tile.col());
     const accum_t logsumexp =
-        inside ? *tile.at(slide.logsumexp, tile.row(p), tile.col()) : accum_t(0);
+        inside ? *tile.at(problem.logsumexp, tile.row(p), tile.col()) : accum_t(0);
     accum_t delta = 0;
 #pragma unroll
     for (int i = 0; i < kTaps; ++i) {
-      const accum_t bias = slide.position_bias[tile.head * kTaps + i];
+      const accum_t bias = problem.position_bias[tile.head * kTaps + i];
       accum_t& weight = weighed.weight[p][i];
       weight = inside ? std::exp(weight + channels[p] * bias - logsumexp) : accum_t(0);
       delta += weight * weighed.grad[p][i];
@@ -90,7 +86,7 @@ __device__ void weigh(const Tile& tile, int64_t index, Weighed<Tile>& weighed) {
 #pragma unroll
     for (int i = 0; i < kTaps; ++i) {
       weighed.grad[p][i] = weighed.weight[p][i] * (weighed.grad[p][i] - delta);
-      weighed.position[p] += weighed.grad[p][i] * slide.position_bias[tile.head * kTaps + i];
+      weighed.position[p] += weighed.grad[p][i] * problem.position_bias[tile.head * kTaps + i];
     }
     if (!tile.owns(tile.row(p), tile.col())) channels[p] = 0;
   }
@@ -100,15 +96,14 @@ __device__ void weigh(const Tile& tile, int64_t index, Weighed<Tile>& weighed) {
     accum_t sum = 0;
 #pragma unroll
     for (int p = 0; p < kPositions; ++p) sum += channels[p] * weighed.grad[p][i];
-#pragma unroll
-    for (int offset = kWarpSize / 2; offset > 0; offset /= 2) sum += shuffle_xor(sum, offset);
-    if (threadIdx.x % kWarpSize == 0) shared[threadIdx.x / kWarpSize * kTaps + i] = sum;
+    sum = warp_sum(sum);
+    if (lane() == 0) shared[warp() * kTaps + i] = sum;
   }
   sync_block();
   for (int i = threadIdx.x; i < kTaps; i += Tile::kThreads) {
     accum_t sum = 0;
     for (int warp = 0; warp < kWarps; ++warp) sum += shared[warp * kTaps + i];
-    slide.grad_position_bias[index * kTaps + i] = sum;
+    problem.grad_position_bias[index * kTaps + i] = sum;
   }
 }
 
@@ -145,17 +140,17 @@ __device__ void give(const Tile& tile, const BackwardShared<Tile>& shared,
             keys[p] * shared.key[c * Tile::kPlane + (row + a) * Tile::kPitch + col + b];
         if (tile.owns(row + a - kRadius, col + b - kRadius)) {
           const int target = place + (a - kRadius) * Tile::kCols + b - kRadius;
-          shared.grad_key[target] += keys[p] * tile.slide.scale * shared.query[place];
+          shared.grad_key[target] += keys[p] * tile.problem.scale * shared.query[place];
           shared.grad_value[target] += values[p] * shared.grad_output[place];
         }
       }
     }
   }
   sync_block();
-  tile.template store<Tile::kChannels>(shared.grad_query, tile.slide.scale, channel,
-                                       tile.slide.grad_query);
-  tile.template store<Tile::kChannels>(shared.grad_key, 1, channel, tile.slide.grad_key);
-  tile.template store<Tile::kChannels>(shared.grad_value, 1, channel, tile.slide.grad_value);
+  tile.template store<Tile::kChannels>(shared.grad_query, tile.problem.scale, channel,
+                                       tile.problem.grad_query);
+  tile.template store<Tile::kChannels>(shared.grad_key, 1, channel, tile.problem.grad_key);
+  tile.template store<Tile::kChannels>(shared.grad_value, 1, channel, tile.problem.grad_value);
 }
 
 // Adds the tile's dw of the same channels to the part of this block, whose first tile it may be.
@@ -165,7 +160,7 @@ __device__ void sum_grad_table(const Tile& tile, const BackwardShared<Tile>& sha
                                bool is_first) {
   using accum_t = typename Tile::accum_t;
   constexpr int kTaps = Tile::kTaps, kKernel = Tile::kKernel, kCopies = Tile::kCopies;
-  const Slide<T>& slide = tile.slide;
+  const Problem<T>& problem = tile.problem;
 #pragma unroll
   for (int begin = 0; begin < kTaps; begin += kCopies) {
     sync_block();
@@ -175,7 +170,7 @@ __device__ void sum_grad_table(const Tile& tile, const BackwardShared<Tile>& sha
       accum_t* factors = shared.factors + (tile.row(p) * Tile::kCols + tile.col()) * 2 * kCopies;
 #pragma unroll
       for (int i = 0; i < kCopies; ++i) {
-        factors[i] = owns ? slide.scale * weighed.grad[p][begin + i] : accum_t(0);
+        factors[i] = owns ? problem.scale * weighed.grad[p][begin + i] : accum_t(0);
         factors[kCopies + i] = owns ? weighed.weight[p][begin + i] : accum_t(0);
       }
     }
@@ -201,8 +196,8 @@ __device__ void sum_grad_table(const Tile& tile, const BackwardShared<Tile>& sha
         }
       }
       const int64_t part = static_cast<int64_t>(blockIdx.x) * Tile::kSplits + split;
-      accum_t* to = slide.grad_table +
-                    ((part * slide.head_dim + channel + c) * (kTaps + 1) + j) * kTaps + begin;
+      accum_t* to = problem.grad_table +
+                    ((part * problem.head_dim + channel + c) * (kTaps + 1) + j) * kTaps + begin;
 #pragma unroll
       for (int i = 0; i < kCopies; ++i) to[i] = is_first ? sum[i] : to[i] + sum[i];
     }
@@ -211,24 +206,24 @@ __device__ void sum_grad_table(const Tile& tile, const BackwardShared<Tile>& sha
 
 template <typename T, int kKernel>
 __global__ void __launch_bounds__(BackwardTile<T, kKernel>::kThreads)
-    slide_backward_kernel(Slide<T> slide, int64_t tiles) {
+    slide_backward_kernel(Problem<T> problem, int64_t tiles) {
   using Tile = BackwardTile<T, kKernel>;
   constexpr int kChannels = Tile::kChannels;
   const BackwardShared<Tile> shared;
   const int64_t first = blockIdx.x * tiles / gridDim.x, end = (blockIdx.x + 1) * tiles / gridDim.x;
   for (int64_t index = first; index < end; ++index) {
-    const Tile tile(slide, index);
+    const Tile tile(problem, index);
     Weighed<Tile> weighed;
     weigh<Tile, T>(tile, index, weighed);
-    for (int channel = 0; channel < slide.head_dim; channel += kChannels) {
+    for (int channel = 0; channel < problem.head_dim; channel += kChannels) {
       sync_block();
-      tile.template load<kChannels, Tile::kRadius>(slide.key, channel, shared.key, Tile::kPlane);
-      tile.template load<kChannels, Tile::kRadius>(slide.value, channel, shared.value,
+      tile.template load<kChannels, Tile::kRadius>(problem.key, channel, shared.key, Tile::kPlane);
+      tile.template load<kChannels, Tile::kRadius>(problem.value, channel, shared.value,
                                                    Tile::kPlane);
-      tile.template load<kChannels, 0>(slide.query, channel, shared.query, Tile::kOwnPlane);
-      tile.template load<kChannels, 0>(slide.grad_output, channel, shared.grad_output,
+      tile.template load<kChannels, 0>(problem.query, channel, shared.query, Tile::kOwnPlane);
+      tile.template load<kChannels, 0>(problem.grad_output, channel, shared.grad_output,
                                        Tile::kOwnPlane);
-      const int rest = slide.head_dim - channel, count = rest < kChannels ? rest : kChannels;
+      const int rest = problem.head_dim - channel, count = rest < kChannels ? rest : kChannels;
       give<Tile, T>(tile, shared, weighed, channel, count);
       sum_grad_table<Tile, T>(tile, shared, weighed, channel, count, index == first);
     }
@@ -236,65 +231,37 @@ __global__ void __launch_bounds__(BackwardTile<T, kKernel>::kThreads)
   }
 }
 
-using SixTensors = std::tuple<Tensor, Tensor, Tensor, Tensor, Tensor, Tensor>;
-
-SixTensors slide_attention_backward_cuda(const Tensor& grad_output_, const Tensor& query,
-                                         const Tensor& key, const Tensor& value,
-                                         const Tensor& weight, const std::optional<Tensor>& bias,
-                                         const std::optional<Tensor>& position_bias,
-                                         const Tensor& logsumexp_, double scale) {
-  const SlideCall call{
-      query, key, value, weight, bias.value_or(Tensor()), position_bias.value_or(Tensor()), scale};
-  check(call);
-  check_like(grad_output_, query.sizes(), query);
-  check_like(logsumexp_, query.sizes().slice(0, 4), query);
-  const c10::cuda::CUDAGuard device_guard(query.device());
-  const auto options = call.accumulate();
-  const int64_t dim = query.size(4), heads = query.size(3), taps = call.taps();
-  const Tensor grad_query = at::empty(query.sizes(), query.options());
-  const Tensor grad_key = at::empty(key.sizes(), key.options());
-  const Tensor grad_value = at::empty(value.sizes(), value.options());
-  Tensor grad_table = at::zeros({1, dim, taps + 1, taps}, options);
-  Tensor grad_position_bias = at::zeros({heads, taps}, options);
-  if (query.numel() > 0) {
-    const SlideInputs inputs(call);
-    const Tensor logsumexp = logsumexp_.contiguous();
-    const Tensor grad_output = unit_channels(grad_output_.to(query.scalar_type()));
-    dispatch_slide(call, [&](auto type, auto kernel) {
-      using T = decltype(type);
-      using Tile = BackwardTile<T, decltype(kernel)::value>;
-      using accum_t = typename Tile::accum_t;
-      auto slide = inputs.describe<T>(call, logsumexp.unsqueeze(4));
-      const int64_t tiles = Tile::tiles(slide), groups = std::min<int64_t>(tiles, kMostGroups);
-      grad_table = at::empty({groups * Tile::kSplits, dim, taps + 1, taps}, options);
-      grad_position_bias = at::empty({tiles, taps}, options);
-      slide.grad_output = slide_input<T>(grad_output);
-      slide.grad_query = slide_result<T>(grad_query);
-      slide.grad_key = slide_result<T>(grad_key);
-      slide.grad_value = slide_result<T>(grad_value);
-      slide.grad_table = grad_table.mutable_data_ptr<accum_t>();
-      slide.grad_position_bias = grad_position_bias.mutable_data_ptr<accum_t>();
-      launch(slide_backward_kernel<T, decltype(kernel)::value>, groups, Tile::kThreads,
-             Tile::kSharedBytes, slide, tiles);
-    });
-  }
-  const Tensor table = grad_table.sum(0);  // (head_dim, taps + 1, taps)
-  const auto own = [](const Tensor& part, const Tensor& like) {
-    return part.reshape(like.sizes()).to(like.scalar_type()).clone(at::MemoryFormat::Contiguous);
-  };
-  const Tensor none = at::empty({0}, query.options());
-  return {grad_query,
-          grad_key,
-          grad_value,
-          own(table.narrow(1, 0, taps).transpose(1, 2), weight),
-          bias ? own(table.select(1, taps), *bias) : none,
-          position_bias ? own(grad_position_bias.view({-1, heads, taps}).sum(0), *position_bias)
-                        : at::empty_like(none)};
-}
+// Groups of tiles, one a block.
+int64_t groups_of(int64_t tiles) { return std::min<int64_t>(tiles, kMostGroups); }
 
 }  // namespace
-}  // namespace mmlocalattn
 
-TORCH_LIBRARY_IMPL(mmlocalattn, CUDA, m) {
-  m.impl("_slide_attention_backward", &mmlocalattn::slide_attention_backward_cuda);
+template <typename T>
+BackwardParts backward_parts(const Problem<T>& problem, int64_t kernel_size) {
+  return with_kernel_size(kernel_size, [&](auto kernel) {
+    using Tile = BackwardTile<T, decltype(kernel)::value>;
+    const int64_t tiles = Tile::tiles(problem);
+    return BackwardParts{groups_of(tiles) * Tile::kSplits, tiles};
+  });
 }
+
+template <typename T>
+void launch_backward(const Problem<T>& problem, int64_t kernel_size) {
+  with_kernel_size(kernel_size, [&](auto kernel) {
+    using Tile = BackwardTile<T, decltype(kernel)::value>;
+    const int64_t tiles = Tile::tiles(problem);
+    launch(slide_backward_kernel<T, decltype(kernel)::value>, groups_of(tiles), Tile::kThreads,
+           Tile::kSharedBytes, problem, tiles);
+  });
+}
+
+template BackwardParts backward_parts(const Problem<double>&, int64_t);
+template BackwardParts backward_parts(const Problem<float>&, int64_t);
+template BackwardParts backward_parts(const Problem<at::Half>&, int64_t);
+template BackwardParts backward_parts(const Problem<at::BFloat16>&, int64_t);
+template void launch_backward(const Problem<double>&, int64_t);
+template void launch_backward(const Problem<float>&, int64_t);
+template void launch_backward(const Problem<at::Half>&, int64_t);
+template void launch_backward(const Problem<at::BFloat16>&, int64_t);
+
+}  // namespace mmlocalattn::cuda::slide

@@ -9,12 +9,18 @@
 // of its own tokens.
 #pragma once
 
-#include "fragments.cuh"
-#include "neighborhood.cuh"
+#include <algorithm>
+#include <limits>
+#include <tuple>
 
-namespace mmlocalattn {
+#include "cuda/fragments.cuh"
+#include "problem.cuh"
 
-constexpr float kLog2E = 1.44269504f;
+namespace mmlocalattn::cuda::neighborhood {
+
+// Whether there are tiled kernels for the types.
+template <typename query_t, typename value_t>
+constexpr bool kTiledTypes = std::is_same_v<query_t, value_t> && !std::is_same_v<value_t, double>;
 
 // Calls body(std::integral_constant<int, head_dim>()).
 template <typename Body>
@@ -57,9 +63,8 @@ struct Tiling {
 
 // The cheapest tiling and its number of blocks.
 template <typename T>
-std::tuple<Tiling, int64_t> choose_tiling(const Neighborhood<T, T>& na, int warps) {
-  const auto ceil_div = [](int64_t a, int64_t b) { return (a + b - 1) / b; };
-  const int64_t height = na.rows.group_length(0), width = na.cols.group_length(0);
+std::tuple<Tiling, int64_t> choose_tiling(const Problem<T, T>& problem, int warps) {
+  const int64_t height = problem.rows.group_length(0), width = problem.cols.group_length(0);
   Tiling best{};
   int64_t best_cost = std::numeric_limits<int64_t>::max();
   for (int cols = 1; cols <= kTokens; cols *= 2) {
@@ -70,11 +75,11 @@ std::tuple<Tiling, int64_t> choose_tiling(const Neighborhood<T, T>& na, int warp
       const auto partners = [](int64_t own, const WindowAxis& axis, int64_t length) {
         return std::min(own + axis.kernel - 1, length);
       };
-      const int64_t products = ceil_div(height, rows) * ceil_div(width, cols) *
-                               partners(rows, na.rows, height) *
-                               ceil_div(partners(cols, na.cols, width), kTokens);
-      const int64_t copies = tiles_y * tiles_x * partners(block_rows, na.rows, height) *
-                             partners(block_cols, na.cols, width);
+      const int64_t products = ceil_div(height, rows) * ceil_div<int64_t>(width, cols) *
+                               partners(rows, problem.rows, height) *
+                               ceil_div<int64_t>(partners(cols, problem.cols, width), kTokens);
+      const int64_t copies = tiles_y * tiles_x * partners(block_rows, problem.rows, height) *
+                             partners(block_cols, problem.cols, width);
       // An estimate for an H100: a product keeps a multiprocessor busy for as long as its share of
       // the L2 cache needs to deliver five partners.
       const int64_t cost = 5 * products + copies;
@@ -84,8 +89,8 @@ std::tuple<Tiling, int64_t> choose_tiling(const Neighborhood<T, T>& na, int warp
       }
     }
   }
-  return {best,
-          na.batch * na.heads * na.rows.dilation * na.cols.dilation * best.tiles_y * best.tiles_x};
+  return {best, problem.batch * problem.heads * problem.rows.dilation * problem.cols.dilation *
+                    best.tiles_y * best.tiles_x};
 }
 
 // What a tiled kernel computes with 16 partners of one row, of a tensor each.
@@ -141,26 +146,28 @@ class Tile {
     return std::min(3, (1 << 16) / (kThreads * registers));
   }
 
-  __device__ Tile(const Neighborhood<T, T>& na, const Tiling& tiling) {
+  __device__ Tile(const Problem<T, T>& problem, const Tiling& tiling) {
     int block = blockIdx.x;
     const auto next = [&](int count) {
       const int index = block % count;
       block /= count;
       return index;
     };
-    const int heads = na.heads, head = next(heads);
-    const int group_x = next(na.cols.dilation), tile_x = next(tiling.tiles_x);
-    const int group_y = next(na.rows.dilation), tile_y = next(tiling.tiles_y);
-    const Axis rows{narrow(na.rows).group_length(group_y), static_cast<int>(na.rows.kernel), 1};
-    const Axis cols{narrow(na.cols).group_length(group_x), static_cast<int>(na.cols.kernel), 1};
+    const int heads = problem.heads, head = next(heads);
+    const int group_x = next(problem.cols.dilation), tile_x = next(tiling.tiles_x);
+    const int group_y = next(problem.rows.dilation), tile_y = next(tiling.tiles_y);
+    const Axis rows{narrow(problem.rows).group_length(group_y),
+                    static_cast<int>(problem.rows.kernel), 1};
+    const Axis cols{narrow(problem.cols).group_length(group_x),
+                    static_cast<int>(problem.cols.kernel), 1};
     height_ = rows.length;
     width_ = cols.length;
     heads_ = heads;
     head_ = head;
-    map_ = block * (na.rows.length * na.cols.length);
-    origin_ = map_ + group_y * na.cols.length + group_x;
-    row_step_ = na.rows.dilation * na.cols.length;
-    col_step_ = na.cols.dilation;
+    map_ = block * (problem.rows.length * problem.cols.length);
+    origin_ = map_ + group_y * problem.cols.length + group_x;
+    row_step_ = problem.rows.dilation * problem.cols.length;
+    col_step_ = problem.cols.dilation;
 
     const int down = kWarps / tiling.warps_across;
     own_cols_ = tiling.cols;
@@ -213,7 +220,6 @@ class Tile {
   template <typename Use>
   __device__ void for_each_product(const Source<T>& first, const Source<T>& second,
                                    const Float4* statistics, const Use& use) const {
-    const auto ceil_div = [](int a, int b) { return (a + b - 1) / b; };
     const int chunks = ceil_div(block_cols_.size(), kStageTokens);
     const int cols = ceil_div(block_cols_.size(), chunks);
     const int rows =
@@ -377,4 +383,4 @@ class Tile {
   Span own_partner_rows_[2], own_partner_cols_[2];
 };
 
-}  // namespace mmlocalattn
+}  // namespace mmlocalattn::cuda::neighborhood

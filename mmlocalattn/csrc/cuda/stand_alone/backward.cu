@@ -1,11 +1,7 @@
-// Stand-alone self-attention backward on CUDA: see stand_alone.cuh.
-#include <torch/library.h>
+// Stand-alone self-attention backward: see problem.cuh and tile.cuh.
+#include "tile.cuh"
 
-#include <algorithm>
-
-#include "stand_alone.cuh"
-
-namespace mmlocalattn {
+namespace mmlocalattn::cuda::stand_alone {
 namespace {
 
 // Gradient of query, and for the kernels below delta and grad_terms, (heads, rows + cols, batch,
@@ -13,8 +9,8 @@ namespace {
 // twice, first for delta.
 template <typename T>
 __global__ void __launch_bounds__(kThreads)
-    stand_alone_backward_query_kernel(StandAlone<T> problem, T* grad_query,
-                                      at::opmath_type<T>* deltas, at::opmath_type<T>* grad_terms) {
+    stand_alone_backward_query_kernel(Problem<T> problem, T* grad_query, at::opmath_type<T>* deltas,
+                                      at::opmath_type<T>* grad_terms) {
   using accum_t = at::opmath_type<T>;
   constexpr int kRows = 4;
   const Place<T, kRows> place(problem);
@@ -31,11 +27,10 @@ __global__ void __launch_bounds__(kThreads)
 #pragma unroll
   for (int t = 0; t < kRows; ++t) {
     query[t] = place.load(problem.query, t);
-    query[t].scale(problem.scale * static_cast<accum_t>(kLog2E));
+    query[t].scale(problem.scale * kLog2E<accum_t>);
     grad_output[t] = place.load(problem.grad_output, t);
-    logsumexp[t] = place.is_inside(t)
-                       ? problem.logsumexp[place.token(t)] * static_cast<accum_t>(kLog2E)
-                       : accum_t(0);
+    logsumexp[t] =
+        place.is_inside(t) ? problem.logsumexp[place.token(t)] * kLog2E<accum_t> : accum_t(0);
     total[t] = static_cast<accum_t>(1e-30);  // not 0 where all taps are masked, past the borders
     for (int b = 0; b < problem.cols && place.part == 0; ++b) {
       column_sums[b * step + t * columns] = 0;
@@ -104,7 +99,7 @@ __global__ void __launch_bounds__(kThreads)
 // Gradients of key and value: every key gathers from the queries that see it.
 template <typename T>
 __global__ void __launch_bounds__(kThreads)
-    stand_alone_backward_key_value_kernel(StandAlone<T> problem, const at::opmath_type<T>* deltas,
+    stand_alone_backward_key_value_kernel(Problem<T> problem, const at::opmath_type<T>* deltas,
                                           T* grad_key, T* grad_value) {
   using accum_t = at::opmath_type<T>;
   constexpr int kRows = 2;
@@ -132,12 +127,12 @@ __global__ void __launch_bounds__(kThreads)
       accum_t logsumexp = 0, delta = 0;  // past the borders queries are 0, so that they add 0
       if (x >= 0 && x < problem.width) {
         const int64_t token = place.position(u, x) * problem.heads + place.head;
-        logsumexp = problem.logsumexp[token] * static_cast<accum_t>(kLog2E);
+        logsumexp = problem.logsumexp[token] * kLog2E<accum_t>;
         delta = deltas[token];
       }
       const Vector<accum_t> query = place.tap(0, row, b), grad_output = place.tap(1, row, b);
       const accum_t column_term = query.dot(place.table(problem.rows + problem.cols - 1 - b));
-      const accum_t scale = problem.scale * static_cast<accum_t>(kLog2E);
+      const accum_t scale = problem.scale * kLog2E<accum_t>;
 #pragma unroll
       for (int t = 0; t < kRows; ++t) {
         if (!sees[t]) {
@@ -164,9 +159,8 @@ __global__ void __launch_bounds__(kThreads)
 // row or column of a window, one head and one split of the positions. Lanes run over channels.
 template <typename T>
 __global__ void __launch_bounds__(kThreads)
-    stand_alone_backward_embedding_kernel(StandAlone<T> problem,
-                                          const at::opmath_type<T>* grad_terms, int64_t splits,
-                                          at::opmath_type<T>* parts) {
+    stand_alone_backward_embedding_kernel(Problem<T> problem, const at::opmath_type<T>* grad_terms,
+                                          int64_t splits, at::opmath_type<T>* parts) {
   using accum_t = at::opmath_type<T>;
   __shared__ accum_t sums[kThreads];
   const int64_t positions = problem.batch * problem.height * problem.width;
@@ -205,56 +199,22 @@ __global__ void __launch_bounds__(kThreads)
   }
 }
 
-std::tuple<Tensor, Tensor, Tensor, Tensor, Tensor> stand_alone_attention_backward_cuda(
-    const Tensor& grad_output_, const Tensor& query, const Tensor& key, const Tensor& value,
-    const Tensor& row_embedding, const Tensor& column_embedding, const Tensor& logsumexp_,
-    IntArrayRef kernel_size, bool zero_padding, double scale) {
-  const Call caller{query,       key,          value, row_embedding, column_embedding,
-                    kernel_size, zero_padding, scale};
-  check(caller);
-  check_like(grad_output_, query.sizes(), query);
-  check_like(logsumexp_, query.sizes().slice(0, 4), query);
-  const c10::cuda::CUDAGuard device_guard(query.device());
-  const Call call = pack(caller);
-  const Tensor grad_output = aligned_rows(grad_output_), logsumexp = logsumexp_.contiguous();
-  const Tensor grad_query = at::empty(query.sizes(), query.options()),
-               grad_key = at::empty(key.sizes(), key.options()),
-               grad_value = at::empty(value.sizes(), value.options());
-  const int64_t heads = query.size(3), half = query.size(4) / 2, rest = query.size(4) - half;
-  const int64_t rows = kernel_size[0], cols = kernel_size[1];
-  const int64_t positions = query.size(0) * query.size(1) * query.size(2);
-  const int64_t splits = std::clamp<int64_t>(positions / 4096, 1, 64);
-  const auto options = logsumexp.options();
-  // Zeros: masked rows have no gradients.
-  const Tensor delta = at::empty(logsumexp.sizes(), options),
-               grad_terms = at::zeros({heads, rows + cols, positions}, options),
-               parts = at::empty({splits, heads, rows * half + cols * rest}, options);
-  dispatch(query, [&](auto type) {
-    using T = decltype(type);
-    using accum_t = at::opmath_type<T>;
-    auto problem = describe<T>(call);
-    problem.grad_output = source<T>(grad_output);
-    problem.logsumexp = logsumexp.const_data_ptr<accum_t>();
-    auto* deltas = delta.mutable_data_ptr<accum_t>();
-    auto* terms = grad_terms.mutable_data_ptr<accum_t>();
-    launch_tiles<4>(stand_alone_backward_query_kernel<T>, problem, 4 * kWarps * cols,
-                    grad_query.mutable_data_ptr<T>(), deltas, terms);
-    launch_tiles<2>(stand_alone_backward_key_value_kernel<T>, problem, 0, deltas,
-                    grad_key.mutable_data_ptr<T>(), grad_value.mutable_data_ptr<T>());
-    launch(stand_alone_backward_embedding_kernel<T>, splits * heads * (rows + cols), kThreads, 0,
-           problem, terms, splits, parts.mutable_data_ptr<accum_t>());
-  });
-  const Tensor sums = parts.sum(0);
-  const auto part = [&](int64_t begin, int64_t size, const Tensor& table) {
-    return sums.slice(1, begin, begin + size).reshape(table.sizes()).to(table.scalar_type());
-  };
-  return {grad_query, grad_key, grad_value, part(0, rows * half, row_embedding),
-          part(rows * half, cols * rest, column_embedding)};
-}
-
 }  // namespace
-}  // namespace mmlocalattn
 
-TORCH_LIBRARY_IMPL(mmlocalattn, CUDA, m) {
-  m.impl("_stand_alone_attention_backward", &mmlocalattn::stand_alone_attention_backward_cuda);
+template <typename T>
+void launch_backward(const Problem<T>& problem, const Gradients<T>& gradients) {
+  launch_tiles<4>(stand_alone_backward_query_kernel<T>, problem, 4 * kWarps * problem.cols,
+                  gradients.query, gradients.delta, gradients.terms);
+  launch_tiles<2>(stand_alone_backward_key_value_kernel<T>, problem, 0, gradients.delta,
+                  gradients.key, gradients.value);
+  launch(stand_alone_backward_embedding_kernel<T>,
+         gradients.splits * problem.heads * (problem.rows + problem.cols), kThreads, 0, problem,
+         gradients.terms, gradients.splits, gradients.parts);
 }
+
+template void launch_backward(const Problem<double>&, const Gradients<double>&);
+template void launch_backward(const Problem<float>&, const Gradients<float>&);
+template void launch_backward(const Problem<at::Half>&, const Gradients<at::Half>&);
+template void launch_backward(const Problem<at::BFloat16>&, const Gradients<at::BFloat16>&);
+
+}  // namespace mmlocalattn::cuda::stand_alone

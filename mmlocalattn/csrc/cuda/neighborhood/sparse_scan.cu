@@ -18,9 +18,11 @@
 // and rotate the sums back.
 #include <torch/library.h>
 
-#include "neighborhood.cuh"
+#include "cuda/arithmetic.cuh"
+#include "operator.cuh"
+#include "problem.cuh"
 
-namespace mmlocalattn {
+namespace mmlocalattn::cuda::neighborhood {
 namespace {
 
 using at::IntArrayRef;
@@ -79,7 +81,7 @@ void launch_rotate(const Tensor& query, const Tensor& key, const Tensor& sin, co
                    const Tensor& rotated_query, const Tensor& rotated_key) {
   using accum_t = at::opmath_type<input_t>;
   const int64_t pairs = query.numel() / 2;
-  launch(rotate_kernel<input_t, output_t>, (pairs + kThreads - 1) / kThreads, kThreads, 0, pairs,
+  launch(rotate_kernel<input_t, output_t>, ceil_div<int64_t>(pairs, kThreads), kThreads, 0, pairs,
          query.size(1) * query.size(2), query.size(3), query.size(4), source<input_t>(query),
          source<input_t>(key), sin.const_data_ptr<accum_t>(), cos.const_data_ptr<accum_t>(),
          rotated_query.mutable_data_ptr<output_t>(), rotated_key.mutable_data_ptr<output_t>());
@@ -107,10 +109,10 @@ class Scan {
     }
   }
 
-  Attention local(const Tensor& value) const {
+  Call local(const Tensor& value) const {
     return {query_, key_, value, {}, local_kernel_, kNoDilation, scale_};
   }
-  Attention anchor(const Tensor& value) const {
+  Call anchor(const Tensor& value) const {
     return {query_, key_, value, {}, anchor_kernel_, anchor_dilation_, scale_};
   }
 
@@ -213,9 +215,10 @@ std::tuple<Tensor, Tensor, Tensor> sparse_scan_attention_backward_cuda(
 }
 
 }  // namespace
-}  // namespace mmlocalattn
+}  // namespace mmlocalattn::cuda::neighborhood
 
 TORCH_LIBRARY_IMPL(mmlocalattn, CUDA, m) {
-  m.impl("sparse_scan_attention", &mmlocalattn::sparse_scan_attention_cuda);
-  m.impl("_sparse_scan_attention_backward", &mmlocalattn::sparse_scan_attention_backward_cuda);
+  m.impl("sparse_scan_attention", &mmlocalattn::cuda::neighborhood::sparse_scan_attention_cuda);
+  m.impl("_sparse_scan_attention_backward",
+         &mmlocalattn::cuda::neighborhood::sparse_scan_attention_backward_cuda);
 }

@@ -1,0 +1,38 @@
+// Arithmetic that kernels of several operators share.
+#pragma once
+
+#include <cmath>
+
+#include "intrinsics.cuh"
+
+namespace mmlocalattn::cuda {
+
+template <typename T>
+constexpr T kLog2E = 1.44269504088896340736;
+
+template <typename T>
+MMLOCALATTN_HOST_DEVICE T ceil_div(T a, T b) {
+  return (a + b - 1) / b;
+}
+
+// Place of the thread in its warp, and of the warp in its block.
+__device__ __forceinline__ int lane() { return threadIdx.x % kWarpSize; }
+__device__ __forceinline__ int warp() { return threadIdx.x / kWarpSize; }
+
+// The sum over a warp, the same bits in every lane.
+template <typename T>
+__device__ __forceinline__ T warp_sum(T value) {
+#pragma unroll
+  for (int mask = kWarpSize / 2; mask > 0; mask /= 2) {
+    value += shuffle_xor(value, mask);
+  }
+  return value;
+}
+
+__device__ __forceinline__ float exp2_of(float x) { return exp2_fast(x); }
+__device__ __forceinline__ double exp2_of(double x) { return exp2(x); }
+
+__device__ __forceinline__ float exp_of(float x) { return exp2_fast(x * kLog2E<float>); }
+__device__ __forceinline__ double exp_of(double x) { return std::exp(x); }
+
+}  // namespace mmlocalattn::cuda

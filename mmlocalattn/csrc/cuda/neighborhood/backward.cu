@@ -1,0 +1,304 @@
+// Neighborhood attention backward: see problem.cuh, tile.cuh and token.cuh.
+#include <cmath>
+
+#include "tile.cuh"
+#include "token.cuh"
+
+namespace mmlocalattn::cuda::neighborhood {
+namespace {
+
+// What the gradients of key and value need of a query: the logarithm to the base 2 of the sum of
+// exponentials, and delta.
+__device__ __forceinline__ Float4 query_statistics(float logsumexp2, float delta) {
+  return {logsumexp2, delta, 0, 0};
+}
+
+// Gradient of query, and the statistics for the kernel below.
+template <typename T, int kDim>
+__global__ void __launch_bounds__(Tile<T, kDim, false>::kThreads,
+                                  Tile<T, kDim, false>::blocks(2, 1))
+    tiled_backward_query_kernel(Problem<T, T> problem, Tiling tiling, Gradient<T> grad_query,
+                                Float4* statistics) {
+  const Tile<T, kDim, false> tile(problem, tiling);
+  if (tile.is_empty()) {
+    return;
+  }
+  const auto query = tile.own(problem.query, 0), grad_output = tile.own(problem.grad_output, 1);
+  const float scale = problem.scale * kLog2E<float>;
+  float logsumexp[2], delta[2], sum[kDim / 8][4] = {};
+#pragma unroll
+  for (int slot = 0; slot < 2; ++slot) {
+    const int64_t token = tile.token(own_row(slot));
+    const T* grads = tile.vector(problem.grad_output, own_row(slot));
+    const T* outputs = tile.vector(problem.output, own_row(slot));
+    logsumexp[slot] = problem.logsumexp[token] * kLog2E<float>;
+    delta[slot] = 0;
+#pragma unroll
+    for (int part = 0; part < kDim / 8; ++part) {
+      const int channel = query.channel(part);
+      const auto grad = *reinterpret_cast<const Pair<T>*>(grads + channel);
+      const auto out = *reinterpret_cast<const Pair<T>*>(outputs + channel);
+      delta[slot] += static_cast<float>(grad.even) * static_cast<float>(out.even);
+      delta[slot] += static_cast<float>(grad.odd) * static_cast<float>(out.odd);
+    }
+    delta[slot] = row_sum(delta[slot]);
+    if (lane() % 4 == 0 && tile.has_token(own_row(slot))) {
+      statistics[token] = query_statistics(logsumexp[slot], delta[slot]);
+    }
+  }
+  tile.for_each_product(problem.key, problem.value, nullptr, [&](const Product<T, kDim>& product) {
+    float grad[2][4], grad_weight[2][4];
+    query.dot(grad, product.first);
+    grad_output.dot(grad_weight, product.second);
+    product.mask(grad);
+#pragma unroll
+    for (int half = 0; half < 2; ++half) {
+#pragma unroll
+      for (int i = 0; i < 4; ++i) {
+        grad[half][i] = exp2_fast(scale * grad[half][i] - logsumexp[i / 2]) *
+                        (grad_weight[half][i] - delta[i / 2]);
+      }
+    }
+    query.add(sum, grad, product.first);
+  });
+#pragma unroll
+  for (int slot = 0; slot < 2; ++slot) {
+    const int i = own_row(slot);
+    if (!tile.has_token(i)) {
+      continue;
+    }
+#pragma unroll
+    for (int part = 0; part < kDim / 8; ++part) {
+      const int channel = query.channel(part);
+      grad_query.store(tile.token(i) * kDim + channel, tile.map_position(i) * kDim + channel,
+                       problem.scale * sum[part][2 * slot],
+                       problem.scale * sum[part][2 * slot + 1]);
+    }
+  }
+}
+
+// Gradients of key and value. The own tokens are keys, their partners the queries that see them.
+template <typename T, int kDim>
+__global__ void __launch_bounds__(Tile<T, kDim, true>::kThreads, Tile<T, kDim, true>::blocks(2, 2))
+    tiled_backward_key_value_kernel(Problem<T, T> problem, Tiling tiling, const Float4* statistics,
+                                    Gradient<T> grad_key, T* grad_value) {
+  const Tile<T, kDim, true> tile(problem, tiling);
+  if (tile.is_empty()) {
+    return;
+  }
+  const auto key = tile.own(problem.key, 0), value = tile.own(problem.value, 1);
+  const float scale = problem.scale * kLog2E<float>;
+  float key_sum[kDim / 8][4] = {}, value_sum[kDim / 8][4] = {};
+  tile.for_each_product(
+      problem.query, problem.grad_output, statistics, [&](const Product<T, kDim>& product) {
+        float weight[2][4], grad[2][4];
+        key.dot(weight, product.first);
+        value.dot(grad, product.second);
+        product.mask(weight);
+#pragma unroll
+        for (int half = 0; half < 2; ++half) {
+#pragma unroll
+          for (int i = 0; i < 2; ++i) {
+            const int column = partner_column(half, i), last = product.first.last;
+            const Float4 query = product.statistics[column < last ? column : last];
+#pragma unroll
+            for (int slot = 0; slot < 2; ++slot) {
+              float& p = weight[half][2 * slot + i];
+              p = exp2_fast(scale * p - query.at[0]);
+              grad[half][2 * slot + i] = p * (grad[half][2 * slot + i] - query.at[1]);
+            }
+          }
+        }
+        key.add(value_sum, weight, product.second);
+        key.add(key_sum, grad, product.first);
+      });
+#pragma unroll
+  for (int slot = 0; slot < 2; ++slot) {
+    const int i = own_row(slot);
+    if (!tile.has_token(i)) {
+      continue;
+    }
+#pragma unroll
+    for (int part = 0; part < kDim / 8; ++part) {
+      const int channel = key.channel(part);
+      const int64_t index = tile.token(i) * kDim + channel;
+      grad_key.store(index, tile.map_position(i) * kDim + channel,
+                     problem.scale * key_sum[part][2 * slot],
+                     problem.scale * key_sum[part][2 * slot + 1]);
+      *reinterpret_cast<Pair<T>*>(grad_value + index) = {
+          static_cast<T>(value_sum[part][2 * slot]), static_cast<T>(value_sum[part][2 * slot + 1])};
+    }
+  }
+}
+
+// Gradient of query, and delta for the two kernels below.
+template <typename query_t, typename value_t>
+__global__ void __launch_bounds__(kThreads)
+    token_backward_query_kernel(TokenProblem<query_t, value_t> problem,
+                                Gradient<value_t> grad_query, at::opmath_type<value_t>* delta) {
+  using accum_t = at::opmath_type<value_t>;
+  for (int64_t item = problem.first_item(); item < problem.work_items();
+       item += problem.item_step()) {
+    const Work query = problem.work(item);
+    const int64_t y = problem.rows.start(query.y), x = problem.cols.start(query.x);
+    const int64_t row = problem.rows.first_offset(query.y),
+                  col = problem.cols.first_offset(query.x);
+    const int64_t offset = query.token * problem.head_dim;
+    const accum_t query_delta = dot<accum_t>(problem.grad_output.data + offset,
+                                             problem.output.data + offset, problem.head_dim);
+    Channels<accum_t> result;
+    for (int64_t a = 0; a < problem.rows.kernel; ++a) {
+      for (int64_t b = 0; b < problem.cols.kernel; ++b) {
+        const int64_t key = problem.token(query.batch, y + a * problem.rows.dilation,
+                                          x + b * problem.cols.dilation, query.head);
+        const accum_t weight =
+            problem.weight(query.token, key, problem.bias_index(query.head, row + a, col + b));
+        const accum_t grad = problem.grad_logit(query.token, key, weight, query_delta);
+        result.add(grad, problem.key.data + key * problem.head_dim, query.channel,
+                   problem.head_dim);
+      }
+    }
+    result.scale(problem.scale);
+    result.store(grad_query, problem, query);
+    if (query.channel == 0) {
+      delta[query.token] = query_delta;
+    }
+  }
+}
+
+// Gradients of key and value: every key gathers from the queries whose windows hold it.
+template <typename query_t, typename value_t>
+__global__ void __launch_bounds__(kThreads)
+    token_backward_key_value_kernel(TokenProblem<query_t, value_t> problem,
+                                    const at::opmath_type<value_t>* delta,
+                                    Gradient<value_t> grad_key, value_t* grad_value) {
+  using accum_t = at::opmath_type<value_t>;
+  for (int64_t item = problem.first_item(); item < problem.work_items();
+       item += problem.item_step()) {
+    const Work key = problem.work(item);
+    const int64_t y = problem.rows.inverse_start(key.y), x = problem.cols.inverse_start(key.x);
+    const int64_t count_y = problem.rows.inverse_count(key.y),
+                  count_x = problem.cols.inverse_count(key.x);
+    // Bias entry of the first query. The others follow it, so that their entries go down.
+    const int64_t row = (key.y - y) / problem.rows.dilation + problem.rows.kernel - 1;
+    const int64_t col = (key.x - x) / problem.cols.dilation + problem.cols.kernel - 1;
+    Channels<accum_t> key_result, value_result;
+    for (int64_t a = 0; a < count_y; ++a) {
+      for (int64_t b = 0; b < count_x; ++b) {
+        const int64_t query = problem.token(key.batch, y + a * problem.rows.dilation,
+                                            x + b * problem.cols.dilation, key.head);
+        const accum_t weight =
+            problem.weight(query, key.token, problem.bias_index(key.head, row - a, col - b));
+        const accum_t grad = problem.grad_logit(query, key.token, weight, delta[query]);
+        key_result.add(grad, problem.query.data + query * problem.head_dim, key.channel,
+                       problem.head_dim);
+        value_result.add(weight, problem.grad_output.data + query * problem.head_dim, key.channel,
+                         problem.head_dim);
+      }
+    }
+    key_result.scale(problem.scale);
+    key_result.store(grad_key, problem, key);
+    value_result.store(grad_value + key.token * problem.head_dim, key.channel, problem.head_dim);
+  }
+}
+
+// Gradient of the bias: one block per entry. Its warps share the lines of the maps; their sums are
+// added in order.
+template <typename T>
+__global__ void __launch_bounds__(kThreads)
+    token_backward_bias_kernel(TokenProblem<T, T> problem, const at::opmath_type<T>* delta,
+                               T* grad_bias) {
+  using accum_t = at::opmath_type<T>;
+  __shared__ accum_t partial[kWarpsPerBlock];
+  const int64_t table_rows = 2 * problem.rows.kernel - 1, table_cols = 2 * problem.cols.kernel - 1;
+  const int64_t entry = blockIdx.x, head = entry / table_cols / table_rows;
+  const int64_t row = entry / table_cols % table_rows, col = entry % table_cols;
+  accum_t sum = 0;
+  for (int64_t line = warp(); line < problem.batch * problem.rows.length; line += kWarpsPerBlock) {
+    const int64_t n = line / problem.rows.length, y = line % problem.rows.length;
+    // Taps (a, b) of the windows of row y and column x that use this entry, if any.
+    const int64_t a = row - problem.rows.first_offset(y);
+    if (a < 0 || a >= problem.rows.kernel) {
+      continue;
+    }
+    const int64_t key_y = problem.rows.start(y) + a * problem.rows.dilation;
+    for (int64_t x = 0; x < problem.cols.length; ++x) {
+      const int64_t b = col - problem.cols.first_offset(x);
+      if (b < 0 || b >= problem.cols.kernel) {
+        continue;
+      }
+      const int64_t query = problem.token(n, y, x, head);
+      const int64_t key =
+          problem.token(n, key_y, problem.cols.start(x) + b * problem.cols.dilation, head);
+      sum += problem.grad_logit(query, key, problem.weight(query, key, entry), delta[query]);
+    }
+  }
+  if (lane() == 0) {
+    partial[warp()] = sum;
+  }
+  sync_block();
+  if (threadIdx.x == 0) {
+    for (int other = 1; other < kWarpsPerBlock; ++other) {
+      sum += partial[other];
+    }
+    grad_bias[entry] = static_cast<T>(sum);
+  }
+}
+
+template <typename T>
+void launch_tiled(const Problem<T, T>& problem, const Gradient<T>& grad_query,
+                  const Gradient<T>& grad_key, T* grad_value, float* workspace) {
+  auto* statistics = reinterpret_cast<Float4*>(workspace);
+  with_head_dim(problem.head_dim, [&](auto head_dim) {
+    constexpr int kDim = decltype(head_dim)::value;
+    using Shape = Tile<T, kDim, false>;
+    const auto [tiling, blocks] = choose_tiling(problem, Shape::kWarps);
+    launch(tiled_backward_query_kernel<T, kDim>, blocks, Shape::kThreads, Shape::shared_bytes(2),
+           problem, tiling, grad_query, statistics);
+    launch(tiled_backward_key_value_kernel<T, kDim>, blocks, Shape::kThreads,
+           Shape::shared_bytes(2), problem, tiling, statistics, grad_key, grad_value);
+  });
+}
+
+}  // namespace
+
+template <typename query_t, typename value_t>
+void launch_backward(const Problem<query_t, value_t>& problem, bool is_tiled,
+                     const Gradient<value_t>& grad_query, const Gradient<value_t>& grad_key,
+                     value_t* grad_value, value_t* grad_bias, at::opmath_type<value_t>* workspace) {
+  if constexpr (kTiledTypes<query_t, value_t>) {
+    if (is_tiled) {
+      launch_tiled(problem, grad_query, grad_key, grad_value, workspace);
+      return;
+    }
+  }
+  auto* delta = workspace;
+  launch_token(token_backward_query_kernel<query_t, value_t>, {problem}, grad_query, delta);
+  launch_token(token_backward_key_value_kernel<query_t, value_t>, {problem}, delta, grad_key,
+               grad_value);
+  if constexpr (std::is_same_v<query_t, value_t>) {
+    if (grad_bias != nullptr && problem.tokens() * problem.head_dim > 0) {
+      const int64_t entries =
+          problem.heads * (2 * problem.rows.kernel - 1) * (2 * problem.cols.kernel - 1);
+      launch(token_backward_bias_kernel<value_t>, entries, kThreads, 0,
+             TokenProblem<value_t, value_t>{problem}, delta, grad_bias);
+    }
+  }
+}
+
+template void launch_backward(const Problem<double, double>&, bool, const Gradient<double>&,
+                              const Gradient<double>&, double*, double*, double*);
+template void launch_backward(const Problem<float, float>&, bool, const Gradient<float>&,
+                              const Gradient<float>&, float*, float*, float*);
+template void launch_backward(const Problem<at::Half, at::Half>&, bool, const Gradient<at::Half>&,
+                              const Gradient<at::Half>&, at::Half*, at::Half*, float*);
+template void launch_backward(const Problem<at::BFloat16, at::BFloat16>&, bool,
+                              const Gradient<at::BFloat16>&, const Gradient<at::BFloat16>&,
+                              at::BFloat16*, at::BFloat16*, float*);
+template void launch_backward(const Problem<float, at::Half>&, bool, const Gradient<at::Half>&,
+                              const Gradient<at::Half>&, at::Half*, at::Half*, float*);
+template void launch_backward(const Problem<float, at::BFloat16>&, bool,
+                              const Gradient<at::BFloat16>&, const Gradient<at::BFloat16>&,
+                              at::BFloat16*, at::BFloat16*, float*);
+
+}  // namespace mmlocalattn::cuda::neighborhood

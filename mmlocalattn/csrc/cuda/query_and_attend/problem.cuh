@@ -1,0 +1,78 @@
+// Query and attend on CUDA: the problem that kernels get, and what launches them.
+//
+//   p_qj[i] = exp(scores[i + j, q] + bias[q, j] - lse[i, q])
+//   c_j[i] = sum_q scale[q, j] p_qj[i]            output[i] = sum_j c_j[i] values[i + j]
+//
+//   g_j[i] = <grad_output[i], values[i + j]>      delta[i, q] = sum_j p_qj[i] scale[q, j] g_j[i]
+//   dvalues[x] = sum_j c_j[x - j] grad_output[x - j]
+//   dscores[x, q] = sum_j p_qj[x - j] (scale[q, j] g_j[x - j] - delta[x - j, q])
+//   dscale[q, j] = sum_i p_qj[i] g_j[i]
+//   dbias[q, j] = sum_i p_qj[i] (scale[q, j] g_j[i] - delta[i, q])
+//
+// Memory:
+//   scores                   (batch, height, width, num_queries, heads)
+//   values                   (batch, height, width, heads, head_dim)
+//   output, its gradient     (batch, height', width', heads, head_dim)
+//   lse delta                (batch, height', width', num_queries, heads), accumulation type
+//   bias scale               (num_queries, heads, kh, kw), accumulation type
+// The last dimension of scores, values and the gradient of the output has unit strides, their other
+// strides are free.
+//
+// The work split is in tile.cuh.
+#pragma once
+
+#include "cuda/arithmetic.cuh"
+#include "cuda/tensors.cuh"
+
+namespace mmlocalattn::cuda::query_and_attend {
+
+constexpr int kCols = 16, kRows = 8;  // of the threads of a block
+constexpr int kThreads = kCols * kRows, kWarps = kThreads / kWarpSize;
+constexpr int kChannels = 8, kQueries = 2;
+constexpr int kPositions = 2;  // of a thread, kRows rows apart
+constexpr int kMostKernel = 13;
+
+// A map of vectors.
+template <typename T>
+struct Vectors : Map<const T> {
+  bool has_chunks;  // of kChannels channels, aligned to kCopyBytes
+};
+
+template <typename T>
+struct Problem {
+  using accum_t = at::opmath_type<T>;
+
+  StridedAxis rows, cols;
+  int64_t batch, heads, queries, dim;
+  Vectors<T> values, grad_output;
+  Map<const T> scores;  // of queries as heads; the heads are their channels
+  const accum_t *bias, *scale;
+  const accum_t *logsumexp, *delta;  // backward only
+
+  // Blocks of a kernel whose threads have a window each, and of one whose threads have kPositions
+  // positions each, for one head.
+  int64_t window_tiles() const { return tiles(rows.windows(), cols.windows(), kRows); }
+  int64_t position_tiles() const { return tiles(rows.length, cols.length, kRows * kPositions); }
+
+  MMLOCALATTN_HOST_DEVICE int taps() const { return static_cast<int>(rows.kernel * cols.kernel); }
+  __device__ int64_t window(int64_t b, int64_t y, int64_t x) const {
+    return (b * rows.windows() + y) * cols.windows() + x;
+  }
+
+ private:
+  int64_t tiles(int64_t height, int64_t width, int tile_rows) const {
+    return batch * ceil_div<int64_t>(height, tile_rows) * ceil_div<int64_t>(width, kCols);
+  }
+};
+
+// forward.cu
+template <typename T>
+void launch_forward(const Problem<T>& problem, T* output, at::opmath_type<T>* logsumexp);
+
+// backward.cu. `delta` is room for that of the problem. `parts` are those of the gradients of the
+// tables, (position_tiles(), num_queries, heads, 2, kh, kw): of bias and scale.
+template <typename T>
+void launch_backward(Problem<T> problem, at::opmath_type<T>* delta, T* grad_scores, T* grad_values,
+                     at::opmath_type<T>* parts);
+
+}  // namespace mmlocalattn::cuda::query_and_attend

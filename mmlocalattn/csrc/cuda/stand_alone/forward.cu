@@ -1,0 +1,66 @@
+// Stand-alone self-attention forward: see problem.cuh and tile.cuh.
+#include <cmath>
+#include <limits>
+
+#include "tile.cuh"
+
+namespace mmlocalattn::cuda::stand_alone {
+namespace {
+
+template <typename T>
+__global__ void __launch_bounds__(kThreads)
+    stand_alone_kernel(Problem<T> problem, T* output, at::opmath_type<T>* logsumexp) {
+  using accum_t = at::opmath_type<T>;
+  constexpr int kRows = 4;
+  // A running maximum may lag behind by this exponent of 2 before the sums are rescaled.
+  constexpr accum_t kSlack = 8;
+  const Place<T, kRows> place(problem);
+  place.stage_tables();
+  Vector<accum_t> query[kRows], sum[kRows];
+  accum_t most[kRows], total[kRows] = {};
+#pragma unroll
+  for (int t = 0; t < kRows; ++t) {
+    query[t] = place.load(problem.query, t);
+    query[t].scale(problem.scale * kLog2E<accum_t>);
+    most[t] = std::numeric_limits<accum_t>::lowest();
+  }
+  const auto add_tap = [&](int t, int, accum_t logit, bool is_masked, const Vector<accum_t>&,
+                           const Vector<accum_t>& value) {
+    if (is_masked) {
+      return;
+    }
+    if (logit > most[t] + kSlack) {
+      const accum_t rescale = exp2_of(most[t] - logit);
+      most[t] = logit;
+      total[t] *= rescale;
+      sum[t].scale(rescale);
+    }
+    const accum_t weight = exp2_of(logit - most[t]);
+    total[t] += weight;
+    sum[t].add(weight, value);
+  };
+  place.for_each_row(problem.key, problem.value, problem.zero_padding,
+                     [&](int64_t u, int row) { place.for_each_tap(query, u, row, add_tap); });
+#pragma unroll
+  for (int t = 0; t < kRows; ++t) {
+    sum[t].scale(1 / total[t]);
+    place.store(output, t, sum[t]);
+    if (place.is_inside(t) && place.part == 0) {
+      logsumexp[place.token(t)] = (most[t] + std::log2(total[t])) / kLog2E<accum_t>;
+    }
+  }
+}
+
+}  // namespace
+
+template <typename T>
+void launch_forward(const Problem<T>& problem, T* output, at::opmath_type<T>* logsumexp) {
+  launch_tiles<4>(stand_alone_kernel<T>, problem, 0, output, logsumexp);
+}
+
+template void launch_forward(const Problem<double>&, double*, double*);
+template void launch_forward(const Problem<float>&, float*, float*);
+template void launch_forward(const Problem<at::Half>&, at::Half*, float*);
+template void launch_forward(const Problem<at::BFloat16>&, at::BFloat16*, float*);
+
+}  // namespace mmlocalattn::cuda::stand_alone
