@@ -13,7 +13,7 @@ lint() {
     printf '[lint] %s\n' "$*"
     "$@"
 }
-mapfile -t sources < <(find mmlocalattn/csrc tests/cuda_emulation -name '*.cpp' -o -name '*.h' -o -name '*.cu' -o -name '*.cuh' | sort)
+mapfile -t sources < <(find mmlocalattn/csrc tests/cuda_emulation tools/dev -name '*.cpp' -o -name '*.h' -o -name '*.cu' -o -name '*.cuh' | sort)
 lint ruff check --quiet .
 lint ruff format --check --quiet .
 lint mypy

@@ -1,0 +1,68 @@
+"""One more entry in the list of instruction sets is all that a new one takes.
+
+The harness of tools/dev/check_aarch64.py is compiled for this machine with an entry from the
+command line, and its kernels must be right for every operator.
+"""
+
+import importlib.util
+import platform
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+from types import ModuleType
+
+import pytest
+import torch
+
+pytestmark = pytest.mark.xdist_group('extra_instruction_set')  # one process builds
+
+ROOT = Path(__file__).parents[2]
+TARGETS = {'x86_64': 'sse4.2', 'aarch64': '+simd'}  # any that g++ may always use
+
+
+def load_script() -> ModuleType:
+    path = ROOT / 'tools' / 'dev' / 'check_aarch64.py'
+    spec = importlib.util.spec_from_file_location('check_aarch64', path)
+    module = importlib.util.module_from_spec(spec)
+    sys.modules[spec.name] = module
+    spec.loader.exec_module(module)
+    return module
+
+
+check_aarch64 = load_script()
+PROBLEMS = {problem.operator: problem for problem in reversed(check_aarch64.problems())}
+
+
+@pytest.fixture(scope='module')
+def program() -> Path:
+    target = TARGETS.get(platform.machine())
+    if target is None:
+        pytest.skip(f'no name of an instruction set of {platform.machine()} to compile for')
+    if shutil.which('g++') is None:
+        pytest.skip('there is no g++ to compile the kernels')
+    # Without optimisation: it would take a minute more, and tell nothing more.
+    flags = f"""-O0 -DMMLOCALATTN_EXTRA_ISA='(extra, 16, "{target}", true, 0)'"""
+    return check_aarch64.build(ROOT / 'build' / 'extra_isa', 'g++', flags)
+
+
+def test_every_operator_is_compiled_for_it(program: Path) -> None:
+    command = ['nm', '--demangle', str(program)]
+    symbols = subprocess.run(command, capture_output=True, text=True, check=True).stdout
+    functions = [line for line in symbols.splitlines() if 'mmlocalattn::cpu::extra::' in line]
+    for operator in check_aarch64.ENTRIES:
+        assert any(f'::forward<float>(mmlocalattn::cpu::{operator}::' in name for name in functions)
+
+
+@pytest.mark.parametrize('operator', check_aarch64.ENTRIES)
+@pytest.mark.parametrize('isa', ['extra', 'portable'])
+def test_kernels_are_reference(program: Path, operator: str, isa: str) -> None:
+    harness = check_aarch64.Harness(program, isa)
+    errors = check_aarch64.check(harness, PROBLEMS[operator], torch.float32)
+    assert all(error.value <= error.allowed for error in errors), errors
+
+
+def test_unknown_name(program: Path) -> None:
+    harness = check_aarch64.Harness(program, 'unheard_of')
+    with pytest.raises(RuntimeError, match='no instruction set is called unheard_of'):
+        check_aarch64.check(harness, PROBLEMS['slide'], torch.float32)

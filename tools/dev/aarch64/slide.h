@@ -1,0 +1,67 @@
+// Problems of slide attention.
+#pragma once
+
+#include "cpu/slide/piece.h"
+#include "harness.h"
+
+namespace mmlocalattn::cpu {
+namespace {
+
+template <typename T>
+struct Slide : AttentionMaps<T> {
+  using C = Compute<T>;
+  using Piece = slide::Piece<T>;
+
+  int64_t kernel;
+  C scale;
+  Array<C> copies_last, taps_last, position_bias;
+  Array<C> grad_weight{taps_last.size(), 0}, grad_position_bias{position_bias.size(), 0};
+
+  explicit Slide(Input& input)
+      : AttentionMaps<T>(input),
+        kernel(input.integer()),
+        scale(static_cast<C>(input.number())),
+        copies_last(input.array<C>()),
+        taps_last(input.array<C>()),
+        position_bias(input.array<C>()) {}
+
+  Piece piece(const Place& place) {
+    Piece piece{};
+    piece.height = this->shape.height, piece.width = this->shape.width;
+    piece.dim = this->shape.dim, piece.kernel = kernel;
+    this->fill(place, piece, /*query_factor=*/scale, scale, /*grad_key_factor=*/1);
+    piece.copies_last = copies_last.data(), piece.taps_last = taps_last.data();
+    piece.position_bias = position_bias.data() + place.head * kernel * kernel;
+    piece.grad_weight = grad_weight.data();
+    piece.grad_position_bias = grad_position_bias.data() + place.head * kernel * kernel;
+    return piece;
+  }
+
+  void run_all(Kernel<Piece, T> run_kernel, int64_t radius) {
+    const auto reach = [&](const Range& own, int64_t length) {
+      return slide::Reach{own.begin, own.end, std::max<int64_t>(0, own.begin - radius),
+                          std::min(own.end + radius, length)};
+    };
+    for (const Place& place : places(this->shape)) {
+      Piece piece = this->piece(place);
+      for (const Range& y : ranges(piece.height, kMostRows)) {
+        for (const Range& x : ranges(piece.width, kMostCols)) {
+          piece.rows = reach(y, piece.height), piece.cols = reach(x, piece.width);
+          run(run_kernel, piece);
+        }
+      }
+    }
+  }
+};
+
+template <typename T>
+void run_slide(Input& input, Output& output) {
+  Slide<T> problem(input);
+  problem.run_all(slide::kernels<T>().forward, /*radius=*/0);
+  problem.run_all(slide::kernels<T>().backward, problem.kernel / 2);
+  output.write(problem.output, problem.grad_query, problem.grad_key, problem.grad_value,
+               problem.grad_weight, problem.grad_position_bias);
+}
+
+}  // namespace
+}  // namespace mmlocalattn::cpu
