@@ -270,7 +270,7 @@ def test_cpu_kernel_on_many_pieces(
         (dict(key=torch.zeros(1, 3, 4, 2, 4)), 'one shape and dtype'),
         (dict(query=torch.zeros(5, 6, 2, 4)), r'expected \(B, H, W, num_heads, head_dim\)'),
         (dict(weight=torch.zeros(4, 16, 4, 4)), 'must be 3, 5 or 7, got 4'),
-        (dict(weight=torch.zeros(3, 9, 3, 3)), rr'expected \[4, 9, 3, 3\], got \[3, 9, 3, 3\]'),
+        (dict(weight=torch.zeros(3, 9, 3, 3)), r'expected \[4, 9, 3, 3\], got \[3, 9, 3, 3\]'),
         (dict(bias=torch.zeros(4, 8)), r'expected \[4, 9\], got \[4, 8\]'),
         (dict(position_bias=torch.zeros(2, 9)), r'expected \[2, 3, 3\], got \[2, 9\]'),
     ],
