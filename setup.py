@@ -12,6 +12,7 @@ The switches are mmcv's:
 
 import os
 import re
+import shlex
 import shutil
 import subprocess
 from importlib.util import find_spec
@@ -120,6 +121,16 @@ def wheel_cuda_headers() -> list[str]:
     return sorted(str(path) for root in roots for path in Path(root).glob('*/include'))
 
 
+def is_clang() -> bool:
+    """Whether the C++ compiler is clang."""
+    command = [*shlex.split(os.getenv('CXX', 'c++')), '--version']
+    try:
+        version = subprocess.run(command, capture_output=True, text=True, check=True).stdout
+    except (OSError, subprocess.CalledProcessError):
+        return False  # the build will say what is wrong with it
+    return 'clang' in version
+
+
 def extension() -> Extension:
     """``mmlocalattn._ext``: all CPU kernels, and all CUDA kernels if `wants_cuda`."""
     if find_spec('torch') is None:
@@ -135,7 +146,8 @@ def extension() -> Extension:
     memory_gib = os.sysconf('SC_PAGE_SIZE') * os.sysconf('SC_PHYS_PAGES') >> 30
     os.environ.setdefault('MAX_JOBS', str(max(1, min(os.cpu_count() or 1, memory_gib // 4))))
     # Without -fopenmp at::parallel_for runs on one thread. The linker does not get it, so that the
-    # extension shares the OpenMP library that torch has loaded instead of bringing a second one.
+    # extension shares the OpenMP library that torch has loaded instead of bringing a second one;
+    # but that of GCC lacks what clang calls.
     flags = {
         'cxx': ['-O3', '-g0', '-fopenmp', *os.getenv('MMLOCALATTN_CXX_ARGS', '').split()],
         'nvcc': ['-O3', *os.getenv('MMCV_CUDA_ARGS', '').split()],
@@ -152,6 +164,7 @@ def extension() -> Extension:
         list(map(str, sources)),
         include_dirs=list(map(str, include_dirs)),
         extra_compile_args=flags if with_cuda else flags['cxx'],
+        extra_link_args=['-fopenmp'] if is_clang() else [],
     )
     if with_cuda:
         built.include_dirs += wheel_cuda_headers()

@@ -11,6 +11,7 @@ import os
 import sys
 import time
 from collections.abc import Callable, Sequence
+from importlib import import_module
 from pathlib import Path
 from typing import Any, NamedTuple, TextIO
 from zlib import crc32
@@ -23,11 +24,12 @@ from mmlocalattn.ops import (
     OPS,
     has_kernel,
     neighborhood,
-    query_and_attend,
     slide,
     sparse_scan,
     stand_alone,
 )
+
+query_and_attend = import_module('mmlocalattn.ops.query_and_attend')  # the operator has its name
 
 INSTRUCTION_SETS = ('avx512_bf16', 'avx512', 'avx2', 'portable')
 PASSES = {'forward': False, 'forward+backward': True}

@@ -26,7 +26,7 @@
 #endif
 
 // For tests: one more entry from the command line of the compiler, such as
-// -DMMLOCALATTN_EXTRA_ISA='(copy, 16, "", true, 0)'.
+// -DMMLOCALATTN_EXTRA_ISA='(extra, 16, "sse4.2", true, 0)'.
 #ifdef MMLOCALATTN_EXTRA_ISA
 #define MMLOCALATTN_ALL_ISAS MMLOCALATTN_ISA_LIST, MMLOCALATTN_EXTRA_ISA
 #else

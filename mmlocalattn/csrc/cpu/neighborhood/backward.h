@@ -101,8 +101,10 @@ void add_key_value(const Piece<In>& piece, const BackwardScratch<In, N>& scratch
 }
 
 template <int N, typename In>
-int64_t backward_columns(const Piece<In>& piece, int64_t x, const Planes<Compute<In>>& keys,
-                         const Planes<Compute<In>>& values, const BackwardScratch<In, N>& scratch) {
+MMLOCALATTN_NOINLINE int64_t backward_columns(const Piece<In>& piece, int64_t x,
+                                              const Planes<Compute<In>>& keys,
+                                              const Planes<Compute<In>>& values,
+                                              const BackwardScratch<In, N>& scratch) {
   using T = Compute<In>;
   const Columns<T, N> columns(piece, x);
   const int64_t planes = num_planes(piece.dim), step = planes * N;

@@ -29,8 +29,10 @@ struct ForwardScratch {
 };
 
 template <int N, typename In>
-int64_t forward_columns(const Piece<In>& piece, int64_t x, const Planes<Compute<In>>& keys,
-                        const Planes<Compute<In>>& values, const ForwardScratch<In, N>& scratch) {
+MMLOCALATTN_NOINLINE int64_t forward_columns(const Piece<In>& piece, int64_t x,
+                                             const Planes<Compute<In>>& keys,
+                                             const Planes<Compute<In>>& values,
+                                             const ForwardScratch<In, N>& scratch) {
   using T = Compute<In>;
   constexpr bool kPairs = has_pairs<In>;
   const Columns<T, N> columns(piece, x);
