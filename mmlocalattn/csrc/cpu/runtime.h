@@ -46,7 +46,8 @@ T* data_of(const at::Tensor& tensor) {
 template <typename T>
 Grid<T> grid_of(const at::Tensor& map, int64_t b, int64_t head,
                 const std::vector<int64_t>& columns) {
-  return {data_of<T>(map) + b * map.stride(0) + head * map.stride(3), map.stride(1), map.stride(2),
+  const auto strides = map.strides();  // stride(i) checks i, for every map of every piece
+  return {data_of<T>(map) + b * strides[0] + head * strides[3], strides[1], strides[2],
           columns.data()};
 }
 
