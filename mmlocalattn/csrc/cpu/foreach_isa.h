@@ -10,7 +10,7 @@
 //   MMLOCALATTN_VECTOR_BYTES   16, 32 or 64
 //   MMLOCALATTN_PAIRS          1 if it multiplies pairs of bfloat16
 //   MMLOCALATTN_INLINE         for functions that must not cost a call
-//   MMLOCALATTN_NOINLINE       for functions with inner loops that would suffer from registers around
+//   MMLOCALATTN_NOINLINE       for functions whose inner loops need all registers
 //   MMLOCALATTN_LAMBDA         for lambdas, all of them: they inherit no target
 //   MMLOCALATTN_TOGGLE         defined every other time, for include guards
 //
