@@ -149,7 +149,7 @@ def extension() -> Extension:
     # extension shares the OpenMP library that torch has loaded instead of bringing a second one;
     # but that of GCC lacks what clang calls.
     flags = {
-        'cxx': ['-O3', '-g0', '-fopenmp', *os.getenv('MMLOCALATTN_CXX_ARGS', '').split()],
+        'cxx': ['-O3', '-g0', '-fopenmp', *shlex.split(os.getenv('MMLOCALATTN_CXX_ARGS', ''))],
         'nvcc': ['-O3', *os.getenv('MMCV_CUDA_ARGS', '').split()],
     }
     # What takes longest comes first.

@@ -3,9 +3,9 @@
 # odd shapes, strided and misaligned inputs, on CPU kernels compiled with AddressSanitizer and
 # UndefinedBehaviorSanitizer. Arguments go to pytest.
 #
-#   bash tools/dev/sanitize.sh [-k slide]
+#   bash tools/dev/sanitize.sh [--maxfail 1]
 #
-# PYTHON names the Python whose torch is used (default python), CXX the compiler (default g++).
+# PYTHON names the Python whose torch is used (default python), CXX a GCC (default g++).
 set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/../.."
 python=${PYTHON:-python}

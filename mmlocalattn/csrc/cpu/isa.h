@@ -1,8 +1,6 @@
 // The instruction sets that kernels are compiled for, and the choice of one at run time.
 #pragma once
 
-#include <utility>
-
 #if defined(__x86_64__)
 #define MMLOCALATTN_X86
 #endif
@@ -47,6 +45,7 @@
 #define MMLOCALATTN_PICK_3(a, b, c, d, ...) d
 #define MMLOCALATTN_PICK_4(a, b, c, d, e, ...) e
 #define MMLOCALATTN_PICK_5(a, b, c, d, e, f, ...) f
+#define MMLOCALATTN_PICK_6(a, b, c, d, e, f, g, ...) g
 
 // Parts of an entry.
 #define MMLOCALATTN_CALL(macro, arguments) macro arguments
@@ -63,7 +62,8 @@
 
 namespace mmlocalattn::cpu {
 
-constexpr int kIsaSlots = 6;  // entries that the list has room for
+constexpr int kIsaSlots = 6;  // entries that the list, foreach_isa.h and isa_in_use() have room for
+static_assert(MMLOCALATTN_BYTES_OF(MMLOCALATTN_ISA_ENTRY(6)) == 0, "more entries than slots");
 
 // Place in the list of the instruction set in use: the best one of this machine, or the one that
 // the environment variable MMLOCALATTN_CPU_ISA asks for.

@@ -1,7 +1,7 @@
 // CPU operator: neighborhood attention, forward and backward.
 //
-//   output[b, i, n] = sum_j softmax_j(scale <query[b, i, n], key[b, j, n]> + bias[n, j - i])
-//   value[b, j, n]
+//   p[b, i, n, j] = softmax_j(scale <query[b, i, n], key[b, j, n]> + bias[n, j - i])
+//   output[b, i, n] = sum_j p[b, i, n, j] value[b, j, n]
 //
 // query, key, value, output: (B, H, W, num_heads, head_dim); logsumexp: (B, H, W, num_heads) in the
 // compute dtype.

@@ -80,7 +80,8 @@ struct Kernels {
   void (*rotate_gradient)(const RotaryRow<Compute<T>, T>&);
 };
 
-// The kernels for the instruction set in use; T is float, double or BFloat16.
+// The kernels for the instruction set in use; T is float, double or BFloat16. foreach_isa.h makes
+// it of kernels.cpp.
 template <typename T>
 const Kernels<T>& kernels();
 

@@ -66,6 +66,7 @@ class Pieces {
   // Vectors, or in (B, H, W, num_heads) scalars, of the rows and columns of a place.
   template <typename U>
   Grid<U> grid(const at::Tensor& tensor, int64_t b, int64_t head, const Place& place) const {
+    if (tensor.numel() == 0) return {};  // no data to point into
     auto grid = grid_of<U>(tensor, b, head, split_.sets[place.set].column);
     grid.data += place.gy * grid.row;
     grid.row *= problem_.rows.dilation;

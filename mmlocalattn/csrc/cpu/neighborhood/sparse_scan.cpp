@@ -1,8 +1,7 @@
 // CPU operator: sparse scan attention (SSViT), forward and backward.
 //
 //   inner  = NA(R query, R key, value;  local_kernel,  dilation 1)
-//   output = NA(R query, R key, inner;  anchor_kernel, anchor_dilation)          R: rotary
-//   embedding
+//   output = NA(R query, R key, inner;  anchor_kernel, anchor_dilation)      R: rotary tables
 //
 // A kernel of 1 skips its step. Query and key are rotated once for both steps, and their gradients
 // once for both back.

@@ -57,7 +57,7 @@ struct Problem {
                                      kernel_size[1]};
     for (const auto& table : {this->bias, this->scale}) {
       TORCH_CHECK(!table.defined() || table.sizes() == sizes, "a table must have shape ",
-                  at::IntArrayRef(sizes));
+                  at::IntArrayRef(sizes), ", got ", table.sizes());
     }
     rows = {values.size(1), kernel_size[0], stride};
     cols = {values.size(2), kernel_size[1], stride};

@@ -66,7 +66,8 @@ struct Kernels {
   Kernel<Piece<T>, T> backward_windows, backward_positions;
 };
 
-// The kernels for the instruction set in use; T is float, double or BFloat16.
+// The kernels for the instruction set in use; T is float, double or BFloat16. foreach_isa.h makes
+// it of kernels.cpp.
 template <typename T>
 const Kernels<T>& kernels();
 

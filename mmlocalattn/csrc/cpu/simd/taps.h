@@ -1,8 +1,8 @@
 // The tile micro-kernel of windowed attention: products of a tile of queries with the taps of their
 // windows, and weighted sums of those taps.
 //
-//   products: sum[t][j] = sum_d own[t, d] tap[j, d]     sums: sum[t][i] = sum_j weight[t, j] tap[j,
-//   i]
+//   products: sum[t][j] = sum_d own[t, d] tap[j, d]
+//   sums:     sum[t][i] = sum_j weight[t, j] tap[j, i]
 //
 // A tile is kRows rows of N queries, whose lanes are neighbors in a row. Keys and values lie in
 // planes of one row and channel each. The windows of the lanes are one window shifted, so a tap of

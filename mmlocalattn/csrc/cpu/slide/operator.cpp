@@ -157,7 +157,7 @@ std::tuple<at::Tensor, at::Tensor> attend(const Problem& problem) {
   const auto output = at::empty(query.sizes(), query.options().dtype(kernel_type(dtype)));
   const auto logsumexp =
       at::empty(query.sizes().slice(0, 4), query.options().dtype(at::toOpMathType(dtype)));
-  if (query.numel() == 0) return {output.to(dtype), logsumexp};
+  if (query.numel() == 0) return {output.to(dtype), logsumexp.zero_()};
   dispatch(dtype, [&](auto type) {
     using T = decltype(type);
     const auto& kernel = kernels<T>();
@@ -190,14 +190,14 @@ Grads attend_backward(const Problem& problem, const at::Tensor& grad_output_,
       grad_output_.sizes() == query.sizes() && logsumexp_.sizes() == query.sizes().slice(0, 4),
       "gradient and logsumexp must fit query ", query.sizes());
   const auto options = query.options().dtype(kernel_type(query.scalar_type()));
-  const auto compute = logsumexp_.options();
+  const auto compute = query.options().dtype(at::toOpMathType(query.scalar_type()));
   const int64_t taps = problem.taps(), heads = problem.heads();
   Grads grads{at::empty(query.sizes(), options), at::empty(query.sizes(), options),
               at::empty(query.sizes(), options),
               at::zeros({problem.dim(), taps, taps + 1}, compute),
               at::zeros({heads, taps}, compute)};
   if (query.numel() == 0) return grads;
-  const auto logsumexp = logsumexp_.contiguous();
+  const auto logsumexp = logsumexp_.to(compute).contiguous();
   const auto grad_output = ready(grad_output_.to(query.scalar_type()));
   dispatch(query.scalar_type(), [&](auto type) {
     using T = decltype(type);

@@ -1,7 +1,7 @@
 // CPU operator: stand-alone self-attention, forward and backward.
 //
-//   output[b, i, n] = sum_j softmax_j(scale <query[b, i, n], key[b, j, n] + r[n, j - i]>)
-//   value[b, j, n]
+//   p[b, i, n, j] = softmax_j(scale <query[b, i, n], key[b, j, n] + r[n, j - i]>)
+//   output[b, i, n] = sum_j p[b, i, n, j] value[b, j, n]
 //
 // with j over the window centred on i, and r[n, (a, b)] = (row_embedding[n, a],
 // column_embedding[n, b]).
@@ -80,8 +80,9 @@ class Pieces {
     const int64_t height = problem.height(), heads = problem.heads(), dim = problem.dim();
     // Narrow heads that lie side by side fill vectors of channels together.
     const auto are_neighbors = [&](const Tensor& map) { return map.stride(3) == dim; };
-    if (are_neighbors(query_) && are_neighbors(key_) && are_neighbors(value_) &&
-        std::all_of(others.begin(), others.end(), are_neighbors) && dim % 4 == 0) {
+    if (problem.query.numel() > 0 && are_neighbors(query_) && are_neighbors(key_) &&
+        are_neighbors(value_) && std::all_of(others.begin(), others.end(), are_neighbors) &&
+        dim % 4 == 0) {
       group_heads_ = std::clamp<int64_t>(kGroupDim / dim, 1, heads);
     }
     groups_ = (heads + group_heads_ - 1) / group_heads_;
