@@ -282,3 +282,16 @@ def test_kernel_refuses_what_would_corrupt_memory(change: dict, message: str) ->
     args |= dict(weight=torch.zeros(4, 9, 3, 3), bias=None, position_bias=None, scale=1.0) | change
     with pytest.raises(RuntimeError, match=message):
         torch.ops.mmlocalattn.slide_attention(**args)
+
+
+def test_backward_takes_a_logsumexp_of_another_dtype() -> None:
+    """A direct call of the operator, as an exported graph may make it."""
+    query, key, value, grad_output = torch.randn(4, 1, 5, 6, 2, 4, dtype=torch.float64)
+    weight = torch.randn(4, 9, 3, 3, dtype=torch.float64)
+    arguments = (query, key, value, weight, None, None)
+    logsumexp = torch.ops.mmlocalattn.slide_attention(*arguments, 0.5)[1]
+    backward = torch.ops.mmlocalattn._slide_attention_backward
+    expected = backward(grad_output, *arguments, logsumexp, 0.5)
+    actual = backward(grad_output, *arguments, logsumexp.float(), 0.5)
+    for ours, truth in zip(actual, expected, strict=True):
+        assert relative_error(ours, truth) < 1e-5

@@ -226,3 +226,12 @@ def test_cpu_kernel_on_wide_maps(
         pytest.skip('no compiled kernel on this platform to compare')
     monkeypatch.setenv('MMLOCALATTN_CPU_ISA', isa)
     TestStandAloneAttention().check_large_map(case((1, *size, 2, 11), kernel, padding), dtype)
+
+
+@pytest.mark.parametrize('shape', [(1, 5, 6, 0, 4), (0, 5, 6, 2, 4), (1, 5, 6, 2, 0)], ids=str)
+def test_gradients_of_an_empty_map(shape: tuple) -> None:
+    tensors = tuple(tensor.requires_grad_() for tensor in make_tensors(shape, (3, 3)))
+    output = stand_alone_attention(*tensors, kernel_size=(3, 3))
+    grads = torch.autograd.grad(output.sum(), tensors, materialize_grads=True)
+    assert [grad.shape for grad in grads] == [tensor.shape for tensor in tensors]
+    assert all(grad.abs().sum() == 0 for grad in grads)
