@@ -285,7 +285,9 @@ def test_kernel_refuses_what_would_corrupt_memory(change: dict, message: str) ->
 
 
 def test_backward_takes_a_logsumexp_of_another_dtype() -> None:
-    """A direct call of the operator, as an exported graph may make it."""
+    """A direct call of the kernel, which must not read memory that is not there."""
+    if not has_kernel('slide_attention', 'cpu'):
+        pytest.skip('no compiled kernel on this platform')
     query, key, value, grad_output = torch.randn(4, 1, 5, 6, 2, 4, dtype=torch.float64)
     weight = torch.randn(4, 9, 3, 3, dtype=torch.float64)
     arguments = (query, key, value, weight, None, None)
