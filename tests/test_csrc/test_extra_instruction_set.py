@@ -5,6 +5,7 @@ command line, and its kernels must be right for every operator.
 """
 
 import importlib.util
+import os
 import platform
 import shutil
 import subprocess
@@ -43,7 +44,8 @@ def program() -> Path:
         pytest.skip('there is no g++ to compile the kernels')
     # Without optimisation: it would take a minute more, and tell nothing more.
     flags = f"""-O0 -DMMLOCALATTN_EXTRA_ISA='(extra, 16, "{target}", true, 0)'"""
-    return check_aarch64.build(ROOT / 'build' / 'extra_isa', 'g++', flags)
+    worker = os.getenv('PYTEST_XDIST_WORKER', 'main')  # never two builds in a folder
+    return check_aarch64.build(ROOT / 'build' / 'extra_isa' / worker, 'g++', flags)
 
 
 def test_every_operator_is_compiled_for_it(program: Path) -> None:
