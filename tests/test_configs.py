@@ -20,7 +20,7 @@ from mmengine.model import revert_sync_batchnorm
 from mmengine.optim import build_optim_wrapper
 from mmengine.registry import DATASETS, MODELS, DefaultScope, init_default_scope
 
-from mmlocalattn.engine import adapt_to_device, load_config
+from mmlocalattn.training import adapt_to_device, load_config
 
 ROOT = Path(__file__).parents[1]
 CONFIGS = ROOT / 'configs'

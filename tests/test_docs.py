@@ -21,7 +21,7 @@ PATH = re.compile(
     r'|(?:mkdocs|model-index|pyproject|setup)\.\w+)'
 )
 CONFIG_NAME = re.compile(r'`([a-z0-9_]+_(?:coco|ade20k|imagenet))`')
-SHARED_OPTIONS = ROOT / 'mmlocalattn' / 'engine' / 'launch.py'
+SHARED_OPTIONS = ROOT / 'mmlocalattn' / 'training' / 'arguments.py'
 FORWARDED = (ROOT / 'tools' / 'train.py', ROOT / 'tools' / 'test.py')  # to by shell scripts
 
 

@@ -30,15 +30,21 @@ ALLOWED = {
         'mmdet.registry',
         'mmpretrain.registry',
     ),
-    'engine': (
+    'adapt': ('mmengine',),
+    'training': ('mmengine', 'mmlocalattn.adapt', 'mmlocalattn.registry', 'numpy'),
+    'export': ('mmlocalattn.files', 'mmlocalattn.ops', 'onnxruntime', 'onnxscript'),
+    'visualisation': (
+        'cv2',
+        'matplotlib',
         'mmengine',
-        'mmlocalattn.adapt',
+        'mmlocalattn.data',
+        'mmlocalattn.files',
         'mmlocalattn.ops',
         'numpy',
-        'onnxruntime',
-        'onnxscript',
     ),
-    'adapt': ('mmengine',),
+    'data': (),
+    'files': (),
+    'engine': (),
     'collect_env': ('mmengine.utils.dl_utils', 'mmlocalattn.__version__', 'mmlocalattn.ops'),
 }
 

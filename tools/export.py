@@ -12,7 +12,6 @@ from functools import partial
 from pathlib import Path
 
 import torch
-from benchmark_model import parse_size
 from mmengine.config import Config
 from mmengine.model import revert_sync_batchnorm
 from mmengine.registry import MODELS, init_default_scope
@@ -21,8 +20,13 @@ from torch import nn
 
 import mmlocalattn.ops  # noqa: F401  (registers the operators)
 from mmlocalattn import __version__
-from mmlocalattn.engine import add_config_arguments, allow_mmengine_checkpoints, config_of
-from mmlocalattn.engine.export import FORMATS, export, exportable
+from mmlocalattn.export.files import FORMATS, export, exportable
+from mmlocalattn.training import (
+    add_config_arguments,
+    allow_mmengine_checkpoints,
+    config_of,
+    image_size,
+)
 
 SIZES = {'mmpretrain': [(224, 224), (256, 320), (384, 288)]}
 """Default sizes by scope."""
@@ -43,7 +47,7 @@ def parse_args(argv: Sequence[str] | None = None) -> argparse.Namespace:
     parser.add_argument(
         '--size',
         nargs='+',
-        type=parse_size,
+        type=image_size,
         metavar='HxW',
         help='image sizes on which the file is verified; it takes what lies between the smallest '
         'and the largest height and width, or with one size that alone',

@@ -51,7 +51,7 @@ step tests "$python" -m pytest -m cuda --junitxml="$out/tests.xml" tests/test_op
     failed=tests
     tail -n 40 "$out/tests.log" >&2
 }
-step benchmark "$python" tools/benchmark_ops.py --device cuda --dtype bfloat16 --out "$out/benchmark.json" ||
+step benchmark "$python" tools/benchmarks/bench_ops.py --device cuda --dtype bfloat16 --out "$out/benchmark.json" ||
     failed="$failed benchmark"
 cat "$out/benchmark.log"
 

@@ -23,13 +23,13 @@ from mmengine.visualization import Visualizer
 from numpy.typing import NDArray
 from rich.progress import track
 
-from mmlocalattn.engine import (
+from mmlocalattn.training import (
     adapt_to_device,
     add_config_arguments,
     allow_mmengine_checkpoints,
     config_of,
 )
-from mmlocalattn.engine.pictures import build_visualizer, dataset_meta, draw_sample
+from mmlocalattn.visualisation.pictures import build_visualizer, dataset_meta, draw_sample
 
 IMAGES = ('.bmp', '.jpeg', '.jpg', '.png', '.tif', '.tiff', '.webp')
 VIDEOS = ('.avi', '.mkv', '.mov', '.mp4', '.webm')

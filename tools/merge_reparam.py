@@ -14,8 +14,8 @@ from mmengine.registry import MODELS, DefaultScope
 from mmengine.runner import load_checkpoint
 from torch import nn
 
-from mmlocalattn.engine import allow_mmengine_checkpoints, load_config
 from mmlocalattn.layers.slide_attention import SlideAttention
+from mmlocalattn.training import allow_mmengine_checkpoints, load_config
 
 TOLERANCE = 1e-5  # of the largest absolute value of a map
 

@@ -18,7 +18,7 @@ import cv2
 import matplotlib
 import numpy as np
 
-from mmlocalattn.engine import History, read_history
+from mmlocalattn.training import History, read_history
 
 matplotlib.use('Agg')
 from matplotlib import pyplot as plt

@@ -10,11 +10,11 @@ from mmengine.evaluator import DumpResults
 from mmengine.registry import RUNNERS
 from mmengine.runner import Runner
 
-from mmlocalattn.engine import (
+from mmlocalattn.data import check_data
+from mmlocalattn.training import (
     adapt_to_device,
     add_common_arguments,
     allow_mmengine_checkpoints,
-    check_data,
     config_of,
 )
 

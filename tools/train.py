@@ -10,12 +10,12 @@ from mmengine.config import Config
 from mmengine.registry import RUNNERS
 from mmengine.runner import Runner
 
-from mmlocalattn.engine import (
+from mmlocalattn.data import check_data
+from mmlocalattn.training import (
     ExactResumeHook,
     adapt_to_device,
     add_common_arguments,
     allow_mmengine_checkpoints,
-    check_data,
     config_of,
     last_whole_checkpoint,
     read_seed,

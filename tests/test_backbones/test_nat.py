@@ -181,7 +181,7 @@ def test_released_initialisation():
 
 
 def test_inductor() -> None:
-    """What the contract shows with `aot_eager`; `tools/benchmark_model.py --compile` times it."""
+    """What the contract shows with `aot_eager`; `bench_model.py --compile` times it."""
     torch.compiler.reset()
     arch = {name: values[:1] for name, values in NARROW.items()}
     model = NAT(arch, out_indices=(0,)).eval()

@@ -17,8 +17,7 @@ from mmdet.models.necks import FPN
 from tiny_data import CLASSIFICATION, DETECTION, SEGMENTATION, quick  # noqa: F401
 
 from mmlocalattn.backbones.nat import NAT
-from mmlocalattn.engine import export as engine_export
-from mmlocalattn.engine.export import FeatureMaps, export, verify
+from mmlocalattn.export.files import FeatureMaps, export, verify
 from mmlocalattn.layers.window_attention import WindowAttention
 
 pytestmark = pytest.mark.usefixtures('quick')
@@ -138,7 +137,7 @@ def test_whole_models(
 
 
 def test_a_file_that_differs_is_not_left(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(engine_export, 'TOLERANCE', -1.0)
+    monkeypatch.setattr('mmlocalattn.export.files.TOLERANCE', -1.0)
     path = tmp_path / 'nat.pt'
     with pytest.raises(ValueError, match=r'on 1 image\(s\) of 64 x 96 the exported file differs'):
         export(nat(), path, 'torchscript', SIZES[:1], {})

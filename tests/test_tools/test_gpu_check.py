@@ -22,7 +22,7 @@ setup.py*) echo "$BUILD_OUTPUT"; exit "$BUILD_STATUS" ;;
         case $argument in --junitxml=*) echo "$JUNIT" >"${argument#*=}" ;; esac
     done
     exit "$TESTS_STATUS" ;;
-tools/benchmark_ops.py*) echo 'a table' ;;
+tools/benchmarks/bench_ops.py*) echo 'a table' ;;
 *) PYTHONPATH=$FAKE_TORCH exec "$REAL_PYTHON" "$@" ;;
 esac
 """

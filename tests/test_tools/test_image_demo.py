@@ -10,7 +10,7 @@ import torch
 from mmengine.registry import MODELS, init_default_scope
 from tiny_data import SIDE, data, quick  # noqa: F401
 
-from mmlocalattn.engine import adapt_to_device, load_config
+from mmlocalattn.training import adapt_to_device, load_config
 
 TOOL = tiny_data.load_tool('image_demo')
 pytestmark = pytest.mark.usefixtures('quick')

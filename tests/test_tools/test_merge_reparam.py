@@ -8,7 +8,7 @@ import tiny_data
 import torch
 from mmengine.registry import MODELS, DefaultScope
 
-from mmlocalattn.engine import load_config
+from mmlocalattn.training import load_config
 
 CONFIG = """
 default_scope = 'mmpretrain'

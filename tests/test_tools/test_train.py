@@ -11,7 +11,7 @@ import tiny_data
 import torch
 from tiny_data import ROOT, data, quick  # noqa: F401
 
-from mmlocalattn.engine import allow_mmengine_checkpoints
+from mmlocalattn.training import allow_mmengine_checkpoints
 
 TRAIN = tiny_data.load_tool('train')
 PASS = 3  # iterations over all images

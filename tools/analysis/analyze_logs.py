@@ -12,7 +12,7 @@ from pathlib import Path
 
 import matplotlib
 
-from mmlocalattn.engine import History, read_history
+from mmlocalattn.training import History, read_history
 
 matplotlib.use('Agg')
 from matplotlib import pyplot as plt

@@ -17,8 +17,9 @@ from mmengine.structures import BaseDataElement
 from numpy.typing import NDArray
 from rich.progress import track
 
-from mmlocalattn.engine import add_config_arguments, check_data, config_of
-from mmlocalattn.engine.pictures import build_visualizer, draw_sample
+from mmlocalattn.data import check_data
+from mmlocalattn.training import add_config_arguments, config_of
+from mmlocalattn.visualisation.pictures import build_visualizer, draw_sample
 
 
 def parse_args(argv: Sequence[str] | None = None) -> argparse.Namespace:

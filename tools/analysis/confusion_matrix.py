@@ -29,7 +29,8 @@ from mmengine.registry import DATASETS, init_default_scope
 from numpy.typing import NDArray
 from rich.progress import track
 
-from mmlocalattn.engine import add_config_arguments, check_data, config_of
+from mmlocalattn.data import check_data
+from mmlocalattn.training import add_config_arguments, config_of
 
 matplotlib.use('Agg')
 from matplotlib import pyplot as plt

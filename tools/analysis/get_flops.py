@@ -24,7 +24,7 @@ from mmengine.registry import MODELS, init_default_scope
 from torch import Tensor, nn
 from torch.utils.flop_counter import FlopCounterMode
 
-from mmlocalattn.engine import add_config_arguments, config_of
+from mmlocalattn.training import add_config_arguments, config_of
 
 # Height and width of the image, by the package that the config is for: the protocols of the papers.
 SHAPES = {'mmdet': (800, 1280), 'mmseg': (512, 2048), 'mmpretrain': (224, 224)}

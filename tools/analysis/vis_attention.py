@@ -14,21 +14,17 @@ from pathlib import Path
 import cv2
 import numpy as np
 import torch
-from attention_figure import draw_stage
-from attention_page import Layer, write_page
 from mmengine.config import Config
 from mmengine.model import revert_sync_batchnorm
 from mmengine.registry import MODELS, init_default_scope
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from mmlocalattn.engine import (
-    add_config_arguments,
-    allow_mmengine_checkpoints,
-    config_of,
-    record_attention,
-)
-from mmlocalattn.engine.visualisation import Attention
+from mmlocalattn.training import add_config_arguments, allow_mmengine_checkpoints, config_of
+from mmlocalattn.visualisation import record_attention
+from mmlocalattn.visualisation.attention import Attention
+from mmlocalattn.visualisation.figure import draw_stage
+from mmlocalattn.visualisation.page import Layer, write_page
 
 MULTIPLE = 32  # of pixels in the sides of the resized image, so that cells of maps are whole
 

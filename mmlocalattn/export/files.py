@@ -1,0 +1,305 @@
+"""Models as files of other runtimes: what is exported, and the three formats.
+
+A file is written under a temporary name and gets its own only after its outputs agreed with the
+model's, so there is no file that was not verified.
+"""
+
+import importlib.util
+import json
+import operator
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from unittest import mock
+
+import torch
+import torch._meta_registrations
+from torch import Tensor, nn
+from torch._dynamo.exc import TorchDynamoException
+from torch.fx.experimental import _config as symbolic_config
+
+TOLERANCE = 1e-4
+"""Largest error of an output, relative to its largest value."""
+
+Size = tuple[int, int]
+Run = Callable[[Tensor], Sequence[Tensor]]
+
+
+class FeatureMaps(nn.Module):
+    """The maps of a backbone, or of a detector's backbone and neck, as a tuple."""
+
+    def __init__(self, extract: nn.Module, neck: nn.Module | None = None) -> None:
+        super().__init__()
+        self.extract = extract
+        self.neck = neck
+
+    def forward(self, image: Tensor) -> tuple[Tensor, ...]:
+        """(B, 3, H, W) to NCHW maps."""
+        maps = self.extract(image)
+        return tuple(maps if self.neck is None else self.neck(maps))
+
+
+class Segmentation(nn.Module):
+    """Class scores (B, classes, H, W) of an mmseg ``EncoderDecoder``, in the size of the image."""
+
+    def __init__(self, model: nn.Module) -> None:
+        super().__init__()
+        self.model = model
+
+    def forward(self, image: Tensor) -> tuple[Tensor]:
+        """(B, 3, H, W) to scores before the softmax."""
+        scores = self.model.decode_head(self.model.extract_feat(image))
+        align = self.model.align_corners
+        return (
+            nn.functional.interpolate(
+                scores, image.shape[2:], mode='bilinear', align_corners=align
+            ),
+        )
+
+
+class Classification(nn.Module):
+    """Class scores (B, classes) of an mmpretrain ``ImageClassifier``."""
+
+    def __init__(self, model: nn.Module) -> None:
+        super().__init__()
+        self.model = model
+
+    def forward(self, image: Tensor) -> tuple[Tensor]:
+        """(B, 3, H, W) to scores before the softmax."""
+        return (self.model.head(self.model.extract_feat(image)),)
+
+
+def exportable(model: nn.Module, scope: str, part: str) -> nn.Module:
+    """The module that takes an image and is exported.
+
+    Args:
+        model: Of a config.
+        scope: ``'mmdet'``, ``'mmseg'`` or ``'mmpretrain'``.
+        part: ``'backbone'``, or ``'model'``: the whole segmentor or classifier, but of a detector
+            the backbone and the neck.
+
+    Raises:
+        ValueError: If models of the scope have no such part.
+    """
+    if part == 'backbone':
+        return FeatureMaps(model.backbone).eval()
+    if scope == 'mmdet':
+        return FeatureMaps(model.backbone, getattr(model, 'neck', None)).eval()
+    head = getattr(model, {'mmseg': 'decode_head', 'mmpretrain': 'head'}.get(scope, ''), None)
+    if head is None or isinstance(head, nn.ModuleList):
+        raise ValueError(
+            f'{type(model).__name__} of {scope} cannot be exported whole: use --part backbone'
+        )
+    return (Segmentation(model) if scope == 'mmseg' else Classification(model)).eval()
+
+
+def save_pt2(model: nn.Module, path: Path, sizes: Sequence[Size], meta: Mapping) -> Run:
+    """Write an exported program, the operators of this package in it; return what runs it.
+
+    Args:
+        model: Takes an image (B, 3, H, W), returns a tuple.
+        path: File to write.
+        sizes: (height, width) of images; the file takes those between the smallest and the largest.
+        meta: Stored beside the program as ``mmlocalattn.json``.
+    """
+    program = _trace(model, sizes)
+    torch.export.save(program, path, extra_files={'mmlocalattn.json': json.dumps(meta)})
+    return torch.export.load(path).module()
+
+
+def save_onnx(model: nn.Module, path: Path, sizes: Sequence[Size], meta: Mapping) -> Run:
+    """Write an ONNX file of plain ONNX operators; return what runs it in onnxruntime.
+
+    Args:
+        model: Takes an image (B, 3, H, W), returns a tuple.
+        path: File to write.
+        sizes: As for :func:`save_pt2`.
+        meta: Stored in the metadata under ``mmlocalattn``.
+
+    Raises:
+        ModuleNotFoundError: If a package that this needs is not installed.
+    """
+    _check_installed('onnx', 'onnxruntime', 'onnxscript')
+    import onnxruntime
+
+    from mmlocalattn.export import onnx_operators
+
+    with torch.no_grad():
+        onnx_program = onnx_operators.convert(_trace(model, sizes))
+    onnx_program.model.metadata_props['mmlocalattn'] = json.dumps(meta)
+    onnx_program.save(path)
+    session = onnxruntime.InferenceSession(path, providers=['CPUExecutionProvider'])
+    return lambda image: [
+        torch.from_numpy(output) for output in session.run(None, {'image': image.numpy()})
+    ]
+
+
+def save_torchscript(model: nn.Module, path: Path, sizes: Sequence[Size], meta: Mapping) -> Run:
+    """Write a trace of the model, the operators of this package in it; return what runs it.
+
+    Args:
+        model: Takes an image (B, 3, H, W), returns a tuple.
+        path: File to write.
+        sizes: One (height, width): a trace keeps the windows that this size has, and the file
+            refuses images of another.
+        meta: Stored in the file as ``mmlocalattn.json``.
+
+    Raises:
+        ValueError: If there is more than one size.
+    """
+    if len(sizes) != 1:
+        raise ValueError(f'a TorchScript file takes images of one size, got {sizes=}')
+    guarded = _OfOneSize(model, *sizes[0])
+    with torch.no_grad():
+        traced = torch.jit.trace(guarded, torch.randn(1, 3, *sizes[0]), check_trace=False)
+    torch.jit.save(traced, path, _extra_files={'mmlocalattn.json': json.dumps(meta)})
+    return torch.jit.load(path)
+
+
+FORMATS = {
+    'onnx': (save_onnx, '.onnx'),
+    'torchscript': (save_torchscript, '.pt'),
+    'pt2': (save_pt2, '.pt2'),
+}
+"""How each format is written, and the ending of its files."""
+
+
+def export(
+    model: nn.Module,
+    path: Path,
+    file_format: str,
+    sizes: Sequence[Size],
+    meta: Mapping,
+    report: Callable[[str], None] = lambda line: None,
+) -> list[float]:
+    """Write a file that gives what the model gives.
+
+    Args:
+        model: Of :func:`exportable`.
+        path: File to write.
+        file_format: Key of :data:`FORMATS`.
+        sizes: (height, width) of images on which the file is verified, with batches of 1 and 2.
+        meta: Stored in the file.
+        report: Is called with a line about each step; a model takes seconds or minutes.
+
+    Returns:
+        The largest error at each size, relative to the largest value of the output.
+
+    Raises:
+        ValueError: If the file's outputs differ from the model's; then there is no file.
+    """
+    save, _ = FORMATS[file_format]
+    partial = path.with_name(f'.{path.stem}.partial{path.suffix}')
+    path.parent.mkdir(parents=True, exist_ok=True)
+    errors = []
+    try:
+        report(f'writing {file_format}')
+        # The original has a branch for rests, so that a graph would serve maps of odd sides alone.
+        with mock.patch.object(torch._meta_registrations, 'div_rtn', operator.floordiv):
+            run = save(model, partial, sizes, meta)
+        for index, size in enumerate(sizes):
+            errors.append(verify(model, run, size, 1 + index % 2))
+            report(f'{size[0]} x {size[1]}: differs by {errors[-1]:.1e} of the largest value')
+        partial.replace(path)
+    finally:
+        partial.unlink(missing_ok=True)
+    return errors
+
+
+def verify(model: nn.Module, run: Run, size: Size, batch: int) -> float:
+    """Compare a file with the model on random images.
+
+    Returns:
+        The largest error of an output, relative to its largest value.
+
+    Raises:
+        ValueError: If the file does not run on the size, or the error is above :data:`TOLERANCE`.
+    """
+    image = torch.randn(batch, 3, *size)
+    where = f'on {batch} image(s) of {size[0]} x {size[1]}'
+    with torch.no_grad():
+        expected = model(image)
+        try:
+            actual = run(image)
+        except Exception as error:  # each runtime has its own
+            reason = str(error).strip().partition('\n')[0]
+            raise ValueError(
+                f'the exported file does not run {where} ({reason}): the course of the model '
+                f'depends on the size; export one file per size'
+            ) from error
+    shapes = [[tuple(output.shape) for output in outputs] for outputs in (actual, expected)]
+    if shapes[0] != shapes[1]:
+        raise ValueError(f'{where} the exported file gives {shapes[0]}, the model {shapes[1]}')
+    worst = max(
+        ((a - b).abs().max() / b.abs().max()).item() for a, b in zip(actual, expected, strict=True)
+    )
+    if not worst <= TOLERANCE:  # NaN too
+        raise ValueError(
+            f'{where} the exported file differs from the model by {worst:.1e} of the largest '
+            f'value, more than {TOLERANCE:.0e}'
+        )
+    return worst
+
+
+def _trace(model: nn.Module, sizes: Sequence[Size]) -> torch.export.ExportedProgram:
+    """The model for any batch, and for heights and widths between the smallest and the largest."""
+    dims: dict[int, torch.export.Dim] = {0: torch.export.Dim('batch')}
+    for index, name in enumerate(('height', 'width')):
+        sides = [size[index] for size in sizes]
+        if len(set(sides)) > 1:
+            dims[index + 2] = torch.export.Dim(name, min=min(sides), max=max(sides))
+    # Two images, because a batch of one would be taken for a constant; the largest size, because
+    # there the fewest windows are shrunk.
+    image = torch.randn(2, 3, *max(sizes, key=min))
+    try:
+        # Sizes that the graph may be told are not 1 or equal would become conditions of the file.
+        with torch.no_grad(), symbolic_config.patch(backed_size_oblivious=True):
+            return torch.export.export(
+                model,
+                (image,),
+                dynamic_shapes={'image': dims},
+                strict=True,
+                prefer_deferred_runtime_asserts_over_guards=True,
+            )
+    except (TorchDynamoException, AssertionError) as error:  # the latter where ranges are solved
+        if len(dims) == 1:
+            raise
+        reason = str(error).strip().partition('\n')[0]
+        raise ValueError(
+            f'the model cannot be exported for a range of sizes, because its course depends on the '
+            f'size ({reason}): export one file per size, here --size {sizes[0][0]}x{sizes[0][1]}'
+        ) from error
+
+
+def _check_installed(*packages: str) -> None:
+    missing = [name for name in packages if importlib.util.find_spec(name) is None]
+    if missing:
+        raise ModuleNotFoundError(
+            f'ONNX files need {", ".join(missing)}: pip install {" ".join(missing)}'
+        )
+
+
+class _OfOneSize(nn.Module):
+    """Refuses images of another size, also in a trace."""
+
+    def __init__(self, model: nn.Module, height: int, width: int) -> None:
+        super().__init__()
+        self.model = model
+        self.check = torch.jit.script(_SizeCheck(height, width))
+
+    def forward(self, image: Tensor) -> tuple[Tensor, ...]:
+        return self.model(self.check(image))
+
+
+class _SizeCheck(nn.Module):
+    def __init__(self, height: int, width: int) -> None:
+        super().__init__()
+        self.height = height
+        self.width = width
+
+    def forward(self, image: Tensor) -> Tensor:
+        if image.shape[2] != self.height or image.shape[3] != self.width:
+            raise RuntimeError(
+                f'this file takes images of {self.height} x {self.width}, '
+                f'got {image.shape[2]} x {image.shape[3]}'
+            )
+        return image

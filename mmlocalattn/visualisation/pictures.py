@@ -1,0 +1,63 @@
+"""Drawing ground truth and predictions: one way for the three toolboxes."""
+
+import time
+from collections.abc import Mapping
+
+import numpy as np
+from mmengine.config import Config
+from mmengine.registry import DATASETS, VISUALIZERS
+from mmengine.structures import BaseDataElement
+from mmengine.visualization import Visualizer
+from numpy.typing import NDArray
+
+from mmlocalattn.data.check import leaf_datasets
+
+
+def dataset_meta(cfg: Config, split: str = 'test') -> dict:
+    """Classes and palette of a data set of a config; its files are not read.
+
+    Args:
+        cfg: Of mmdet, mmsegmentation or mmpretrain, whose scope is the default one.
+        split: ``'train'``, ``'val'`` or ``'test'``.
+
+    Returns:
+        The ``metainfo`` of the first data set inside wrappers, without what is None there.
+    """
+    leaf = next(leaf_datasets(cfg[f'{split}_dataloader'].dataset))
+    meta = DATASETS.build({**leaf, 'lazy_init': True}).metainfo
+    return {key: value for key, value in meta.items() if value is not None}
+
+
+def build_visualizer(cfg: Config, meta: Mapping) -> Visualizer:
+    """The visualizer of a config, to draw with and not to log to.
+
+    Args:
+        cfg: Whose scope is the default one.
+        meta: ``classes`` and ``palette``.
+    """
+    # Visualizers are global by their name, and an old one would come back without these settings.
+    name = f'pictures_{time.time_ns()}'
+    visualizer = VISUALIZERS.build({**cfg.visualizer, 'name': name, 'vis_backends': None})
+    visualizer.dataset_meta = dict(meta)
+    return visualizer
+
+
+def draw_sample(
+    visualizer: Visualizer, image: NDArray[np.uint8], sample: BaseDataElement, **options: object
+) -> NDArray[np.uint8]:
+    """Draw what a data sample says about an image.
+
+    Args:
+        visualizer: Of :func:`build_visualizer`.
+        image: (H, W, 3) BGR, as OpenCV reads it.
+        sample: Ground truth, predictions or both.
+        options: More arguments of the visualizer, as ``draw_gt=False``.
+
+    Returns:
+        (H, W, 3) BGR, or (H, 2 W, 3) with the ground truth on the left.
+    """
+    # mmsegmentation draws with OpenCV, which does not take a view with reversed channels.
+    rgb = np.ascontiguousarray(image[..., ::-1])
+    draw = getattr(visualizer, 'visualize_cls', None) or visualizer.add_datasample
+    draw(name='', image=rgb, data_sample=sample, **options)
+    return np.ascontiguousarray(visualizer.get_image()[..., ::-1])

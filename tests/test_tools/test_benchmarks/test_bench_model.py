@@ -1,0 +1,138 @@
+"""tools/benchmarks/bench_model.py on tiny models."""
+
+import copy
+import json
+from pathlib import Path
+from types import ModuleType
+
+import pytest
+import tiny_data
+import torch
+from tiny_data import CLASSIFICATION, DETECTION, SEGMENTATION, quick  # noqa: F401
+
+pytestmark = pytest.mark.usefixtures('quick')
+
+
+@pytest.fixture
+def tool(monkeypatch: pytest.MonkeyPatch) -> ModuleType:
+    import bench_model
+    from benchmarking import timing
+
+    monkeypatch.setattr(timing, 'BLOCK_SECONDS', 0.0)
+    return bench_model
+
+
+def write(folder: Path, name: str, text: str) -> str:
+    return tiny_data.write_config(folder / f'{name}.py', text, folder)
+
+
+def test_backbones_in_turns(
+    tool: ModuleType, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    first, second = write(tmp_path, 'first', DETECTION), write(tmp_path, 'second', SEGMENTATION)
+    out = tmp_path / 'out.json'
+    sizes = ['--size', '64x64', '32x96']
+    tool.main([first, '--baseline', second, *sizes, '--rounds', '2', '--out', str(out)])
+    results = json.loads(out.read_text())['results']
+    expected = [(n, s) for s in ([64, 64], [32, 96]) for n in ('first', 'second')]
+    assert [(r['config'], r['size']) for r in results] == expected
+    assert all(len(r['samples']) == 2 for r in results)
+    assert results[0]['images_per_second'] == pytest.approx(1 / results[0]['seconds'])
+    assert results[0]['gflop'] == results[1]['gflop'] > 0
+    lines = capsys.readouterr().out.splitlines()
+    assert [line.split()[1] for line in lines if line.startswith('| ')][2:] == [
+        name for name, _ in expected
+    ]
+
+
+def test_baseline_of_mmdet(tool: ModuleType, tmp_path: Path) -> None:
+    first = write(tmp_path, 'first', DETECTION)
+    second = tmp_path / 'second.py'
+    second.write_text(
+        "default_scope = 'mmdet'\nmodel = dict(backbone=dict(type='ResNet', depth=18))\n"
+    )
+    out = tmp_path / 'out.json'
+    argv = [first, '--baseline', str(second), '--size', '32x32', '--rounds', '1']
+    tool.main([*argv, '--out', str(out)])
+    parameters = [result['parameters'] for result in json.loads(out.read_text())['results']]
+    assert parameters[1] == 11_176_512  # ResNet-18 without its classifier
+
+
+@pytest.mark.parametrize('mode', ['', '--train'])
+@pytest.mark.parametrize(
+    'text', [DETECTION, SEGMENTATION, CLASSIFICATION], ids=['mmdet', 'mmseg', 'mmpretrain']
+)
+def test_whole_models(
+    tool: ModuleType, tmp_path: Path, text: str, mode: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    config = write(tmp_path, 'tiny', text)
+    argv = [config, '--whole', '--shape', '64', '96', '--batch', '2', '--rounds', '1', mode]
+    tool.main([argument for argument in argv if argument])
+    out = capsys.readouterr().out
+    assert f'model, {"forward and backward" if mode else "forward"}, batch 2, float32' in out
+    assert '| 64 x 96 |' in out
+
+
+def test_backward_of_a_backbone_and_its_profile(
+    tool: ModuleType, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    config = write(tmp_path, 'tiny', DETECTION)
+    tool.main([config, '--backward', '--shape', '64', '64', '--rounds', '1', '--profile'])
+    out = capsys.readouterr().out
+    assert 'backbone, forward and backward' in out
+    assert 'mmlocalattn::_sparse_scan_attention_backward' in out
+
+
+def test_autocast(tool: ModuleType, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    dtypes = set()
+    linear = torch.nn.Linear.forward
+
+    def forward(self: torch.nn.Linear, x: torch.Tensor) -> torch.Tensor:
+        output = linear(self, x)
+        dtypes.add(output.dtype)
+        return output
+
+    monkeypatch.setattr(torch.nn.Linear, 'forward', forward)
+    config = write(tmp_path, 'tiny', DETECTION)
+    tool.main([config, '--dtype', 'bfloat16', '--size', '32x32', '--rounds', '1'])
+    assert dtypes == {torch.bfloat16}
+
+
+def test_compiled_beside_eager(
+    tool: ModuleType,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    options = []
+
+    def leave(model: torch.nn.Module, **given: object) -> torch.nn.Module:
+        options.append(given)
+        return model
+
+    def spoil(model: torch.nn.Module, **given: object) -> torch.nn.Module:
+        model = copy.deepcopy(model)
+        model.output_norms['3'].weight.data *= 1.01
+        return model
+
+    monkeypatch.setattr(torch, 'compile', leave)
+    config, out = write(tmp_path, 'tiny', DETECTION), tmp_path / 'out.json'
+    argv = [config, '--compile', '--size', '64x64', '--rounds', '1', '--out', str(out)]
+    tool.main(argv)
+    eager, compiled = json.loads(out.read_text())['results']
+    assert (eager['config'], compiled['config']) == ('tiny', 'tiny, compiled')
+    assert options == [{'fullgraph': True, 'dynamic': False}]
+    assert eager['gflop'] == compiled['gflop'] > 0
+    text = capsys.readouterr().out
+    assert 'tiny, 64 x 64: 0 s to the first outputs' in text
+    assert '| tiny, compiled |' in text
+    monkeypatch.setattr(torch, 'compile', spoil)
+    with pytest.raises(SystemExit, match=r'compiled and eager maps of \(64, 64\) differ by'):
+        tool.main(argv)
+    with pytest.raises(SystemExit):
+        tool.main([*argv, '--whole'])
+
+
+def test_missing_config(tool: ModuleType) -> None:
+    with pytest.raises(SystemExit, match=r'error: config .* does not exist'):
+        tool.main(['no_such_config.py'])

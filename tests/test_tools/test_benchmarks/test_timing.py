@@ -1,0 +1,65 @@
+"""tools/benchmarks/benchmarking/timing.py: turns, peak memory, tables, files."""
+
+import json
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+from benchmarking import timing
+
+CPU = torch.device('cpu')
+MIB = 2**20
+
+
+def test_runs_take_turns(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(timing, 'BLOCK_SECONDS', 0.0)
+    calls = []
+    runs = [lambda: calls.append('a'), lambda: calls.append('b')]
+    samples = timing.time_in_turns(runs, CPU, 3)
+    assert ''.join(calls) == 'aabb' + 'ab' * 3  # warm-up and estimate, then rounds
+    assert [len(times) for times in samples] == [3, 3]
+
+
+def test_short_runs_are_repeated(monkeypatch: pytest.MonkeyPatch) -> None:
+    clock = iter(range(0, 100, 2))  # every measurement lasts 2 seconds
+    monkeypatch.setattr(timing.time, 'perf_counter', lambda: next(clock))
+    monkeypatch.setattr(timing, 'BLOCK_SECONDS', 7.0)
+    calls = []
+    assert timing.time_in_turns([lambda: calls.append(1)], CPU, 2) == [[0.5, 0.5]]
+    assert len(calls) == 2 + 2 * 4
+
+
+def test_slow_runs_are_timed_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(timing, 'SLOW_SECONDS', 0.0)
+    calls = []
+    (samples,) = timing.time_in_turns([lambda: calls.append(1)], CPU, 5)
+    assert len(samples) == 1
+    assert len(calls) == 2
+
+
+@pytest.mark.skipif(sys.platform != 'linux', reason='Linux keeps the high-water mark')
+def test_peak_memory() -> None:
+    held = torch.ones(16 * MIB)
+
+    def run() -> torch.Tensor:
+        torch.ones(24 * MIB)  # 96 MiB, freed at once
+        return held.sqrt()  # 64 MiB
+
+    for _ in range(2):  # what a first call has freed does not hide a second one
+        assert timing.peak_memory(run, CPU) / MIB == pytest.approx(96, abs=8)
+    assert timing.peak_memory(lambda: None, CPU) < 4 * MIB
+
+
+def test_table_is_markdown(capsys: pytest.CaptureFixture[str]) -> None:
+    timing.print_table(('map', 'ms'), [('100 x 167', '1'), ('5 x 8', '20.5')])
+    assert capsys.readouterr().out == (
+        '| map       |   ms |\n| --------- | ---: |\n| 100 x 167 |    1 |\n| 5 x 8     | 20.5 |\n'
+    )
+
+
+def test_environment_says_what_matters() -> None:
+    setting = timing.environment(CPU)
+    assert setting['versions']['torch'] == torch.__version__
+    assert setting['threads'] == torch.get_num_threads()
+    json.dumps(setting)

@@ -1,0 +1,265 @@
+"""Time the backbone or the whole model of a config on random images.
+
+Several models are timed in turns in one process; the table shows medians.
+"""
+
+import argparse
+import importlib
+import statistics
+import time
+from collections.abc import Sequence
+from pathlib import Path
+
+import torch
+from benchmarking.timing import (
+    Run,
+    environment,
+    peak_memory,
+    print_table,
+    synchronize,
+    time_in_turns,
+)
+from mmengine.config import Config
+from mmengine.model import revert_sync_batchnorm
+from mmengine.registry import MODELS, init_default_scope
+from torch import nn
+from torch.utils.flop_counter import FlopCounterMode
+
+from mmlocalattn.files import write_json
+from mmlocalattn.training import add_config_arguments, config_of, image_size, load_config
+
+NUM_CLASSES = 2  # of random labels: few enough for every head
+
+
+def parse_args(argv: Sequence[str] | None = None) -> argparse.Namespace:
+    parser = argparse.ArgumentParser(description=__doc__.partition('\n')[0])
+    add_config_arguments(parser)
+    parser.add_argument(
+        '--baseline',
+        nargs='+',
+        default=[],
+        metavar='CONFIG',
+        help='other configs, timed in turns with the first',
+    )
+    parser.add_argument('--whole', action='store_true', help='the whole model, not its backbone')
+    parser.add_argument(
+        '--train', '--backward', action='store_true', help='forward and backward, not only forward'
+    )
+    parser.add_argument(
+        '--size',
+        nargs='+',
+        type=image_size,
+        default=[(800, 1344)],
+        metavar='HxW',
+        help='image sizes, default 800x1344',
+    )
+    parser.add_argument(
+        '--shape',
+        nargs=2,
+        type=int,
+        metavar=('H', 'W'),
+        help='one image size, the same as --size HxW',
+    )
+    parser.add_argument('--batch', type=int, default=1)
+    parser.add_argument('--device', type=torch.device, default='cpu', help='cpu, cuda or cuda:N')
+    parser.add_argument(
+        '--dtype',
+        choices=('float32', 'bfloat16', 'float16'),
+        default='float32',
+        help='of autocast, which float32 leaves off',
+    )
+    parser.add_argument(
+        '--compile',
+        action='store_true',
+        help='time each backbone also as torch.compile makes it: one graph, for the size, or '
+        'for any if there are several; its outputs are compared first',
+    )
+    parser.add_argument('--rounds', type=int, default=3)
+    parser.add_argument('--profile', action='store_true', help="print PyTorch's profile of a pass")
+    parser.add_argument('--out', type=Path, help='JSON file to write')
+    args = parser.parse_args(argv)
+    if args.compile and args.whole:
+        parser.error('--compile is for backbones: leave out --whole')
+    if args.shape:
+        args.size = [tuple(args.shape)]
+    return args
+
+
+def build(cfg: Config, whole: bool) -> nn.Module:
+    """The model or its backbone as in one process, with random weights."""
+    init_default_scope(cfg.get('default_scope', 'mmengine'))
+    if whole and cfg.get('data_preprocessor'):
+        cfg.model.setdefault('data_preprocessor', cfg.data_preprocessor)
+    return revert_sync_batchnorm(MODELS.build(cfg.model if whole else cfg.model.backbone))
+
+
+def random_batch(scope: str, batch: int, height: int, width: int) -> dict:
+    """Images and labels as the data loader of mmdet, mmseg or mmpretrain gives them."""
+    if scope == 'mmdet':
+        demo_mm_inputs = importlib.import_module('mmdet.testing').demo_mm_inputs
+        size = (3, height, width)
+        return demo_mm_inputs(batch, size, [8] * batch, num_classes=NUM_CLASSES, with_mask=True)
+    images = [torch.randint(256, (3, height, width), dtype=torch.uint8) for _ in range(batch)]
+    if scope == 'mmseg':
+        structures = importlib.import_module('mmseg.structures')
+        pixels = importlib.import_module('mmengine.structures').PixelData
+        names = ('img_shape', 'ori_shape', 'pad_shape')
+        meta = dict.fromkeys(names, (height, width))
+        labels = torch.randint(NUM_CLASSES, (1, height, width))
+        sample = structures.SegDataSample(gt_sem_seg=pixels(data=labels), metainfo=meta)
+    elif scope == 'mmpretrain':
+        sample = importlib.import_module('mmpretrain.structures').DataSample().set_gt_label(1)
+    else:
+        raise SystemExit(f'error: no random data for models of {scope}, leave out --whole')
+    return dict(inputs=images, data_samples=[sample.clone() for _ in range(batch)])
+
+
+def make_run(cfg: Config, model: nn.Module, size: tuple[int, int], args: argparse.Namespace) -> Run:
+    """A forward pass, or a forward and backward pass."""
+    if args.whole:
+        batch = random_batch(cfg.get('default_scope'), args.batch, *size)
+        if getattr(model.data_preprocessor, 'size', None):  # mmseg pads training images to it
+            model.data_preprocessor.size = size
+        data = model.data_preprocessor(batch, training=args.train)
+    else:
+        images = torch.randn(args.batch, 3, *size, device=args.device)
+    amp = torch.autocast(
+        args.device.type, getattr(torch, args.dtype), enabled=args.dtype != 'float32'
+    )
+
+    def run() -> None:
+        model.zero_grad(set_to_none=True)
+        with torch.set_grad_enabled(args.train), amp:
+            if not args.whole:
+                loss = sum(output.float().sum() for output in model(images))
+            elif args.train:
+                loss, _ = model.parse_losses(model(**data, mode='loss'))
+            else:
+                model(**data, mode='predict')
+        if args.train:
+            loss.backward()
+
+    return run
+
+
+def check_compiled(
+    model: nn.Module, compiled: nn.Module, size: tuple[int, int], args: argparse.Namespace
+) -> float:
+    """Compare the maps of a backbone; return how many seconds the compiled one took.
+
+    Raises:
+        SystemExit: If they differ by more than 1e-3 of their largest value.
+    """
+    image = torch.randn(args.batch, 3, *size, device=args.device)
+    with torch.no_grad():
+        expected = model(image)
+        begin = time.perf_counter()
+        actual = compiled(image)
+        synchronize(args.device)
+        seconds = time.perf_counter() - begin
+    error = max(((a - b).abs().max() / b.abs().max()).item() for a, b in zip(actual, expected))
+    if not error < 1e-3:  # NaN too
+        raise SystemExit(f'error: compiled and eager maps of {size} differ by {error:.1e}')
+    return seconds
+
+
+def measure(names: Sequence[str], runs: Sequence[Run], args: argparse.Namespace) -> list[dict]:
+    """Time the models in turns; one record each."""
+    records = []
+    for name, run, samples in zip(names, runs, time_in_turns(runs, args.device, args.rounds)):
+        seconds = statistics.median(samples)
+        with torch.compiler.set_stance('force_eager'), FlopCounterMode(display=False) as counter:
+            run()
+        records.append(
+            {
+                'config': name,
+                'seconds': seconds,
+                'samples': samples,
+                'images_per_second': args.batch / seconds,
+                'gflop': counter.get_total_flops() / 1e9,
+                'peak_bytes': peak_memory(run, args.device),
+            }
+        )
+    return records
+
+
+def profile(run: Run, device: torch.device) -> str:
+    """The operators of a pass that take the most time, as a table."""
+    activities = [torch.profiler.ProfilerActivity.CPU]
+    if device.type == 'cuda':
+        activities.append(torch.profiler.ProfilerActivity.CUDA)
+    with torch.profiler.profile(activities=activities) as profiler:
+        run()
+        synchronize(device)
+    order = 'self_device_time_total' if device.type == 'cuda' else 'self_cpu_time_total'
+    return profiler.key_averages().table(sort_by=order, row_limit=20, max_name_column_width=50)
+
+
+def print_records(records: list[dict]) -> None:
+    """One line per size and model; the last column compares with the first model."""
+    columns = ('config', 'image', 's', 'images/s', 'GFLOP/s', 'extra memory', 'parameters', 'time')
+    rows = []
+    for record in records:
+        height, width = record['size']
+        first = next(other for other in records if other['size'] == record['size'])
+        peak = record['peak_bytes']
+        rows.append(
+            [
+                record['config'],
+                f'{height} x {width}',
+                f'{record["seconds"]:.3f}',
+                f'{record["images_per_second"]:.2f}',
+                f'{record["gflop"] / record["seconds"]:.0f}',
+                '' if peak is None else f'{peak / 1e6:.0f} MB',
+                f'{record["parameters"] / 1e6:.1f} M',
+                f'{record["seconds"] / first["seconds"]:.2f}x',
+            ]
+        )
+    print_table(columns, rows)
+
+
+def main(argv: Sequence[str] | None = None) -> None:
+    args = parse_args(argv)
+    paths = [args.config, *args.baseline]
+    try:
+        configs = [config_of(args), *map(load_config, args.baseline)]
+    except (FileNotFoundError, ModuleNotFoundError, ValueError) as error:
+        raise SystemExit(f'error: {error}') from None
+    models = [build(cfg, args.whole).to(args.device) for cfg in configs]
+    for model in models:
+        model.train(args.train)  # mmdet's ResNet does not return itself
+    names = [Path(path).stem for path in paths]
+    if args.compile:
+        several = len(args.size) > 1
+        models += [torch.compile(model, fullgraph=True, dynamic=several) for model in models]
+        names += [f'{name}, compiled' for name in names]
+        configs += configs
+    records = []
+    for size in args.size:
+        if args.compile:
+            half = len(models) // 2
+            for name, model, compiled in zip(names, models[:half], models[half:]):
+                seconds = check_compiled(model, compiled, size, args)
+                print(f'{name}, {size[0]} x {size[1]}: {seconds:.0f} s to the first outputs')
+        runs = [make_run(cfg, model, size, args) for cfg, model in zip(configs, models)]
+        for record, model, run in zip(measure(names, runs, args), models, runs):
+            parameters = sum(parameter.numel() for parameter in model.parameters())
+            records.append(record | {'size': list(size), 'parameters': parameters})
+            if args.profile:
+                print(f'{record["config"]}, {size[0]} x {size[1]}')
+                print(profile(run, args.device))
+    setting = environment(args.device)
+    print(
+        f'{"model" if args.whole else "backbone"}, '
+        f'{"forward and backward" if args.train else "forward"}, batch {args.batch}, {args.dtype}, '
+        f'{setting["device"]}, {setting["threads"]} threads'
+    )
+    print_records(records)
+    if args.out:
+        arguments = {key: str(value) for key, value in vars(args).items()}
+        write_json(args.out, setting | {'arguments': arguments, 'results': records})
+        print(args.out)
+
+
+if __name__ == '__main__':
+    main()

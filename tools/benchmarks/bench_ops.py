@@ -1,0 +1,350 @@
+"""Time the operators beside other ways to compute the same, and beside a matrix product.
+
+Everything about one map is timed in turns in one process; the table shows medians. FLOPs are the
+useful ones: 4 * B * heads * H * W * kh * kw * head_dim forward, 3.5 times that for forward and
+backward; of slide_attention, the convolutions to its copies too. Before, every way is compared with
+the reference on small maps.
+"""
+
+import argparse
+import functools
+import statistics
+from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
+
+import torch
+from benchmarking.baselines import WAYS, Problem, Unavailable, has_backward, scratch_bytes
+from benchmarking.cases import TWO_OPS, Neighborhood, SparseScan
+from benchmarking.report import PASSES, draw, full_table, short_table
+from benchmarking.slide import Slide, SlideProblem
+from benchmarking.stand_alone import StandAlone
+from benchmarking.timing import (
+    Run,
+    environment,
+    free_memory,
+    peak_memory,
+    time_in_turns,
+)
+from torch import Tensor
+
+from mmlocalattn.files import write_json
+from mmlocalattn.layers.scan_geometry import adaptive_scan
+from mmlocalattn.ops._window import as_pair
+
+SHAPES = (
+    '100x167,2,7,1',
+    '100x167,2,15,6',
+    '100x167,2,29,3',
+    '50x84,8,7,7',
+    '200x334,2,29,6',
+    '200x334,2,7,28',
+)
+SCAN_SHAPES = ('200x334,2', '100x167,4', '50x84,8', '25x42,16')
+SLIDE_SHAPES = ('200x334,3,3', '100x167,6,3')
+STAND_ALONE_SHAPES = ('200x334,8,7,8', '100x167,8,7,16', '50x84,8,7,32')
+MATRIX = 2048
+TOLERANCE = {'float32': 1e-4, 'bfloat16': 4e-2, 'float16': 5e-3}
+
+
+Case = Neighborhood | SparseScan | Slide | StandAlone
+
+
+def parse_args(argv: Sequence[str] | None = None) -> argparse.Namespace:
+    parser = argparse.ArgumentParser(description=__doc__.partition('\n')[0])
+    parser.add_argument(
+        '--shapes',
+        nargs='*',
+        type=parse_shape,
+        default=[parse_shape(shape) for shape in SHAPES],
+        metavar='HxW,HEADS,KERNEL,DILATION',
+        help=f'of neighborhood_attention, default: {" ".join(SHAPES)}',
+    )
+    parser.add_argument(
+        '--scan-shapes',
+        nargs='*',
+        type=functools.partial(parse_shape, fields=3),
+        default=[parse_shape(shape, 3) for shape in SCAN_SHAPES],
+        metavar='HxW,HEADS',
+        help='of sparse_scan_attention, with the windows of the adaptive rule, default: '
+        f'{" ".join(SCAN_SHAPES)}, the stages of SSViT-S at 800x1336',
+    )
+    parser.add_argument(
+        '--slide-shapes',
+        nargs='*',
+        type=functools.partial(parse_shape, fields=4),
+        default=[parse_shape(shape, 4) for shape in SLIDE_SHAPES],
+        metavar='HxW,HEADS,KERNEL',
+        help='of slide_attention, always timed beside the eager forms of its released code, '
+        f'default: {" ".join(SLIDE_SHAPES)}, the slide stages of Slide-Swin-T at 800x1336',
+    )
+    parser.add_argument(
+        '--stand-alone-shapes',
+        nargs='*',
+        type=parse_shape,
+        default=[parse_shape(shape) for shape in STAND_ALONE_SHAPES],
+        metavar='HxW,HEADS,KERNEL,HEAD_DIM',
+        help='of stand_alone_attention, always timed beside copies of its windows, default: '
+        f'{" ".join(STAND_ALONE_SHAPES)}, stages of SASA-ResNet-50 at 800x1336',
+    )
+    parser.add_argument(
+        '--baselines',
+        nargs='*',
+        choices=[way for way in WAYS if way != 'ours'],
+        default=['unfold'],
+        help='what to time beside ours, default: unfold; sparse_scan_attention is always timed '
+        'beside two separate operators and eager rotary embedding too',
+    )
+    parser.add_argument('--batch', type=int, nargs='+', default=[1])
+    parser.add_argument('--head-dim', type=int, default=32)
+    parser.add_argument('--bias', action='store_true', help='with relative position bias')
+    parser.add_argument('--dtype', choices=TOLERANCE, default='float32')
+    parser.add_argument('--device', type=torch.device, default='cpu', help='cpu, cuda or cuda:N')
+    parser.add_argument('--rounds', type=int, default=5)
+    parser.add_argument('--forward-only', action='store_true')
+    parser.add_argument('--markdown', action='store_true', help='print a short table, as in README')
+    parser.add_argument('--out', type=Path, help='JSON file to write')
+    parser.add_argument('--plot', type=Path, help='PNG file to write')
+    return parser.parse_args(argv)
+
+
+def parse_shape(text: str, fields: int = 5) -> tuple:
+    """``'100x167,2,7,1'`` to (height, width, heads, kernel, dilation); a kernel can be ``5x11``."""
+    try:
+        size, *rest = text.split(',')
+        numbers = (*map(int, size.split('x')), *map(int, rest[:1]))
+        if len(rest) > 1:
+            kernel = tuple(map(int, rest[1].split('x')))
+            numbers += (kernel[0] if len(kernel) == 1 else kernel, *map(int, rest[2:]))
+    except ValueError:
+        numbers = ()
+    if len(numbers) != fields:
+        expected = ','.join(['HxW', 'HEADS', 'KERNEL', 'DILATION'][: fields - 1])
+        raise argparse.ArgumentTypeError(f'not {expected}: {text!r}')
+    return numbers
+
+
+def make_cases(args: argparse.Namespace) -> list[Case]:
+    cases: list[Case] = []
+    make = functools.partial(make_problem, args)
+    for batch in args.batch:
+        for height, width, heads, kernel, dilation in args.shapes:
+            problem = make(batch, height, width, heads, kernel, dilation, args.bias)
+            cases.append(Neighborhood(problem))
+        for height, width, heads in args.scan_shapes:
+            problem = make(batch, height, width, heads)
+            cases.append(SparseScan(problem, *adaptive_scan(height, width)))
+        cases += [slide_case(args, batch, *shape) for shape in args.slide_shapes]
+        cases += [stand_alone_case(args, batch, *shape) for shape in args.stand_alone_shapes]
+    return cases
+
+
+def small_cases(args: argparse.Namespace) -> list[Case]:
+    """What shows every part of the window rule, on maps small enough for the reference."""
+    cases: list[Case] = []
+    if args.shapes:
+        windows = (5, 1), (3, 3)
+        problems = [make_problem(args, 2, 13, 19, 2, *window, args.bias) for window in windows]
+        cases += map(Neighborhood, problems)
+    if args.scan_shapes:
+        cases.append(SparseScan(make_problem(args, 2, 13, 19, 2), (5, 5), (3, 3), (4, 4)))
+    if args.slide_shapes:
+        cases += [slide_case(args, 2, 13, 19, 2, kernel) for kernel in (3, 5)]
+    if args.stand_alone_shapes:
+        cases += [stand_alone_case(args, 2, 13, 19, 2, *rest) for rest in ((3, 8), (7, 5))]
+    return cases
+
+
+def slide_case(args: argparse.Namespace, *shape: int) -> Slide:
+    """Of batch, height, width, heads, kernel."""
+    return Slide(SlideProblem(**vars(make_problem(args, *shape))))
+
+
+def stand_alone_case(args: argparse.Namespace, *shape: int) -> StandAlone:
+    """Of batch, height, width, heads, kernel, head_dim."""
+    *rest, head_dim = shape
+    return StandAlone(replace(make_problem(args, *rest), head_dim=head_dim))
+
+
+def make_problem(
+    args: argparse.Namespace,
+    batch: int,
+    height: int,
+    width: int,
+    heads: int,
+    kernel: int | tuple[int, int] = 1,
+    dilation: int = 1,
+    bias: bool = False,
+) -> Problem:
+    return Problem(
+        batch,
+        height,
+        width,
+        heads,
+        args.head_dim,
+        as_pair(kernel, 'kernel'),
+        (dilation, dilation),
+        getattr(torch, args.dtype),
+        args.device,
+        bias,
+    )
+
+
+def with_grad(tensors: Sequence[Tensor | None], dtype: torch.dtype) -> list[Tensor | None]:
+    """Leaves with the values of ``tensors`` that collect gradients."""
+    return [t if t is None else t.detach().to(dtype).requires_grad_() for t in tensors]
+
+
+def gradients(output: Tensor, tensors: Sequence[Tensor | None], grad: Tensor) -> list[Tensor]:
+    inputs = [tensor for tensor in tensors if tensor is not None]
+    return list(torch.autograd.grad(output, inputs, grad))
+
+
+def check(case: Case, way: str, tolerance: float, backward: bool) -> None:
+    """Compare a way with the reference in float32.
+
+    Raises:
+        Unavailable: If it cannot go here.
+        SystemExit: If it gives another result.
+    """
+    attend = case.prepare(way)
+    tensors = case.make_tensors()
+    exact = with_grad(tensors, torch.float32)
+    grad = torch.randn(case.problem.shape, device=case.problem.device)
+    backward = backward and has_backward(way, case.problem)
+    if backward:
+        tensors = with_grad(tensors, case.problem.dtype)
+    output, truth = attend(*tensors), case.prepare('reference')(*exact)
+    actual, expected = [output], [truth]
+    if backward:
+        actual += gradients(output, tensors, grad.to(output.dtype))
+        expected += gradients(truth, exact, grad)
+    for name, ours, theirs in zip(('output', *case.tensor_names), actual, expected):
+        error = ((ours.float() - theirs).abs().max() / theirs.abs().max()).item()
+        if not error < tolerance:  # NaN is an error too
+            raise SystemExit(
+                f'error: {way} disagrees with the reference on {case.title} {case.label}: '
+                f'{name} is off by {error:.1e} of its largest value'
+            )
+
+
+def check_all(args: argparse.Namespace) -> dict[tuple[str, str], str]:
+    """Compare every way with the reference; for (operator, way) that cannot go here, say why."""
+    reasons = {}
+    for case in small_cases(args):
+        for way in case.ways(args.baselines):
+            try:
+                check(case, way, TOLERANCE[args.dtype], not args.forward_only)
+            except Unavailable as reason:
+                reasons[case.title, way] = str(reason)
+    return reasons
+
+
+def make_runs(case: Case, way: str, tensors: list[Tensor | None]) -> dict[bool, Run]:
+    """A forward pass, and a forward and backward pass."""
+    attend = case.prepare(way)
+    leaves = with_grad(tensors, case.problem.dtype)
+    grad = torch.randn_like(tensors[0])
+    return {
+        False: lambda: attend(*tensors),
+        True: lambda: gradients(attend(*leaves), leaves, grad),
+    }
+
+
+def why_not(case: Case, way: str, backward: bool) -> str | None:
+    """Why a way cannot run one pass of a case; None if nothing speaks against it."""
+    if backward and not has_backward(way, case.problem):
+        return 'no backward pass on the CPU'
+    needs = [scratch_bytes(way, step, backward) for step in case.steps]
+    need = sum(needs) if backward else max(needs)  # a backward pass keeps what every step made
+    free = free_memory(case.problem.device)
+    if free is not None and need > 0.8 * free:
+        return f'needs {need / 1e9:.1f} GB, {free / 1e9:.1f} GB are free'
+    return None
+
+
+def measure(case: Case, args: argparse.Namespace, reasons: dict, product: Run) -> list[dict]:
+    """Time all ways of one case and a matrix product in turns; one record per way and pass."""
+    tensors = case.make_tensors()
+    records, runs = [], [product]
+    for way in case.ways(args.baselines):
+        passes: dict[bool, Run] = {}
+        for backward, name in PASSES.items():
+            if backward and args.forward_only:
+                continue
+            record = describe(case) | {'way': way, 'pass': name}
+            records.append(record)
+            reason = reasons.get((case.title, way)) or why_not(case, way, backward)
+            try:
+                if reason is None:
+                    passes = passes or make_runs(case, way, tensors)
+                    passes[backward]()
+                    runs.append(passes[backward])
+            except RuntimeError as error:  # out of memory, a window that the other cannot do
+                if way in ('ours', TWO_OPS):
+                    raise
+                reason = str(error).strip().partition('\n')[0]
+            if reason is not None:
+                record['skipped'] = reason
+    (product_samples, *samples) = time_in_turns(runs, args.device, args.rounds)
+    product_rate = 2 * MATRIX**3 / 1e9 / statistics.median(product_samples)
+    timed = [record for record in records if 'skipped' not in record]
+    for record, run, seconds in zip(timed, runs[1:], samples):
+        median = statistics.median(seconds)
+        factor = case.both_factor if record['pass'] == PASSES[True] else 1.0
+        rate = factor * sum(step.gflop for step in case.steps) / median
+        record |= {
+            'seconds': median,
+            'samples': seconds,
+            'gflops': rate,
+            'matrix_product_gflops': product_rate,
+            'fraction_of_matrix_product': rate / product_rate,
+            'peak_bytes': peak_memory(run, args.device),
+        }
+    return records
+
+
+def describe(case: Case) -> dict:
+    problem = case.problem
+    where, window = case.label
+    return {
+        'op': case.title,
+        'map': where,
+        'window': window,
+        'window_title': case.window_title,
+        'shape': list(problem.shape),
+        'steps': [[list(step.kernel), list(step.dilation)] for step in case.steps],
+        'tensor_bytes': 4 * problem.dtype.itemsize * torch.Size(problem.shape).numel(),
+    }
+
+
+def main(argv: Sequence[str] | None = None) -> None:
+    args = parse_args(argv)
+    reasons = check_all(args)
+    options = dict(dtype=getattr(torch, args.dtype), device=args.device)
+    left, right = torch.randn(2, MATRIX, MATRIX, **options)
+    records = []
+    for case in make_cases(args):
+        print(f'timing {case.title}, {", ".join(case.label)}', flush=True)
+        records += measure(case, args, reasons, functools.partial(torch.mm, left, right))
+    setting = environment(args.device)
+    for op in dict.fromkeys(record['op'] for record in records):
+        chosen = [record for record in records if record['op'] == op]
+        products = [r['matrix_product_gflops'] for r in chosen if 'seconds' in r]
+        print(
+            f'\n{op}: {args.dtype}, head_dim {args.head_dim}, {setting["device"]}, '
+            f'{setting["threads"]} threads; matrix product {MATRIX}^3: '
+            f'{statistics.median(products):.0f} GFLOP/s'
+            + ('' if op in setting['compiled_kernels'] else '; NO COMPILED KERNEL, the reference')
+        )
+        (short_table if args.markdown else full_table)(chosen)
+    if args.out:
+        arguments = {key: str(value) for key, value in vars(args).items()}
+        write_json(args.out, setting | {'arguments': arguments, 'results': records})
+        print(args.out)
+    if args.plot:
+        draw(records, args.plot)
+
+
+if __name__ == '__main__':
+    main()

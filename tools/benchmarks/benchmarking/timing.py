@@ -1,0 +1,126 @@
+"""What the benchmarks share: timing in turns, peak memory, tables, a JSON file."""
+
+import ctypes
+import math
+import platform
+import time
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+import torch
+
+from mmlocalattn import __version__
+from mmlocalattn.ops import OPS, has_kernel
+
+BLOCK_SECONDS = 0.02
+"""Shorter calls are repeated within a round until they have filled this time."""
+SLOW_SECONDS = 5.0
+"""A call that takes longer is timed once."""
+
+Run = Callable[[], object]
+
+
+def time_in_turns(runs: Sequence[Run], device: torch.device, rounds: int) -> list[list[float]]:
+    """Seconds of a call of each run, by round.
+
+    Every round times every run, so that a slow moment of the machine hits all of them. Before,
+    each is called once: compilation, caches, memory pools.
+    """
+    calls = []
+    samples: list[list[float]] = []
+    for run in runs:
+        run()
+        first = _seconds(run, device, 1)
+        calls.append(max(1, min(1000, math.ceil(BLOCK_SECONDS / first))))
+        samples.append([first] if first > SLOW_SECONDS else [])
+    quick = [index for index, known in enumerate(samples) if not known]
+    for _ in range(rounds):
+        for index in quick:
+            samples[index].append(_seconds(runs[index], device, calls[index]))
+    return samples
+
+
+def _seconds(run: Run, device: torch.device, calls: int) -> float:
+    synchronize(device)
+    start = time.perf_counter()
+    for _ in range(calls):
+        run()
+    synchronize(device)
+    return (time.perf_counter() - start) / calls
+
+
+def synchronize(device: torch.device) -> None:
+    if device.type == 'cuda':
+        torch.cuda.synchronize(device)
+
+
+def peak_memory(run: Run, device: torch.device) -> int | None:
+    """Bytes that a call needs on top of what is in use before it.
+
+    On the CPU this is the high-water mark of the resident set, so it holds the scratch memory of
+    kernels too. Linux keeps it; elsewhere the answer is None.
+    """
+    if device.type == 'cuda':
+        synchronize(device)
+        torch.cuda.reset_peak_memory_stats(device)
+        before = torch.cuda.memory_allocated(device)
+        run()
+        synchronize(device)
+        return torch.cuda.max_memory_allocated(device) - before
+    clear_refs = Path('/proc/self/clear_refs')
+    if not clear_refs.exists():
+        return None
+    if platform.libc_ver()[0] == 'glibc':
+        ctypes.CDLL(None).malloc_trim(0)  # else the call could reuse freed memory unseen
+    clear_refs.write_text('5')  # lowers the mark to what is resident now
+    before = _high_water_mark()
+    run()
+    return _high_water_mark() - before
+
+
+def _high_water_mark() -> int:
+    return _kibibytes('/proc/self/status', 'VmHWM')
+
+
+def free_memory(device: torch.device) -> int | None:
+    """Bytes that can still be allocated on the device; None if unknown."""
+    if device.type == 'cuda':
+        return torch.cuda.mem_get_info(device)[0]
+    return _kibibytes('/proc/meminfo', 'MemAvailable') if Path('/proc/meminfo').exists() else None
+
+
+def _kibibytes(file: str, key: str) -> int:
+    """The bytes on the line ``<key>: <number> kB`` of a file of /proc."""
+    lines = Path(file).read_text().splitlines()
+    return 1024 * next(int(line.split()[1]) for line in lines if line.startswith(f'{key}:'))
+
+
+def environment(device: torch.device) -> dict:
+    """What a measurement depends on besides its arguments."""
+    on_gpu = device.type == 'cuda'
+    return {
+        'versions': {'mmlocalattn': __version__, 'torch': torch.__version__},
+        'device': torch.cuda.get_device_name(device) if on_gpu else platform.processor() or 'cpu',
+        'cpu_capability': torch.backends.cpu.get_cpu_capability(),
+        'threads': torch.get_num_threads(),
+        'float32_matmul_precision': torch.get_float32_matmul_precision(),
+        'compiled_kernels': [name for name in OPS if has_kernel(name, device.type)],
+    }
+
+
+def print_table(columns: Sequence[str], rows: Sequence[Sequence[str]], left: int = 1) -> None:
+    """Print a table that is aligned text and Markdown at once.
+
+    Args:
+        columns: Headings.
+        rows: Cells.
+        left: Number of columns, from the first, that are aligned to the left.
+    """
+    widths = [max(map(len, cells)) for cells in zip(columns, *rows)]
+    rule = ['-' * width if i < left else '-' * (width - 1) + ':' for i, width in enumerate(widths)]
+    for cells in (columns, rule, *rows):
+        texts = [
+            text.ljust(width) if i < left else text.rjust(width)
+            for i, (text, width) in enumerate(zip(cells, widths))
+        ]
+        print(f'| {" | ".join(texts)} |')

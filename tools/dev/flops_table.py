@@ -1,0 +1,51 @@
+"""Count the models in the tables of docs/flops.md again and write what has changed.
+
+A row starts with the name of a config and changes to it, the size of the image, and what the paper
+says of multiply-adds (in 1e9) and parameters (in 1e6); the other cells are filled in:
+| `config` `key=value` | 800 x 1280 | published | counted | difference | published | counted |
+"""
+
+import argparse
+import ast
+import re
+from collections.abc import Sequence
+from pathlib import Path
+
+from get_flops import count
+from mmengine.logging import MMLogger
+
+from mmlocalattn.training import load_config
+
+ROOT = Path(__file__).parents[2]
+
+
+def main(argv: Sequence[str] | None = None) -> None:
+    parser = argparse.ArgumentParser(description=__doc__.partition('\n')[0])
+    parser.add_argument('file', nargs='?', type=Path, default=ROOT / 'docs' / 'flops.md')
+    file = parser.parse_args(argv).file
+    MMLogger.get_current_instance().setLevel('ERROR')
+    file.write_text(''.join(map(fill, file.read_text().splitlines(keepends=True))))
+
+
+def fill(line: str) -> str:
+    """The line with the counts of its model, or as it is when it is not such a row."""
+    if not line.startswith('| `'):
+        return line
+    model, image, flops, _, _, params, _ = (cell.strip() for cell in line.split('|')[1:-1])
+    name, *options = re.findall('`(.+?)`', model)
+    changes = {key: ast.literal_eval(value) for key, value in (o.split('=') for o in options)}
+    height, width = map(int, image.split(' x '))
+    found = count(load_config(str(ROOT / 'configs' / f'{name}.py'), changes), (height, width))
+    counted = found['flops'] / 1e9
+    difference = f'{round(counted / float(flops) - 1, 3) + 0.0:+.1%}'  # no minus before a zero
+    cells = (model, image, flops, like(flops, counted), difference)
+    return f'| {" | ".join((*cells, params, like(params, found["params"] / 1e6)))} |\n'
+
+
+def like(published: str, value: float) -> str:
+    """The value with one digit more than the published one."""
+    return f'{value:.{len(published.partition(".")[2]) + 1}f}'
+
+
+if __name__ == '__main__':
+    main()
