@@ -24,7 +24,7 @@ die() {
     exit 1
 }
 pip_install() { "$python" -m pip install --disable-pip-version-check --quiet "$@"; }
-requirements_hash() { cat "$pins" requirements/tests.txt | sha256sum; }
+requirements_hash() { cat "$pins" requirements/{tests,lint}.txt | sha256sum; }
 
 # Both stacks bring the same modules, and pip would install one over the other.
 check_stack() {
@@ -96,8 +96,8 @@ install_mmcv() {
 }
 
 install_reference() {
-    say 'torch, mmdet, mmsegmentation, mmpretrain, test tools: a download of about 3 GB'
-    pip_install -r <(grep -vE "$mmcv_pin" "$pins") -r requirements/tests.txt
+    say 'torch, mmdet, mmsegmentation, mmpretrain, tools: a download of about 3 GB'
+    pip_install -r <(grep -vE "$mmcv_pin" "$pins") -r requirements/tests.txt -r requirements/lint.txt
     say 'mmcv: compiled from source once, about ten minutes on two cores'
     (install_mmcv)
     "$python" -c 'import torch, mmcv._ext, mmdet, mmseg, mmpretrain' ||
