@@ -20,6 +20,8 @@ python=$venv/bin/python
 pins=requirements/${stack:+${stack}_}reference.txt
 stamp=$venv/mmlocalattn-$(basename "$pins" .txt).sha256
 cache=${XDG_CACHE_HOME:-$HOME/.cache}/mmlocalattn
+requirements=("$pins" requirements/tests.txt)
+[ -n "$stack" ] || requirements+=(requirements/lint.txt) # whose mypy then knows this torch; else lint.sh finds its own
 index_probe='addict==2.4.0' # a few kB, and among the pins
 mmcv_pin='^(onedl-)?mmcv=='
 
@@ -74,7 +76,7 @@ watch_log() {
 pip_install() {
     "$python" -m pip install --disable-pip-version-check --progress-bar off "$@"
 }
-requirements_hash() { cat "$pins" requirements/tests.txt | sha256sum; }
+requirements_hash() { cat "${requirements[@]}" | sha256sum; }
 
 # All stacks bring the same modules, and pip would install one over the other.
 check_stack() {
@@ -156,7 +158,7 @@ install_mmcv() (
 
 install_reference() {
     run packages 'a download of about 3 GB, 3 to 10 minutes' \
-        pip_install -r <(grep -vE "$mmcv_pin" "$pins") -r requirements/tests.txt
+        pip_install -r <(cat "${requirements[@]}" | grep -vE "$mmcv_pin")
     run mmcv 'compiled from source once, 3 to 6 minutes on two cores' install_mmcv
     "$python" -c 'import torch, mmcv._ext, mmdet, mmseg, mmpretrain' ||
         die "the packages in $venv do not import, see above; remove the folder and run this again"
