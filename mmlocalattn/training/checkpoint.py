@@ -133,11 +133,11 @@ def load_weights(
             'unexpected': [name for name in unexpected if name.startswith(prefix)],
         }
         problems = {
-            kind: [name for name in names if not name.startswith(optional)]
+            kind: sorted(name for name in names if not name.startswith(optional))
             for kind, names in problems.items()
         }
     except RuntimeError as error:  # has a line for each weight of another shape
-        problems = {'of another shape': [line.strip() for line in str(error).splitlines()[1:]]}
+        problems = {'of another shape': [_shapes(line) for line in str(error).splitlines()[1:]]}
     shown = [f'{len(names)} {kind}, {_first(names)}' for kind, names in problems.items() if names]
     if shown:
         raise ValueError(
@@ -165,10 +165,16 @@ def read_seed(checkpoint: str) -> int | None:
 
 def _reason(error: Exception) -> str:
     """What went wrong, in one line and without PyTorch's advice to execute the file."""
-    text = str(error).strip()
-    if refused := re.search(r'WeightsUnpickler error: (.*?)(?:\. |\n|$)', text):
-        return refused[1]
-    return f'{type(error).__name__} {text.partition(chr(10))[0]}'.strip()
+    inner = error.__context__ or error  # that of the unpickler, which PyTorch puts into an essay
+    text = str(inner).strip().partition('\n')[0].partition('. Please use')[0]
+    return f'{type(inner).__name__} {text}'.strip()
+
+
+def _shapes(line: str) -> str:
+    """PyTorch's line about a weight of another shape, shorter."""
+    size = r'torch\.Size\((.*?)\)'
+    match = re.search(rf'size mismatch for (\S+): .*?{size} from checkpoint, .*?{size}', line)
+    return f'{match[1]} {match[2]} instead of {match[3]}' if match else line.strip()
 
 
 def _first(names: Sequence[str]) -> str:

@@ -11,6 +11,7 @@ from mmengine.registry import MODELS, init_default_scope
 from tiny_data import SIDE, data, quick  # noqa: F401
 
 from mmlocalattn.training import adapt_to_device, load_config
+from mmlocalattn.visualisation.predictor import Predictor
 
 TOOL = tiny_data.load_tool('image_demo')
 pytestmark = pytest.mark.usefixtures('quick')
@@ -60,7 +61,7 @@ def test_draws_images_folders_and_videos(tmp_path: Path, data: Path, task: str) 
 def test_classes_are_those_of_the_config(tmp_path: Path, data: Path) -> None:  # noqa: F811
     """The checkpoint names none, for which mmdet would take those of COCO."""
     config, checkpoint = write_model(tmp_path, data, 'DETECTION')
-    predictor = TOOL.Predictor(load_config(config), checkpoint, 'cpu', 0.3)
+    predictor = Predictor(load_config(config), checkpoint)
     assert predictor.visualizer.dataset_meta['classes'] == ('dark', 'light')
     predicted = predictor.predict(cv2.imread(str(data / 'images' / '0.png')))
     assert set(predicted.pred_instances.labels.tolist()) <= {0, 1}
@@ -74,8 +75,8 @@ def test_classes_are_those_of_the_config(tmp_path: Path, data: Path) -> None:  #
         (['DATA/coco.json'], r'coco.json. is neither an image nor a video \(.bmp'),
         (['DATA/images/0.png', 'DATA/maps'], "two inputs are called '0.png'"),
         (['DATA/images', '--out-dir', 'DATA/images'], "0.png' would be overwritten"),
-        (['DATA/images', '--device', 'cuda:99'], "--device 'cuda:99' cannot be used"),
-        (['DATA/images', '--device', 'abacus'], "--device 'abacus' cannot be used"),
+        (['DATA/images', '--device', 'cuda:99'], "error: device 'cuda:99' cannot be used"),
+        (['DATA/images', '--device', 'abacus'], "error: device 'abacus' cannot be used"),
     ],
 )
 def test_one_line_errors_before_the_model_is_built(
@@ -85,7 +86,7 @@ def test_one_line_errors_before_the_model_is_built(
     inputs: list[str],
     message: str,
 ) -> None:
-    monkeypatch.setattr(TOOL, 'Predictor', None)
+    monkeypatch.setattr('mmlocalattn.visualisation.predictor.get_object_from_string', None)
     config = tiny_data.write_config(tmp_path / 'c.py', tiny_data.DETECTION, data)
     (tmp_path / 'empty').mkdir()
     words = [
