@@ -16,6 +16,7 @@
 
 #include "cpu/isa.h"
 #include "cpu/maps.h"
+#include "optional_tensor.h"
 
 namespace mmlocalattn::cpu {
 

@@ -8,6 +8,7 @@
 #include <array>
 
 #include "intrinsics.cuh"
+#include "optional_tensor.h"
 
 namespace mmlocalattn::cuda {
 

@@ -248,21 +248,21 @@ Grads attend_backward(const Problem& problem, const at::Tensor& grad_output,
 namespace {
 
 Problem make_problem(const at::Tensor& query, const at::Tensor& key, const at::Tensor& value,
-                     const std::optional<at::Tensor>& bias, at::IntArrayRef kernel_size,
+                     const OptionalTensor& bias, at::IntArrayRef kernel_size,
                      at::IntArrayRef dilation, double scale) {
   return {{query, key, value}, bias.value_or(at::Tensor()), kernel_size, dilation, scale};
 }
 
 std::tuple<at::Tensor, at::Tensor> neighborhood_attention_cpu(
     const at::Tensor& query, const at::Tensor& key, const at::Tensor& value,
-    const std::optional<at::Tensor>& bias, at::IntArrayRef kernel_size, at::IntArrayRef dilation,
+    const OptionalTensor& bias, at::IntArrayRef kernel_size, at::IntArrayRef dilation,
     double scale) {
   return attend(make_problem(query, key, value, bias, kernel_size, dilation, scale));
 }
 
 std::tuple<at::Tensor, at::Tensor, at::Tensor, at::Tensor> neighborhood_attention_backward_cpu(
     const at::Tensor& grad_output, const at::Tensor& query, const at::Tensor& key,
-    const at::Tensor& value, const std::optional<at::Tensor>& bias, const at::Tensor& output,
+    const at::Tensor& value, const OptionalTensor& bias, const at::Tensor& output,
     const at::Tensor& logsumexp, at::IntArrayRef kernel_size, at::IntArrayRef dilation,
     double scale) {
   const auto grads =

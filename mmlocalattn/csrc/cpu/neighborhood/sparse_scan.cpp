@@ -113,15 +113,14 @@ class Scan {
   double scale_;
 };
 
-Rotary make_rotary(const std::optional<at::Tensor>& sin, const std::optional<at::Tensor>& cos) {
+Rotary make_rotary(const OptionalTensor& sin, const OptionalTensor& cos) {
   return sin ? Rotary{*sin, *cos} : Rotary{};
 }
 
 std::tuple<at::Tensor, at::Tensor, at::Tensor, at::Tensor> sparse_scan_attention_cpu(
     const at::Tensor& query, const at::Tensor& key, const at::Tensor& value,
-    const std::optional<at::Tensor>& sin, const std::optional<at::Tensor>& cos,
-    at::IntArrayRef local_kernel, at::IntArrayRef anchor_kernel, at::IntArrayRef anchor_dilation,
-    double scale) {
+    const OptionalTensor& sin, const OptionalTensor& cos, at::IntArrayRef local_kernel,
+    at::IntArrayRef anchor_kernel, at::IntArrayRef anchor_dilation, double scale) {
   const auto none = at::empty({0}, query.options().dtype(at::toOpMathType(query.scalar_type())));
   at::Tensor output, inner = at::empty({0}, query.options());
   at::Tensor local_logsumexp = none, anchor_logsumexp = none.clone();
@@ -142,11 +141,10 @@ std::tuple<at::Tensor, at::Tensor, at::Tensor, at::Tensor> sparse_scan_attention
 
 std::tuple<at::Tensor, at::Tensor, at::Tensor> sparse_scan_attention_backward_cpu(
     const at::Tensor& grad_output, const at::Tensor& query, const at::Tensor& key,
-    const at::Tensor& value, const std::optional<at::Tensor>& sin,
-    const std::optional<at::Tensor>& cos, const at::Tensor& output, const at::Tensor& inner,
-    const at::Tensor& local_logsumexp, const at::Tensor& anchor_logsumexp,
-    at::IntArrayRef local_kernel, at::IntArrayRef anchor_kernel, at::IntArrayRef anchor_dilation,
-    double scale) {
+    const at::Tensor& value, const OptionalTensor& sin, const OptionalTensor& cos,
+    const at::Tensor& output, const at::Tensor& inner, const at::Tensor& local_logsumexp,
+    const at::Tensor& anchor_logsumexp, at::IntArrayRef local_kernel, at::IntArrayRef anchor_kernel,
+    at::IntArrayRef anchor_dilation, double scale) {
   const bool has_local = has_step(local_kernel), has_anchor = has_step(anchor_kernel);
   if (!has_local && !has_anchor) {
     return {at::zeros_like(query, at::MemoryFormat::Contiguous),

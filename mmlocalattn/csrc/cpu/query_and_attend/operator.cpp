@@ -35,8 +35,8 @@ struct Problem {
   at::Tensor scores, values, bias, scale;
   StridedAxis rows, cols;
 
-  Problem(const at::Tensor& scores, const at::Tensor& values, const std::optional<at::Tensor>& bias,
-          const std::optional<at::Tensor>& scale, at::IntArrayRef kernel_size, int64_t stride)
+  Problem(const at::Tensor& scores, const at::Tensor& values, const OptionalTensor& bias,
+          const OptionalTensor& scale, at::IntArrayRef kernel_size, int64_t stride)
       : scores(scores),
         values(values),
         bias(bias.value_or(at::Tensor())),
@@ -176,8 +176,8 @@ class Pieces {
 };
 
 std::tuple<at::Tensor, at::Tensor> query_and_attend_cpu(
-    const at::Tensor& scores, const at::Tensor& values, const std::optional<at::Tensor>& bias,
-    const std::optional<at::Tensor>& scale, at::IntArrayRef kernel_size, int64_t stride) {
+    const at::Tensor& scores, const at::Tensor& values, const OptionalTensor& bias,
+    const OptionalTensor& scale, at::IntArrayRef kernel_size, int64_t stride) {
   const Problem problem(scores, values, bias, scale, kernel_size, stride);
   at::Tensor output, logsumexp;
   dispatch(values.scalar_type(), [&](auto type) {
@@ -197,8 +197,8 @@ std::tuple<at::Tensor, at::Tensor> query_and_attend_cpu(
 
 std::tuple<at::Tensor, at::Tensor, at::Tensor, at::Tensor> query_and_attend_backward_cpu(
     const at::Tensor& grad_output, const at::Tensor& scores, const at::Tensor& values,
-    const std::optional<at::Tensor>& bias, const std::optional<at::Tensor>& scale,
-    const at::Tensor& logsumexp, at::IntArrayRef kernel_size, int64_t stride) {
+    const OptionalTensor& bias, const OptionalTensor& scale, const at::Tensor& logsumexp,
+    at::IntArrayRef kernel_size, int64_t stride) {
   const Problem problem(scores, values, bias, scale, kernel_size, stride);
   at::Tensor grad_scores, grad_values, grad_bias, grad_scale;
   dispatch(values.scalar_type(), [&](auto type) {
@@ -234,7 +234,7 @@ std::tuple<at::Tensor, at::Tensor, at::Tensor, at::Tensor> query_and_attend_back
     };
     pieces.run(tiles, kernels<T>().backward_positions, add_all);
   });
-  const auto of_table = [&](const at::Tensor& parts, const std::optional<at::Tensor>& table) {
+  const auto of_table = [&](const at::Tensor& parts, const OptionalTensor& table) {
     return table ? parts.sum(0).to(table->scalar_type()) : at::empty({0}, values.options());
   };
   return {grad_scores.to(scores.scalar_type()), grad_values.to(values.scalar_type()),

@@ -24,9 +24,8 @@ struct Problem : AttentionMaps {
   at::Tensor weight, bias, position_bias;
   double scale;
 
-  Problem(const AttentionMaps& maps, const at::Tensor& weight,
-          const std::optional<at::Tensor>& bias, const std::optional<at::Tensor>& position_bias,
-          double scale)
+  Problem(const AttentionMaps& maps, const at::Tensor& weight, const OptionalTensor& bias,
+          const OptionalTensor& position_bias, double scale)
       : AttentionMaps(maps),
         weight(weight),
         bias(bias.value_or(at::Tensor())),
@@ -234,8 +233,8 @@ Grads attend_backward(const Problem& problem, const at::Tensor& grad_output_,
 
 std::tuple<at::Tensor, at::Tensor> slide_attention_cpu(
     const at::Tensor& query, const at::Tensor& key, const at::Tensor& value,
-    const at::Tensor& weight, const std::optional<at::Tensor>& bias,
-    const std::optional<at::Tensor>& position_bias, double scale) {
+    const at::Tensor& weight, const OptionalTensor& bias, const OptionalTensor& position_bias,
+    double scale) {
   return attend({{query, key, value}, weight, bias, position_bias, scale});
 }
 
@@ -244,9 +243,8 @@ using SixTensors =
 
 SixTensors slide_attention_backward_cpu(const at::Tensor& grad_output, const at::Tensor& query,
                                         const at::Tensor& key, const at::Tensor& value,
-                                        const at::Tensor& weight,
-                                        const std::optional<at::Tensor>& bias,
-                                        const std::optional<at::Tensor>& position_bias,
+                                        const at::Tensor& weight, const OptionalTensor& bias,
+                                        const OptionalTensor& position_bias,
                                         const at::Tensor& logsumexp, double scale) {
   const Problem problem({query, key, value}, weight, bias, position_bias, scale);
   const auto grads = attend_backward(problem, grad_output, logsumexp);

@@ -154,7 +154,7 @@ namespace {
 
 std::tuple<Tensor, Tensor> neighborhood_attention_cuda(const Tensor& query, const Tensor& key,
                                                        const Tensor& value,
-                                                       const std::optional<Tensor>& bias,
+                                                       const OptionalTensor& bias,
                                                        IntArrayRef kernel_size,
                                                        IntArrayRef dilation, double scale) {
   return attend({query, key, value, bias.value_or(Tensor()), kernel_size, dilation, scale});
@@ -162,7 +162,7 @@ std::tuple<Tensor, Tensor> neighborhood_attention_cuda(const Tensor& query, cons
 
 std::tuple<Tensor, Tensor, Tensor, Tensor> neighborhood_attention_backward_cuda(
     const Tensor& grad_output, const Tensor& query, const Tensor& key, const Tensor& value,
-    const std::optional<Tensor>& bias, const Tensor& output, const Tensor& logsumexp,
+    const OptionalTensor& bias, const Tensor& output, const Tensor& logsumexp,
     IntArrayRef kernel_size, IntArrayRef dilation, double scale) {
   const Tensor grad_query = at::empty(query.sizes(), query.options());
   const Tensor grad_key = at::empty(key.sizes(), key.options());

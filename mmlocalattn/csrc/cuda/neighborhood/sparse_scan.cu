@@ -66,7 +66,7 @@ __global__ void __launch_bounds__(kThreads)
 }
 
 // A table of angles, in a form that kernels read.
-Tensor table(const std::optional<Tensor>& angles, const Tensor& query) {
+Tensor table(const OptionalTensor& angles, const Tensor& query) {
   if (!angles) {
     return {};
   }
@@ -90,9 +90,9 @@ void launch_rotate(const Tensor& query, const Tensor& key, const Tensor& sin, co
 // One call: the two steps, and query and key as both of them read them.
 class Scan {
  public:
-  Scan(const Tensor& query, const Tensor& key, const std::optional<Tensor>& sin,
-       const std::optional<Tensor>& cos, IntArrayRef local_kernel, IntArrayRef anchor_kernel,
-       IntArrayRef anchor_dilation, double scale)
+  Scan(const Tensor& query, const Tensor& key, const OptionalTensor& sin, const OptionalTensor& cos,
+       IntArrayRef local_kernel, IntArrayRef anchor_kernel, IntArrayRef anchor_dilation,
+       double scale)
       : has_local(takes_step(local_kernel)),
         has_anchor(takes_step(anchor_kernel)),
         query_(query),
@@ -155,8 +155,8 @@ class Scan {
 };
 
 std::tuple<Tensor, Tensor, Tensor, Tensor> sparse_scan_attention_cuda(
-    const Tensor& query, const Tensor& key, const Tensor& value, const std::optional<Tensor>& sin,
-    const std::optional<Tensor>& cos, IntArrayRef local_kernel, IntArrayRef anchor_kernel,
+    const Tensor& query, const Tensor& key, const Tensor& value, const OptionalTensor& sin,
+    const OptionalTensor& cos, IntArrayRef local_kernel, IntArrayRef anchor_kernel,
     IntArrayRef anchor_dilation, double scale) {
   const c10::cuda::CUDAGuard device_guard(query.device());
   const Scan scan(query, key, sin, cos, local_kernel, anchor_kernel, anchor_dilation, scale);
@@ -179,10 +179,9 @@ std::tuple<Tensor, Tensor, Tensor, Tensor> sparse_scan_attention_cuda(
 
 std::tuple<Tensor, Tensor, Tensor> sparse_scan_attention_backward_cuda(
     const Tensor& grad_output, const Tensor& query, const Tensor& key, const Tensor& value,
-    const std::optional<Tensor>& sin, const std::optional<Tensor>& cos, const Tensor& output,
-    const Tensor& inner, const Tensor& local_logsumexp, const Tensor& anchor_logsumexp,
-    IntArrayRef local_kernel, IntArrayRef anchor_kernel, IntArrayRef anchor_dilation,
-    double scale) {
+    const OptionalTensor& sin, const OptionalTensor& cos, const Tensor& output, const Tensor& inner,
+    const Tensor& local_logsumexp, const Tensor& anchor_logsumexp, IntArrayRef local_kernel,
+    IntArrayRef anchor_kernel, IntArrayRef anchor_dilation, double scale) {
   const c10::cuda::CUDAGuard device_guard(query.device());
   const Scan scan(query, key, sin, cos, local_kernel, anchor_kernel, anchor_dilation, scale);
   if (!scan.has_local && !scan.has_anchor) {

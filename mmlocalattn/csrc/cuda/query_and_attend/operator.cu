@@ -32,8 +32,8 @@ struct Call {
 
 // The public function checks its arguments and says what is wrong; this only keeps direct calls of
 // the operator from touching memory that is not theirs.
-Call make_call(const Tensor& scores, const Tensor& values, const std::optional<Tensor>& bias,
-               const std::optional<Tensor>& scale, IntArrayRef kernel_size, int64_t stride) {
+Call make_call(const Tensor& scores, const Tensor& values, const OptionalTensor& bias,
+               const OptionalTensor& scale, IntArrayRef kernel_size, int64_t stride) {
   TORCH_CHECK(scores.dim() == 5 && values.dim() == 5 &&
                   scores.sizes().slice(0, 3) == values.sizes().slice(0, 3) &&
                   scores.size(4) == values.size(3) && values.size(1) > 0 && values.size(2) > 0 &&
@@ -48,7 +48,7 @@ Call make_call(const Tensor& scores, const Tensor& values, const std::optional<T
   }
   const std::vector<int64_t> sizes{scores.size(3), scores.size(4), kernel_size[0], kernel_size[1]};
   const auto options = values.options().dtype(at::toOpMathType(values.scalar_type()));
-  const auto table_of = [&](const std::optional<Tensor>& table, double otherwise) {
+  const auto table_of = [&](const OptionalTensor& table, double otherwise) {
     if (!table) {
       return at::full(sizes, otherwise, options);
     }
@@ -90,8 +90,8 @@ void dispatch(const Tensor& values, const Body& body) {
 }
 
 std::tuple<Tensor, Tensor> query_and_attend_cuda(const Tensor& scores, const Tensor& values,
-                                                 const std::optional<Tensor>& bias,
-                                                 const std::optional<Tensor>& scale,
+                                                 const OptionalTensor& bias,
+                                                 const OptionalTensor& scale,
                                                  IntArrayRef kernel_size, int64_t stride) {
   const c10::cuda::CUDAGuard guard(values.device());
   const Call call = make_call(scores, values, bias, scale, kernel_size, stride);
@@ -107,7 +107,7 @@ std::tuple<Tensor, Tensor> query_and_attend_cuda(const Tensor& scores, const Ten
 
 std::tuple<Tensor, Tensor, Tensor, Tensor> query_and_attend_backward_cuda(
     const Tensor& grad_output, const Tensor& scores, const Tensor& values,
-    const std::optional<Tensor>& bias, const std::optional<Tensor>& scale, const Tensor& logsumexp,
+    const OptionalTensor& bias, const OptionalTensor& scale, const Tensor& logsumexp,
     IntArrayRef kernel_size, int64_t stride) {
   const c10::cuda::CUDAGuard guard(values.device());
   const Call call = make_call(scores, values, bias, scale, kernel_size, stride);
@@ -134,7 +134,7 @@ std::tuple<Tensor, Tensor, Tensor, Tensor> query_and_attend_backward_cuda(
                     grad_values.mutable_data_ptr<T>(), parts.mutable_data_ptr<accum_t>());
   });
   const Tensor grad_tables = parts.sum(0);
-  const auto of_table = [&](const std::optional<Tensor>& table, int64_t index) {
+  const auto of_table = [&](const OptionalTensor& table, int64_t index) {
     return table ? grad_tables.select(2, index).to(table->scalar_type()).contiguous()
                  : at::empty({0}, values.options());
   };

@@ -89,9 +89,8 @@ void dispatch(const Tensor& query, const Body& body) {
 
 std::tuple<Tensor, Tensor> slide_attention_cuda(const Tensor& query, const Tensor& key,
                                                 const Tensor& value, const Tensor& weight,
-                                                const std::optional<Tensor>& bias,
-                                                const std::optional<Tensor>& position_bias,
-                                                double scale) {
+                                                const OptionalTensor& bias,
+                                                const OptionalTensor& position_bias, double scale) {
   const Call call{
       query, key, value, weight, bias.value_or(Tensor()), position_bias.value_or(Tensor()), scale};
   check(call);
@@ -115,8 +114,8 @@ using SixTensors = std::tuple<Tensor, Tensor, Tensor, Tensor, Tensor, Tensor>;
 
 SixTensors slide_attention_backward_cuda(const Tensor& grad_output_, const Tensor& query,
                                          const Tensor& key, const Tensor& value,
-                                         const Tensor& weight, const std::optional<Tensor>& bias,
-                                         const std::optional<Tensor>& position_bias,
+                                         const Tensor& weight, const OptionalTensor& bias,
+                                         const OptionalTensor& position_bias,
                                          const Tensor& logsumexp_, double scale) {
   const Call call{
       query, key, value, weight, bias.value_or(Tensor()), position_bias.value_or(Tensor()), scale};
