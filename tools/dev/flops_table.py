@@ -11,9 +11,9 @@ import re
 from collections.abc import Sequence
 from pathlib import Path
 
-from get_flops import count
 from mmengine.logging import MMLogger
 
+from mmlocalattn.adapt.complexity import model_complexity
 from mmlocalattn.training import load_config
 
 ROOT = Path(__file__).parents[2]
@@ -35,11 +35,12 @@ def fill(line: str) -> str:
     name, *options = re.findall('`(.+?)`', model)
     changes = {key: ast.literal_eval(value) for key, value in (o.split('=') for o in options)}
     height, width = map(int, image.split(' x '))
-    found = count(load_config(str(ROOT / 'configs' / f'{name}.py'), changes), (height, width))
-    counted = found['flops'] / 1e9
+    cfg = load_config(str(ROOT / 'configs' / f'{name}.py'), changes)
+    found = model_complexity(cfg, (height, width))
+    counted = found.flops / 1e9
     difference = f'{round(counted / float(flops) - 1, 3) + 0.0:+.1%}'  # no minus before a zero
     cells = (model, image, flops, like(flops, counted), difference)
-    return f'| {" | ".join((*cells, params, like(params, found["params"] / 1e6)))} |\n'
+    return f'| {" | ".join((*cells, params, like(params, found.params / 1e6)))} |\n'
 
 
 def like(published: str, value: float) -> str:

@@ -1,8 +1,5 @@
 """Print the tables of parameters and FLOPs of docs/sasa.md: published and computed."""
 
-import contextlib
-import io
-import sys
 from pathlib import Path
 
 import torch
@@ -11,12 +8,10 @@ from torch import nn
 from torch.utils.flop_counter import FlopCounterMode
 
 from mmlocalattn.backbones import SASAResNet
+from mmlocalattn.tables import markdown_table
 from mmlocalattn.training import load_config
 
 ROOT = Path(__file__).parents[2]
-sys.path.insert(0, str(ROOT / 'tools'))
-from benchmarking.timing import print_table  # noqa: E402
-
 CLASSES = 1000
 # model, options, 1e9 FLOPs, 1e6 parameters
 TABLE_1 = [
@@ -121,16 +116,9 @@ def tables() -> dict[str, str]:
             [detector_row(*row, classes=90) for row in TABLE_2],
         ),
     }
-    return {title: markdown(*content) for title, content in contents.items()}
-
-
-def markdown(columns: list[str], rows: list[list[str]]) -> str:
-    text = io.StringIO()
-    with contextlib.redirect_stdout(text):
-        print_table(columns, rows)
-    return text.getvalue()
+    return {title: markdown_table(*content) for title, content in contents.items()}
 
 
 if __name__ == '__main__':
     for title, table in tables().items():
-        print(f'## {title}\n\n{table}')
+        print(f'## {title}\n\n{table}\n')

@@ -1,4 +1,4 @@
-"""Neighborhood and sparse scan attention as cases of benchmark_ops.py."""
+"""Neighborhood and sparse scan attention as cases of bench_ops.py."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace

@@ -1,4 +1,4 @@
-"""Slide attention for benchmark_ops.py, beside the eager forms of the released code.
+"""Slide attention for bench_ops.py, beside the eager forms of the released code.
 
 The released module forms all copies of keys and values: in training by two grouped convolutions
 each, of which one has the fixed one-hot kernels (`two convolutions`); with merged kernels by one
