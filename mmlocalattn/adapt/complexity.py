@@ -10,7 +10,7 @@ machine.
 
 from collections.abc import Callable, Iterator
 from math import prod
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 from mmengine.config import Config
@@ -90,7 +90,7 @@ _ELEMENTWISE = {
 }
 
 
-def _run(model: nn.Module, images: Tensor) -> None:
+def _run(model: Any, images: Tensor) -> None:
     """Whatever of a test does not depend on weights, for (1, 3, H, W) images."""
     if hasattr(model, 'roi_head'):
         _run_two_stage_detector(model, images)
@@ -100,7 +100,7 @@ def _run(model: nn.Module, images: Tensor) -> None:
         model(images)
 
 
-def _run_two_stage_detector(model: nn.Module, images: Tensor) -> None:
+def _run_two_stage_detector(model: Any, images: Tensor) -> None:
     """All heads on the largest number of regions: those found would depend on the weights."""
     maps = model.extract_feat(images)
     model.rpn_head(maps)
@@ -115,7 +115,7 @@ def _run_two_stage_detector(model: nn.Module, images: Tensor) -> None:
             head(images.new_empty(number, extractor.out_channels, *size))
 
 
-def _stages(module: nn.Module | None) -> Iterator[nn.Module]:
+def _stages(module: nn.Module | None) -> Iterator[Any]:
     """The heads of a cascade, the one of a plain detector, or nothing."""
     if isinstance(module, nn.ModuleList):
         yield from module

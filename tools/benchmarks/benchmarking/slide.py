@@ -10,10 +10,10 @@ from dataclasses import dataclass
 
 import torch
 import torch.nn.functional as F
-from benchmarking.baselines import Attend, Problem
-from benchmarking.cases import map_label
 from torch import Tensor
 
+from benchmarking.baselines import Attend, Problem
+from benchmarking.cases import map_label
 from mmlocalattn.ops.flops import slide_multiply_adds
 from mmlocalattn.ops.slide import shift_kernel, slide_attention, slide_attention_reference
 

@@ -9,10 +9,10 @@ from dataclasses import dataclass
 
 import torch
 import torch.nn.functional as F
-from benchmarking.baselines import Attend, Problem
-from benchmarking.cases import map_label
 from torch import Tensor
 
+from benchmarking.baselines import Attend, Problem
+from benchmarking.cases import map_label
 from mmlocalattn.ops.stand_alone import stand_alone_attention, stand_alone_attention_reference
 
 
