@@ -48,7 +48,7 @@ def small_model(cfg: Config, side: int) -> dict:
         (of LVIS, V3Det).
     """
     model = copy.deepcopy(cfg.model)
-    model.setdefault('data_preprocessor', cfg.get('data_preprocessor'))
+    model.setdefault('data_preprocessor', copy.deepcopy(cfg.get('data_preprocessor')))
     model.pop('pretrained', None)
     for part in dicts(model):
         if (part.get('init_cfg') or {}).get('type') == 'Pretrained':

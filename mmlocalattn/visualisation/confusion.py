@@ -158,7 +158,10 @@ def _count_pixels(dataset: BaseDataset, predictions: Path) -> NDArray[np.int64]:
         if not path.is_file():
             raise FileNotFoundError(f'{path}, the index map of {sample.img_path}, does not exist')
         true = sample.gt_sem_seg.data.squeeze().numpy().astype(np.int64)
-        predicted = np.asarray(cv2.imread(str(path), cv2.IMREAD_UNCHANGED), np.int64)
+        index_map = cv2.imread(str(path), cv2.IMREAD_UNCHANGED)
+        if index_map is None:
+            raise ValueError(f'{path} is no image that OpenCV reads')
+        predicted = index_map.astype(np.int64)
         predicted -= sample.get('reduce_zero_label', False)  # which IoUMetric added
         if predicted.shape != true.shape:
             raise ValueError(f'{path} has the size {predicted.shape}, its image {true.shape}')
