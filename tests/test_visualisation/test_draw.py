@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 import torch
 from mmengine.config import Config
+from tiny_data import quick  # noqa: F401
 
 from mmlocalattn.visualisation.draw import (
     attention_of,
@@ -15,6 +16,7 @@ from mmlocalattn.visualisation.draw import (
     select_layers,
 )
 
+pytestmark = pytest.mark.usefixtures('quick')  # it leaves no default scope behind
 ARCH = dict(embed_dims=[8, 16], depths=[1, 3], num_heads=[1, 2], mlp_ratios=[2, 2])
 IMAGE = np.random.default_rng(0).integers(0, 255, (80, 120, 3), dtype=np.uint8)
 
