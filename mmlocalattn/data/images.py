@@ -26,7 +26,7 @@ def write_image(path: Path, image: NDArray[np.uint8]) -> None:
     """Write a BGR or one-channel image, (H, W, 3) or (H, W).
 
     Raises:
-        OSError: If it cannot be written.
+        ValueError: If it cannot be written.
     """
     if not cv2.imwrite(str(path), image):
-        raise OSError(f'cannot write {path}')
+        raise ValueError(f'{str(path)!r} cannot be written: is its folder there, and not full?')

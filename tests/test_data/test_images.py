@@ -20,5 +20,5 @@ def test_errors(tmp_path: Path) -> None:
         read_image(tmp_path / 'text.png')
     with pytest.raises(FileNotFoundError, match=r"image '.*none\.png' does not exist"):
         read_image(tmp_path / 'none.png')
-    with pytest.raises(OSError, match=r'cannot write .*none/a\.png'):
+    with pytest.raises(ValueError, match=r"none/a\.png' cannot be written"):
         write_image(tmp_path / 'none' / 'a.png', np.zeros((2, 2, 3), np.uint8))

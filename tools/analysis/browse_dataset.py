@@ -44,7 +44,9 @@ def main(argv: Sequence[str] | None = None) -> None:
     for index in track(range(number), description='drawing'):
         item = dataset[index]
         stem = Path(item['data_samples'].get('img_path', 'image')).stem
-        write_image(args.output_dir / f'{index:06d}_{stem}.png', draw_item(visualizer, item))
+        picture = draw_item(visualizer, item)
+        with one_line_errors():
+            write_image(args.output_dir / f'{index:06d}_{stem}.png', picture)
     print(f'{number} of {len(dataset)} images in {args.output_dir}')
 
 

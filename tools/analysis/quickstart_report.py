@@ -11,10 +11,14 @@ from mmlocalattn.training import one_line_errors
 from mmlocalattn.visualisation.report import write_report
 
 
-def main(argv: Sequence[str] | None = None) -> None:
+def parse_args(argv: Sequence[str] | None = None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__.partition('\n')[0])
     parser.add_argument('work_dir', type=Path, help='the work_dir of the run')
-    args = parser.parse_args(argv)
+    return parser.parse_args(argv)
+
+
+def main(argv: Sequence[str] | None = None) -> None:
+    args = parse_args(argv)
     with one_line_errors():
         print(*write_report(args.work_dir), sep='\n')
 

@@ -19,10 +19,14 @@ from mmlocalattn.training import load_config
 ROOT = Path(__file__).parents[2]
 
 
-def main(argv: Sequence[str] | None = None) -> None:
+def parse_args(argv: Sequence[str] | None = None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__.partition('\n')[0])
     parser.add_argument('file', nargs='?', type=Path, default=ROOT / 'docs' / 'flops.md')
-    file = parser.parse_args(argv).file
+    return parser.parse_args(argv)
+
+
+def main(argv: Sequence[str] | None = None) -> None:
+    file = parse_args(argv).file
     MMLogger.get_current_instance().setLevel('ERROR')
     file.write_text(''.join(map(fill, file.read_text().splitlines(keepends=True))))
 

@@ -1,5 +1,7 @@
 """Print the tables of parameters and FLOPs of docs/sasa.md: published and computed."""
 
+import argparse
+from collections.abc import Sequence
 from pathlib import Path
 
 import torch
@@ -119,6 +121,15 @@ def tables() -> dict[str, str]:
     return {title: markdown_table(*content) for title, content in contents.items()}
 
 
-if __name__ == '__main__':
+def parse_args(argv: Sequence[str] | None = None) -> argparse.Namespace:
+    return argparse.ArgumentParser(description=__doc__).parse_args(argv)
+
+
+def main(argv: Sequence[str] | None = None) -> None:
+    parse_args(argv)
     for title, table in tables().items():
         print(f'## {title}\n\n{table}\n')
+
+
+if __name__ == '__main__':
+    main()
