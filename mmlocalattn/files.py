@@ -1,7 +1,9 @@
-"""Files that are written whole or not at all."""
+"""Files and folders that are written whole or not at all."""
 
 import contextlib
 import json
+import os
+import shutil
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -23,6 +25,33 @@ def whole_file(path: Path) -> Iterator[Path]:
         partial.replace(path)
     finally:
         partial.unlink(missing_ok=True)
+
+
+@contextlib.contextmanager
+def whole_folder(folder: Path, replace: bool) -> Iterator[Path]:
+    """Fill a folder in a hidden sibling, which takes its name when the block ends without an error.
+
+    Args:
+        folder: The folder to make.
+        replace: Whether an existing ``folder`` is replaced.
+
+    Yields:
+        The empty sibling to write to. It is removed if the block raises.
+    """
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    new = folder.with_name(f'.{folder.name}.new-{os.getpid()}')
+    old = folder.with_name(f'.{folder.name}.old-{os.getpid()}')
+    new.mkdir()
+    try:
+        yield new
+        if replace and folder.exists():
+            folder.rename(old)
+        new.rename(folder)
+    finally:
+        if old.exists() and not folder.exists():
+            old.rename(folder)
+        shutil.rmtree(new, ignore_errors=True)
+        shutil.rmtree(old, ignore_errors=True)
 
 
 def write_json(path: Path, content: object) -> None:

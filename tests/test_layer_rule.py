@@ -30,7 +30,14 @@ ALLOWED = {
         'mmdet.registry',
         'mmpretrain.registry',
     ),
-    'adapt': ('mmengine',),
+    'adapt': (
+        'mmengine',
+        # Random data are packed as the data loader of each toolbox does it.
+        'mmdet.testing.demo_mm_inputs',
+        'mmdet.testing.demo_track_inputs',
+        'mmpretrain.structures.DataSample',
+        'mmseg.structures.SegDataSample',
+    ),
     'training': (
         'mmengine',
         'mmlocalattn.adapt',
@@ -54,10 +61,14 @@ ALLOWED = {
         'mmlocalattn.data',
         'mmlocalattn.files',
         'mmlocalattn.ops',
+        'mmlocalattn.tables',
+        'mmlocalattn.training',
         'numpy',
+        'rich.progress',
     ),
-    'data': (),
+    'data': ('cv2', 'mmlocalattn.files', 'numpy', 'rich.progress', 'sklearn.datasets'),
     'files': (),
+    'tables': (),
     'engine': (),
     'collect_env': ('mmengine.utils.dl_utils', 'mmlocalattn.__version__', 'mmlocalattn.ops'),
 }

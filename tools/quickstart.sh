@@ -83,4 +83,4 @@ else
 fi
 
 step 'report'
-"$python" tools/quickstart_report.py "$work_dir"
+"$python" tools/analysis/quickstart_report.py "$work_dir"

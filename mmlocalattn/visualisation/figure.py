@@ -3,6 +3,7 @@
 from collections.abc import Sequence
 from itertools import pairwise
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from matplotlib import patheffects
@@ -69,7 +70,7 @@ def draw_stage(
     figure.savefig(path, dpi=110, facecolor=GROUND)
 
 
-def _write(figure: Figure, above: float, text: str, left: float = MARGIN, **style: object) -> None:
+def _write(figure: Figure, above: float, text: str, left: float = MARGIN, **style: Any) -> None:
     """Text at inches from the top and the left."""
     width, height = figure.get_size_inches()
     style = dict(color=TEXT, va='center') | style
@@ -199,7 +200,7 @@ def _view(boxes: Sequence[Box]) -> Box:
     return (*start, *(start + side))
 
 
-def _rectangle(box: Box, **style: object) -> Rectangle:
+def _rectangle(box: Box, **style: Any) -> Rectangle:
     top, left, bottom, right = box
     return Rectangle((left, top), right - left, bottom - top, **style)
 
@@ -217,11 +218,10 @@ def _colours(fractions: NDArray[np.floating]) -> NDArray[np.float64]:
 
 def _draw_legend(figure: Figure, above: float, signed: bool) -> None:
     """What the marks and colours mean."""
-    dots = dict(c='w', marker='o', ms=3, lw=0)
     entries = [
         ('query', Line2D([], [], c=QUERY, marker='s', ms=6, mfc='none', lw=0)),
         ('window', Line2D([], [], c='w', marker='s', ms=6, mfc='none', lw=0)),
-        ('anchors, or positions apart', Line2D([], [], **dots)),
+        ('anchors, or positions apart', Line2D([], [], c='w', marker='o', ms=3, lw=0)),
         ('part shown beside', Line2D([], [], c='w', lw=0.8, ls=(0, (4, 3)))),
     ]
     width, height = figure.get_size_inches()

@@ -85,8 +85,8 @@ def choose_queries(layers: Sequence[Layer], max_bytes: int) -> list[tuple[Tensor
         if not thinnable:
             raise ValueError(
                 f'the page needs {sum(sizes) / 1e6:.1f} MB for the weights of the fewest queries '
-                f'and may have {max(max_bytes, 0) / 1e6:.1f} MB: choose fewer --stages, --blocks '
-                'or --heads, a smaller --short-side, or a larger --max-mb'
+                f'and may have {max(max_bytes, 0) / 1e6:.1f} MB: choose fewer stages, blocks or '
+                'heads, a smaller image (--short-side), or a larger bound (--max-mb)'
             )
         i = max(thinnable, key=lambda i: sizes[i])
         strides[i] += 1
@@ -169,6 +169,7 @@ def _picture(image: NDArray[np.uint8]) -> str:
     """The image as a data URL, made smaller if it is large."""
     scale = min(1.0, MAX_SIDE / max(image.shape[:2]))
     if scale < 1:
-        image = cv2.resize(image, None, fx=scale, fy=scale, interpolation=cv2.INTER_AREA)
+        resized = cv2.resize(image, None, fx=scale, fy=scale, interpolation=cv2.INTER_AREA)
+        image = np.asarray(resized, np.uint8)
     code = cv2.imencode('.jpg', image, [cv2.IMWRITE_JPEG_QUALITY, 88])[1]
     return 'data:image/jpeg;base64,' + base64.b64encode(code.tobytes()).decode()

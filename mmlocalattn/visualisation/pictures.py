@@ -5,12 +5,13 @@ from collections.abc import Mapping
 
 import numpy as np
 from mmengine.config import Config
-from mmengine.registry import DATASETS, VISUALIZERS
+from mmengine.dataset import BaseDataset
+from mmengine.registry import DATASETS, VISUALIZERS, init_default_scope
 from mmengine.structures import BaseDataElement
 from mmengine.visualization import Visualizer
 from numpy.typing import NDArray
 
-from mmlocalattn.data.check import leaf_datasets
+from mmlocalattn.data.check import check_data, leaf_datasets
 
 
 def dataset_meta(cfg: Config, split: str = 'test') -> dict:
@@ -26,6 +27,25 @@ def dataset_meta(cfg: Config, split: str = 'test') -> dict:
     leaf = next(leaf_datasets(cfg[f'{split}_dataloader'].dataset))
     meta = DATASETS.build({**leaf, 'lazy_init': True}).metainfo
     return {key: value for key, value in meta.items() if value is not None}
+
+
+def build_dataset(cfg: Config, split: str) -> BaseDataset:
+    """The data set of a config, whose scope becomes the default one.
+
+    Args:
+        cfg: Of mmdet, mmsegmentation or mmpretrain.
+        split: ``'train'``, ``'val'`` or ``'test'``.
+
+    Raises:
+        FileNotFoundError: If a file or folder of it does not exist; says how to get it.
+        ValueError: If the config has no such data loader.
+    """
+    loader = cfg.get(f'{split}_dataloader')
+    if loader is None:
+        raise ValueError(f'{cfg.filename!r} has no {split}_dataloader')
+    check_data(cfg, (split,))
+    init_default_scope(cfg.default_scope)
+    return DATASETS.build(loader.dataset)
 
 
 def build_visualizer(cfg: Config, meta: Mapping) -> Visualizer:
@@ -61,3 +81,34 @@ def draw_sample(
     draw = getattr(visualizer, 'visualize_cls', None) or visualizer.add_datasample
     draw(name='', image=rgb, data_sample=sample, **options)
     return np.ascontiguousarray(visualizer.get_image()[..., ::-1])
+
+
+def draw_item(visualizer: Visualizer, item: dict) -> NDArray[np.uint8]:
+    """Draw an item of a data set with its ground truth.
+
+    Args:
+        visualizer: Of :func:`build_visualizer`.
+        item: ``inputs``, a (3, H, W) BGR image, and ``data_samples``, as the pipelines of the
+            three toolboxes pack them.
+
+    Returns:
+        (H, W, 3) BGR.
+    """
+    image = np.ascontiguousarray(item['inputs'].permute(1, 2, 0).numpy())
+    sample = _with_plain_arrays(item['data_samples'])
+    return draw_sample(visualizer, image, sample, draw_pred=False)
+
+
+def _with_plain_arrays(sample: BaseDataElement) -> BaseDataElement:
+    """The sample with mmdet's boxes and masks as arrays, which its visualizer wants."""
+    sample = sample.numpy()
+    instances = sample.get('gt_instances')
+    if instances is not None:
+        # mmdet's own classes, unless the pipeline left them out.
+        bboxes, masks = instances.get('bboxes'), instances.get('masks')
+        if hasattr(bboxes, 'tensor'):
+            instances.bboxes = bboxes.tensor
+        if masks is not None:
+            plain = masks.to_ndarray() if hasattr(masks, 'to_ndarray') else masks
+            instances.masks = plain.astype(bool)
+    return sample

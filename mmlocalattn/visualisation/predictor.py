@@ -18,6 +18,7 @@ from mmengine.visualization import Visualizer
 from numpy.typing import NDArray
 from rich.progress import track
 
+from mmlocalattn.data.images import read_image, write_image
 from mmlocalattn.training import adapt_to_device, allow_mmengine_checkpoints
 from mmlocalattn.visualisation.pictures import build_visualizer, dataset_meta, draw_sample
 
@@ -168,13 +169,10 @@ def draw_image(predictor: Predictor, source: Path, target: Path) -> None:
     """Write an image with its predictions.
 
     Raises:
+        FileNotFoundError: If there is no such file.
         ValueError: If one cannot be read or written.
     """
-    image = cv2.imread(str(source))
-    if image is None:
-        raise ValueError(f'{str(source)!r} cannot be read as an image')
-    if not cv2.imwrite(str(target), predictor.draw(image)):
-        raise ValueError(f'{str(target)!r} cannot be written')
+    write_image(target, predictor.draw(read_image(source)))
 
 
 def draw_video(predictor: Predictor, source: Path, target: Path) -> None:

@@ -4,15 +4,13 @@ The harness of tools/dev/check_aarch64.py is compiled for this machine with an e
 command line, and its kernels must be right for every operator.
 """
 
-import importlib.util
 import os
 import platform
 import shutil
 import subprocess
-import sys
 from pathlib import Path
-from types import ModuleType
 
+import check_aarch64
 import pytest
 import torch
 
@@ -20,18 +18,6 @@ pytestmark = pytest.mark.xdist_group('extra_instruction_set')  # one process bui
 
 ROOT = Path(__file__).parents[2]
 TARGETS = {'x86_64': 'sse4.2', 'aarch64': '+simd'}  # any that g++ may always use
-
-
-def load_script() -> ModuleType:
-    path = ROOT / 'tools' / 'dev' / 'check_aarch64.py'
-    spec = importlib.util.spec_from_file_location('check_aarch64', path)
-    module = importlib.util.module_from_spec(spec)
-    sys.modules[spec.name] = module
-    spec.loader.exec_module(module)
-    return module
-
-
-check_aarch64 = load_script()
 PROBLEMS = {problem.operator: problem for problem in reversed(check_aarch64.problems())}
 
 

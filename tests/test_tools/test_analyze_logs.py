@@ -42,14 +42,6 @@ def test_sums_up(runs: list[Path], tmp_path: Path, capsys: pytest.CaptureFixture
     assert cv2.imread(str(out)).std() > 10
 
 
-def test_draws_what_is_asked_for(runs: list[Path], tmp_path: Path) -> None:
-    widths = []
-    for keys in (['lr'], ['lr', 'mIoU', 'loss']):
-        TOOL.main([str(runs[0]), '--keys', *keys, '--out', str(tmp_path / 'out.png')])
-        widths.append(cv2.imread(str(tmp_path / 'out.png')).shape[1])
-    assert widths[1] == 3 * widths[0]
-
-
 def test_one_line_errors(runs: list[Path], tmp_path: Path) -> None:
     with pytest.raises(
         SystemExit, match=r"error: 'mAP' was not logged; there are loss, lr, time, mIoU"

@@ -1,26 +1,11 @@
 """The kernels on an emulated aarch64; and how the check reads what it compiled."""
 
-import importlib.util
 import re
-import sys
 from pathlib import Path
-from types import ModuleType
 
+import check_aarch64
 import pytest
 import torch
-
-SCRIPT = Path(__file__).parents[2] / 'tools' / 'dev' / 'check_aarch64.py'
-
-
-def load_script() -> ModuleType:
-    spec = importlib.util.spec_from_file_location('check_aarch64', SCRIPT)
-    module = importlib.util.module_from_spec(spec)
-    sys.modules[spec.name] = module
-    spec.loader.exec_module(module)
-    return module
-
-
-check_aarch64 = load_script()
 
 FORWARD = 'portable::(anonymous namespace)::forward<float>(mmlocalattn::cpu::slide::Piece<float> *)'
 PACK = 'portable::(anonymous namespace)::pack<4, float>(float*)'

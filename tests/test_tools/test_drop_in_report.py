@@ -4,13 +4,13 @@ import json
 import subprocess
 import sys
 from pathlib import Path
-from types import ModuleType
 
+import drop_in_report
 import pytest
 
 from mmlocalattn.adapt import BACKBONES
 
-TOOLS = Path(__file__).parents[2] / 'tools'
+TOOL = Path(__file__).parents[2] / 'tools' / 'dev' / 'drop_in_report.py'
 PSPNET = 'mmseg::pspnet/pspnet_r18-d8_4xb2-80k_cityscapes-512x1024.py'
 SETR = 'mmseg::setr/setr_vit-l_naive_8xb2-160k_ade20k-512x512.py'
 OLD = dict(
@@ -18,22 +18,14 @@ OLD = dict(
 )
 
 
-@pytest.fixture
-def tool(monkeypatch: pytest.MonkeyPatch) -> ModuleType:
-    monkeypatch.syspath_prepend(str(TOOLS))
-    import drop_in_report
-
-    return drop_in_report
-
-
-def test_tasks_are_all_configs_and_more_backbones_for_a_tenth(tool: ModuleType) -> None:
-    found = tool.tasks(['mmdet'], '')
+def test_tasks_are_all_configs_and_more_backbones_for_a_tenth() -> None:
+    found = drop_in_report.tasks(['mmdet'], '')
     configs = {config for config, name in found if name == 'ssvit_t'}
     others = {config for config, name in found if name != 'ssvit_t'}
     assert len(configs) > 700
     assert 0.07 < len(others) / len(configs) < 0.13
-    assert {name for _, name in found} == {'ssvit_t', *tool.IN_A_TENTH} <= set(BACKBONES)
-    assert found == tool.tasks(['mmdet'], '')
+    assert {name for _, name in found} == {'ssvit_t', *drop_in_report.IN_A_TENTH} <= set(BACKBONES)
+    assert found == drop_in_report.tasks(['mmdet'], '')
 
 
 def test_goes_on_where_it_stopped(tmp_path: Path) -> None:
@@ -41,7 +33,7 @@ def test_goes_on_where_it_stopped(tmp_path: Path) -> None:
     results.write_text(json.dumps(OLD) + '\n{"config": "cut o')
     run = subprocess.run(
         [
-            *(sys.executable, TOOLS / 'drop_in_report.py', '--packages', 'mmseg'),
+            *(sys.executable, TOOL, '--packages', 'mmseg'),
             *('--filter', PSPNET.rpartition('/')[2]),
             *('--processes', '1', '--results', results, '--report', page),
         ],
@@ -60,23 +52,25 @@ def test_goes_on_where_it_stopped(tmp_path: Path) -> None:
 
 
 def test_results_that_are_there_are_not_computed_again(
-    tool: ModuleType, tmp_path: Path, capsys: pytest.CaptureFixture
+    tmp_path: Path, capsys: pytest.CaptureFixture
 ) -> None:
     results = tmp_path / 'results.jsonl'
     results.write_text(json.dumps(OLD) + '\n')
-    tool.main(['--packages', 'mmseg', '--filter', SETR[7:], '--results', str(results)])
+    drop_in_report.main(['--packages', 'mmseg', '--filter', SETR[7:], '--results', str(results)])
     assert '| 1 | seen before |' in capsys.readouterr().out
     assert results.read_text() == json.dumps(OLD) + '\n'
 
 
-def test_a_model_runs_once(tool: ModuleType, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_model_runs_once(monkeypatch: pytest.MonkeyPatch) -> None:
     """Two schedules of one model; another model."""
     runs = []
-    monkeypatch.setattr(tool, 'run_model', runs.append)
-    monkeypatch.setattr(tool, '_seen', {})
+    monkeypatch.setattr(drop_in_report, 'run_model', runs.append)
+    monkeypatch.setattr(drop_in_report, '_seen', {})
     names = ('r50-d8_4xb2-40k', 'r101-d8_4xb2-80k', 'r18-d8_4xb2-80k')
     results = [
-        tool.try_config((f'mmseg::pspnet/pspnet_{name}_cityscapes-512x1024.py', 'ssvit_t'))
+        drop_in_report.try_config(
+            (f'mmseg::pspnet/pspnet_{name}_cityscapes-512x1024.py', 'ssvit_t')
+        )
         for name in names
     ]
     assert [result['outcome'] for result in results] == ['adapted'] * 3
@@ -85,6 +79,6 @@ def test_a_model_runs_once(tool: ModuleType, monkeypatch: pytest.MonkeyPatch) ->
     assert len(runs) == 2
 
 
-def test_nothing_to_do(tool: ModuleType) -> None:
+def test_nothing_to_do() -> None:
     with pytest.raises(SystemExit, match="no config of \\['mmseg'\\] contains 'nosuch'"):
-        tool.main(['--packages', 'mmseg', '--filter', 'nosuch'])
+        drop_in_report.main(['--packages', 'mmseg', '--filter', 'nosuch'])

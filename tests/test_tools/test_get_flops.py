@@ -11,12 +11,7 @@ from types import ModuleType
 import mmengine.analysis
 import pytest
 import tiny_data
-import torch
-from mmengine.analysis import FlopAnalyzer
-from mmengine.config import Config
 from mmengine.logging import MMLogger
-from mmengine.model import revert_sync_batchnorm
-from mmengine.registry import MODELS
 from tiny_data import data, quick  # noqa: F401
 
 pytestmark = pytest.mark.usefixtures('quick')
@@ -86,53 +81,6 @@ def tool() -> ModuleType:
     return tiny_data.load_tool('analysis/get_flops')
 
 
-def read(tmp_path: Path, text: str) -> Config:
-    return Config.fromfile(tiny_data.write_config(tmp_path / 'config.py', text, tmp_path))
-
-
-SLIDE_SWIN = """
-_base_ = '{configs}/slide_swin_t_300e_imagenet.py'
-model = dict(
-    backbone=dict(arch=dict(
-        _delete_=True, embed_dims=[8, 16, 24, 32], depths=[1, 1, 2, 1], num_heads=[1, 2, 3, 4],
-        mlp_ratios=[2, 2, 2, 2])),
-    head=dict(in_channels=32))
-"""
-
-
-@pytest.mark.parametrize('text', [tiny_data.CLASSIFICATION, tiny_data.SEGMENTATION, SLIDE_SWIN])
-def test_counts_as_mmengine(tool: ModuleType, tmp_path: Path, text: str) -> None:
-    cfg = read(tmp_path, text)
-    found = tool.count(cfg, (64, 96))
-    model = revert_sync_batchnorm(MODELS.build(cfg.model)).eval()
-    assert found['params'] == sum(parameter.numel() for parameter in model.parameters())
-
-    inner = model.forward
-
-    def forward(images: torch.Tensor) -> object:
-        if cfg.default_scope == 'mmseg':
-            return model.encode_decode(images, [dict(img_shape=(64, 96))])
-        return inner(images)
-
-    model.forward = forward
-    counts = FlopAnalyzer(model, (torch.rand(1, 3, 64, 96),)).by_operator()
-    counts.pop('adaptive_avg_pool2d', None)  # a mean for PyTorch
-    assert found['flops'] == sum(counts.values())
-
-
-def test_regions_do_not_depend_on_the_weights(tool: ModuleType, tmp_path: Path) -> None:
-    cfg = read(tmp_path, tiny_data.DETECTION)
-    counts = {}
-    for proposals, detections in ((0, 0), (1000, 0), (0, 100)):
-        cfg.model.test_cfg.rpn.max_per_img = proposals
-        cfg.model.test_cfg.rcnn.max_per_img = detections
-        counts[proposals, detections] = tool.count(cfg, (64, 64))['flops']
-    box = 16 * 49 * 16 + 16 * 16 + 16 * (3 + 8)  # two hidden layers; classes and offsets
-    mask = 4 * 9 * 16 * 16 * 14**2 + 16 * 16 * 28**2 + 16 * 2 * 28**2  # two by two taps, stride two
-    assert counts[1000, 0] - counts[0, 0] == 1000 * box
-    assert counts[0, 100] - counts[0, 0] == 100 * mask
-
-
 def test_prints(tool: ModuleType, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     path = tiny_data.write_config(tmp_path / 'config.py', tiny_data.SEGMENTATION, tmp_path)
     tool.main([path, '--json', '--shape', '64', '96'])
@@ -159,16 +107,3 @@ def test_swaps_the_backbone(
     printed = capsys.readouterr()
     assert json.loads(printed.out)['params'] > before['params'] + 10e6
     assert 'SlidePVT' in printed.err
-
-
-def test_table_is_up_to_date(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.syspath_prepend(str(tiny_data.ROOT / 'tools' / 'analysis'))
-    tool = tiny_data.load_tool('analysis/flops_table')
-    lines = (tiny_data.ROOT / 'docs' / 'flops.md').read_text().splitlines(keepends=True)
-    rows = [line for line in lines if line.startswith('| `')]
-    assert all(float(row.split('|')[5].strip().strip('%')) < 4 for row in rows)
-    names = ('nat_m_300e', 'slide_pvt_t_300e', 'slide_swin_t_300e', 'maskrcnn_slide_pvtv2_b1')
-    chosen = [row for row in rows if row.startswith(tuple(f'| `{name}' for name in names))]
-    assert len(chosen) == 5
-    assert [tool.fill(row) for row in chosen] == chosen
-    assert tool.fill('| config | image |\n') == '| config | image |\n'

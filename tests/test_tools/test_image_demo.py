@@ -70,9 +70,12 @@ def test_one_line_errors_before_the_model_is_built(
 
 def test_says_which_image_cannot_be_read(tmp_path: Path, data: Path) -> None:  # noqa: F811
     config, checkpoint = tiny_data.write_model(tmp_path, data, 'SEGMENTATION')
-    for name, kind in (('broken.png', 'an image'), ('broken.mp4', 'a video')):
+    for name, reason in (
+        ('broken.png', 'is no image that OpenCV reads'),
+        ('broken.mp4', 'cannot be read as a video'),
+    ):
         (tmp_path / name).write_text('nothing')
-        with pytest.raises(SystemExit, match=f"{name}' cannot be read as {kind}"):
+        with pytest.raises(SystemExit, match=f"{name}' {reason}"):
             tiny_data.run(TOOL, config, checkpoint, tmp_path / name, '--out-dir', tmp_path / 'out')
     with pytest.raises(SystemExit, match=r"checkpoint 'no\.pth' does not exist"):
         TOOL.main([config, 'no.pth', str(tmp_path)])

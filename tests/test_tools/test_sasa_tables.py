@@ -1,10 +1,11 @@
-"""tools/analysis/sasa_tables.py: the counts, and the tables in docs/sasa.md."""
+"""tools/dev/sasa_tables.py: the counts, and the tables in docs/sasa.md."""
 
 import functools
 from pathlib import Path
 
 import mmengine.config.utils
 import pytest
+import sasa_tables
 from mmengine.registry import DefaultScope
 
 ROOT = Path(__file__).parents[2]
@@ -14,12 +15,9 @@ FLOPS, PARAMETERS = 1, 3  # columns of the published numbers; ours are behind th
 @pytest.fixture(scope='module')
 def tables():
     with pytest.MonkeyPatch.context() as patch:
-        patch.syspath_prepend(str(ROOT / 'tools' / 'analysis'))
         # A base in mmdet makes MMEngine parse all of that package's YAML files, every time.
         cached = functools.lru_cache(mmengine.config.utils.load)
         patch.setattr(mmengine.config.utils, 'load', cached)
-        import sasa_tables
-
         yield sasa_tables.tables()
     DefaultScope._instance_dict.clear()
 
@@ -34,7 +32,7 @@ def test_the_tables_of_the_documentation(tables):
     text = (ROOT / 'docs' / 'sasa.md').read_text()
     for title, table in tables.items():
         assert f'## {title}\n' in text
-        assert table in text, f'run tools/analysis/sasa_tables.py: {title} differs'
+        assert table in text, f'run tools/dev/sasa_tables.py: {title} differs'
 
 
 def test_classifiers_count_as_published(tables):

@@ -215,6 +215,6 @@ def test_queries_are_left_out_to_stay_below_the_bound(layers, image, tmp_path) -
 
 def test_a_bound_that_is_too_small_is_refused(layers, image, tmp_path) -> None:
     path = tmp_path / 'none.html'
-    with pytest.raises(ValueError, match=r'choose fewer --stages.*--max-mb'):
+    with pytest.raises(ValueError, match=r'choose fewer stages.*--max-mb'):
         write_page(path, layers, image, [(0, 0)], 'config', 'w.pth', 30_000)
     assert not path.exists()

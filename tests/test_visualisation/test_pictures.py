@@ -4,14 +4,22 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import tiny_data
 import torch
 from mmengine.config import Config
 from mmengine.registry import DefaultScope, init_default_scope
 from mmengine.structures import PixelData
 from mmseg.structures import SegDataSample
+from tiny_data import NUM_IMAGES, SIDE, data, quick  # noqa: F401
 
 from mmlocalattn.training import load_config
-from mmlocalattn.visualisation.pictures import build_visualizer, dataset_meta, draw_sample
+from mmlocalattn.visualisation.pictures import (
+    build_dataset,
+    build_visualizer,
+    dataset_meta,
+    draw_item,
+    draw_sample,
+)
 
 ROOT = Path(__file__).parents[2]
 
@@ -79,3 +87,19 @@ def test_a_second_visualizer_has_its_own_classes(cfg: Config) -> None:
     second = build_visualizer(cfg, dict(classes=['b'], palette=[[0, 0, 0]]))
     assert first.dataset_meta['classes'] == ['a']
     assert second.dataset_meta['classes'] == ['b']
+
+
+@pytest.mark.usefixtures('quick')
+@pytest.mark.parametrize('task', ['DETECTION', 'SEGMENTATION', 'CLASSIFICATION'])
+def test_items_of_a_data_set(tmp_path: Path, data: Path, task: str) -> None:  # noqa: F811
+    cfg = load_config(tiny_data.write_config(tmp_path / 'c.py', getattr(tiny_data, task), data))
+    dataset = build_dataset(cfg, 'train')
+    assert len(dataset) == NUM_IMAGES
+    item = dataset[0]
+    picture = draw_item(build_visualizer(cfg, dataset.metainfo), item)
+    assert picture.shape == (SIDE, SIDE, 3)
+    plain = item['inputs'].permute(1, 2, 0).numpy()
+    assert np.abs(picture.astype(int) - plain).max() > 50
+    cfg.val_dataloader = None
+    with pytest.raises(ValueError, match=r'c\.py.* has no val_dataloader'):
+        build_dataset(cfg, 'val')

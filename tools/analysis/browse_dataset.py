@@ -10,16 +10,11 @@ import argparse
 from collections.abc import Sequence
 from pathlib import Path
 
-import cv2
-import numpy as np
-from mmengine.registry import DATASETS, init_default_scope
-from mmengine.structures import BaseDataElement
-from numpy.typing import NDArray
 from rich.progress import track
 
-from mmlocalattn.data import check_data
-from mmlocalattn.training import add_config_arguments, config_of
-from mmlocalattn.visualisation.pictures import build_visualizer, draw_sample
+from mmlocalattn.data.images import write_image
+from mmlocalattn.training import add_config_arguments, config_of, one_line_errors
+from mmlocalattn.visualisation.pictures import build_dataset, build_visualizer, draw_item
 
 
 def parse_args(argv: Sequence[str] | None = None) -> argparse.Namespace:
@@ -38,47 +33,20 @@ def parse_args(argv: Sequence[str] | None = None) -> argparse.Namespace:
     return args
 
 
-def with_plain_arrays(sample: BaseDataElement) -> BaseDataElement:
-    """The sample with mmdet's boxes and masks as arrays, which its visualizer wants."""
-    sample = sample.numpy()
-    instances = sample.get('gt_instances')
-    if instances is not None:
-        from mmdet.models.utils import mask2ndarray
-        from mmdet.structures.bbox import BaseBoxes
-
-        if isinstance(instances.get('bboxes'), BaseBoxes):
-            instances.bboxes = instances.bboxes.tensor
-        if 'masks' in instances:
-            instances.masks = mask2ndarray(instances.masks).astype(bool)
-    return sample
-
-
-def image_of(item: dict) -> NDArray[np.uint8]:
-    """The (H, W, 3) BGR image that the pipeline packed as (3, H, W)."""
-    return np.ascontiguousarray(item['inputs'].permute(1, 2, 0).numpy())
-
-
 def main(argv: Sequence[str] | None = None) -> None:
     args = parse_args(argv)
-    try:
+    with one_line_errors():
         cfg = config_of(args)
-        if cfg.get(f'{args.split}_dataloader') is None:
-            raise ValueError(f'{args.config!r} has no {args.split}_dataloader')
-        check_data(cfg, (args.split,))
-    except (FileNotFoundError, ModuleNotFoundError, ValueError) as error:
-        raise SystemExit(f'error: {error}') from None
-    init_default_scope(cfg.default_scope)
-    dataset = DATASETS.build(cfg[f'{args.split}_dataloader'].dataset)
+        dataset = build_dataset(cfg, args.split)
     visualizer = build_visualizer(cfg, dataset.metainfo)
     args.output_dir.mkdir(parents=True, exist_ok=True)
     number = min(args.number or len(dataset), len(dataset))
     for index in track(range(number), description='drawing'):
         item = dataset[index]
-        sample = with_plain_arrays(item['data_samples'])
-        picture = draw_sample(visualizer, image_of(item), sample, draw_pred=False)
-        name = f'{index:06d}_{Path(sample.get("img_path", "image")).stem}.png'
-        if not cv2.imwrite(str(args.output_dir / name), picture):
-            raise SystemExit(f'error: cannot write {args.output_dir / name}')
+        stem = Path(item['data_samples'].get('img_path', 'image')).stem
+        picture = draw_item(visualizer, item)
+        with one_line_errors():
+            write_image(args.output_dir / f'{index:06d}_{stem}.png', picture)
     print(f'{number} of {len(dataset)} images in {args.output_dir}')
 
 

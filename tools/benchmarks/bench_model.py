@@ -4,7 +4,6 @@ Several models are timed in turns in one process; the table shows medians.
 """
 
 import argparse
-import importlib
 import statistics
 import time
 from collections.abc import Sequence
@@ -15,9 +14,9 @@ from benchmarking.timing import (
     Run,
     environment,
     peak_memory,
-    print_table,
     synchronize,
     time_in_turns,
+    write_results,
 )
 from mmengine.config import Config
 from mmengine.model import revert_sync_batchnorm
@@ -25,10 +24,17 @@ from mmengine.registry import MODELS, init_default_scope
 from torch import nn
 from torch.utils.flop_counter import FlopCounterMode
 
-from mmlocalattn.files import write_json
-from mmlocalattn.training import add_config_arguments, config_of, image_size, load_config
+from mmlocalattn.adapt.trial import random_batch
+from mmlocalattn.tables import markdown_table
+from mmlocalattn.training import (
+    add_config_arguments,
+    config_of,
+    image_size,
+    load_config,
+    one_line_errors,
+)
 
-NUM_CLASSES = 2  # of random labels: few enough for every head
+OBJECTS = 8  # on each image
 
 
 def parse_args(argv: Sequence[str] | None = None) -> argparse.Namespace:
@@ -54,11 +60,7 @@ def parse_args(argv: Sequence[str] | None = None) -> argparse.Namespace:
         help='image sizes, default 800x1344',
     )
     parser.add_argument(
-        '--shape',
-        nargs=2,
-        type=int,
-        metavar=('H', 'W'),
-        help='one image size, the same as --size HxW',
+        '--shape', nargs=2, type=int, metavar=('H', 'W'), help='one size, the same as --size HxW'
     )
     parser.add_argument('--batch', type=int, default=1)
     parser.add_argument('--device', type=torch.device, default='cpu', help='cpu, cuda or cuda:N')
@@ -93,31 +95,10 @@ def build(cfg: Config, whole: bool) -> nn.Module:
     return revert_sync_batchnorm(MODELS.build(cfg.model if whole else cfg.model.backbone))
 
 
-def random_batch(scope: str, batch: int, height: int, width: int) -> dict:
-    """Images and labels as the data loader of mmdet, mmseg or mmpretrain gives them."""
-    if scope == 'mmdet':
-        demo_mm_inputs = importlib.import_module('mmdet.testing').demo_mm_inputs
-        size = (3, height, width)
-        return demo_mm_inputs(batch, size, [8] * batch, num_classes=NUM_CLASSES, with_mask=True)
-    images = [torch.randint(256, (3, height, width), dtype=torch.uint8) for _ in range(batch)]
-    if scope == 'mmseg':
-        structures = importlib.import_module('mmseg.structures')
-        pixels = importlib.import_module('mmengine.structures').PixelData
-        names = ('img_shape', 'ori_shape', 'pad_shape')
-        meta = dict.fromkeys(names, (height, width))
-        labels = torch.randint(NUM_CLASSES, (1, height, width))
-        sample = structures.SegDataSample(gt_sem_seg=pixels(data=labels), metainfo=meta)
-    elif scope == 'mmpretrain':
-        sample = importlib.import_module('mmpretrain.structures').DataSample().set_gt_label(1)
-    else:
-        raise SystemExit(f'error: no random data for models of {scope}, leave out --whole')
-    return dict(inputs=images, data_samples=[sample.clone() for _ in range(batch)])
-
-
 def make_run(cfg: Config, model: nn.Module, size: tuple[int, int], args: argparse.Namespace) -> Run:
     """A forward pass, or a forward and backward pass."""
     if args.whole:
-        batch = random_batch(cfg.get('default_scope'), args.batch, *size)
+        batch = random_batch(cfg, size, args.batch, args.train, OBJECTS)
         if getattr(model.data_preprocessor, 'size', None):  # mmseg pads training images to it
             model.data_preprocessor.size = size
         data = model.data_preprocessor(batch, training=args.train)
@@ -215,16 +196,14 @@ def print_records(records: list[dict]) -> None:
                 f'{record["seconds"] / first["seconds"]:.2f}x',
             ]
         )
-    print_table(columns, rows)
+    print(markdown_table(columns, rows))
 
 
 def main(argv: Sequence[str] | None = None) -> None:
     args = parse_args(argv)
     paths = [args.config, *args.baseline]
-    try:
+    with one_line_errors():
         configs = [config_of(args), *map(load_config, args.baseline)]
-    except (FileNotFoundError, ModuleNotFoundError, ValueError) as error:
-        raise SystemExit(f'error: {error}') from None
     models = [build(cfg, args.whole).to(args.device) for cfg in configs]
     for model in models:
         model.train(args.train)  # mmdet's ResNet does not return itself
@@ -241,7 +220,8 @@ def main(argv: Sequence[str] | None = None) -> None:
             for name, model, compiled in zip(names, models[:half], models[half:]):
                 seconds = check_compiled(model, compiled, size, args)
                 print(f'{name}, {size[0]} x {size[1]}: {seconds:.0f} s to the first outputs')
-        runs = [make_run(cfg, model, size, args) for cfg, model in zip(configs, models)]
+        with one_line_errors():
+            runs = [make_run(cfg, model, size, args) for cfg, model in zip(configs, models)]
         for record, model, run in zip(measure(names, runs, args), models, runs):
             parameters = sum(parameter.numel() for parameter in model.parameters())
             records.append(record | {'size': list(size), 'parameters': parameters})
@@ -255,10 +235,7 @@ def main(argv: Sequence[str] | None = None) -> None:
         f'{setting["device"]}, {setting["threads"]} threads'
     )
     print_records(records)
-    if args.out:
-        arguments = {key: str(value) for key, value in vars(args).items()}
-        write_json(args.out, setting | {'arguments': arguments, 'results': records})
-        print(args.out)
+    write_results(args, setting, records)
 
 
 if __name__ == '__main__':

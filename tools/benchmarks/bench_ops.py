@@ -25,10 +25,10 @@ from benchmarking.timing import (
     free_memory,
     peak_memory,
     time_in_turns,
+    write_results,
 )
 from torch import Tensor
 
-from mmlocalattn.files import write_json
 from mmlocalattn.layers.scan_geometry import adaptive_scan
 from mmlocalattn.ops._window import as_pair
 
@@ -52,40 +52,30 @@ Case = Neighborhood | SparseScan | Slide | StandAlone
 
 def parse_args(argv: Sequence[str] | None = None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__.partition('\n')[0])
-    parser.add_argument(
-        '--shapes',
-        nargs='*',
-        type=parse_shape,
-        default=[parse_shape(shape) for shape in SHAPES],
-        metavar='HxW,HEADS,KERNEL,DILATION',
-        help=f'of neighborhood_attention, default: {" ".join(SHAPES)}',
-    )
-    parser.add_argument(
+    add_shapes(parser, '--shapes', 'HxW,HEADS,KERNEL,DILATION', SHAPES, 'of neighborhood_attention')
+    add_shapes(
+        parser,
         '--scan-shapes',
-        nargs='*',
-        type=functools.partial(parse_shape, fields=3),
-        default=[parse_shape(shape, 3) for shape in SCAN_SHAPES],
-        metavar='HxW,HEADS',
-        help='of sparse_scan_attention, with the windows of the adaptive rule, default: '
-        f'{" ".join(SCAN_SHAPES)}, the stages of SSViT-S at 800x1336',
+        'HxW,HEADS',
+        SCAN_SHAPES,
+        'of sparse_scan_attention, with the windows of the adaptive rule',
+        ', the stages of SSViT-S at 800x1336',
     )
-    parser.add_argument(
+    add_shapes(
+        parser,
         '--slide-shapes',
-        nargs='*',
-        type=functools.partial(parse_shape, fields=4),
-        default=[parse_shape(shape, 4) for shape in SLIDE_SHAPES],
-        metavar='HxW,HEADS,KERNEL',
-        help='of slide_attention, always timed beside the eager forms of its released code, '
-        f'default: {" ".join(SLIDE_SHAPES)}, the slide stages of Slide-Swin-T at 800x1336',
+        'HxW,HEADS,KERNEL',
+        SLIDE_SHAPES,
+        'of slide_attention, always timed beside the eager forms of its released code',
+        ', the slide stages of Slide-Swin-T at 800x1336',
     )
-    parser.add_argument(
+    add_shapes(
+        parser,
         '--stand-alone-shapes',
-        nargs='*',
-        type=parse_shape,
-        default=[parse_shape(shape) for shape in STAND_ALONE_SHAPES],
-        metavar='HxW,HEADS,KERNEL,HEAD_DIM',
-        help='of stand_alone_attention, always timed beside copies of its windows, default: '
-        f'{" ".join(STAND_ALONE_SHAPES)}, stages of SASA-ResNet-50 at 800x1336',
+        'HxW,HEADS,KERNEL,HEAD_DIM',
+        STAND_ALONE_SHAPES,
+        'of stand_alone_attention, always timed beside copies of its windows',
+        ', stages of SASA-ResNet-50 at 800x1336',
     )
     parser.add_argument(
         '--baselines',
@@ -108,7 +98,27 @@ def parse_args(argv: Sequence[str] | None = None) -> argparse.Namespace:
     return parser.parse_args(argv)
 
 
-def parse_shape(text: str, fields: int = 5) -> tuple:
+def add_shapes(
+    parser: argparse.ArgumentParser,
+    option: str,
+    fields: str,
+    defaults: Sequence[str],
+    help_: str,
+    origin: str = '',
+) -> None:
+    """Add an option for maps and windows; ``origin`` says where the defaults are from."""
+    parse = functools.partial(parse_shape, fields=fields)
+    parser.add_argument(
+        option,
+        nargs='*',
+        type=parse,
+        default=list(map(parse, defaults)),
+        metavar=fields,
+        help=f'{help_}, default: {" ".join(defaults)}{origin}',
+    )
+
+
+def parse_shape(text: str, fields: str) -> tuple:
     """``'100x167,2,7,1'`` to (height, width, heads, kernel, dilation); a kernel can be ``5x11``."""
     try:
         size, *rest = text.split(',')
@@ -118,9 +128,8 @@ def parse_shape(text: str, fields: int = 5) -> tuple:
             numbers += (kernel[0] if len(kernel) == 1 else kernel, *map(int, rest[2:]))
     except ValueError:
         numbers = ()
-    if len(numbers) != fields:
-        expected = ','.join(['HxW', 'HEADS', 'KERNEL', 'DILATION'][: fields - 1])
-        raise argparse.ArgumentTypeError(f'not {expected}: {text!r}')
+    if len(numbers) != fields.count(',') + 2:
+        raise argparse.ArgumentTypeError(f'not {fields}: {text!r}')
     return numbers
 
 
@@ -338,10 +347,7 @@ def main(argv: Sequence[str] | None = None) -> None:
             + ('' if op in setting['compiled_kernels'] else '; NO COMPILED KERNEL, the reference')
         )
         (short_table if args.markdown else full_table)(chosen)
-    if args.out:
-        arguments = {key: str(value) for key, value in vars(args).items()}
-        write_json(args.out, setting | {'arguments': arguments, 'results': records})
-        print(args.out)
+    write_results(args, setting, records)
     if args.plot:
         draw(records, args.plot)
 

@@ -21,14 +21,14 @@ from benchmarking.timing import (
     environment,
     free_memory,
     peak_memory,
-    print_table,
     time_in_turns,
+    write_results,
 )
 from torch import Tensor
 
-from mmlocalattn.files import write_json
 from mmlocalattn.ops.neighborhood import neighborhood_attention, neighborhood_attention_reference
 from mmlocalattn.ops.query_and_attend import query_and_attend, query_and_attend_reference
+from mmlocalattn.tables import markdown_table
 
 OURS = 'query_and_attend'
 QUANTITIES = (('seconds', 1e3, 'ms'), ('peak_bytes', 1e-6, 'MB'))
@@ -287,7 +287,7 @@ def table(records: list[dict], title: str) -> None:
         ours = chosen[window, OURS]
         rows.append([str(window), *(cell(chosen[window, way], ours) for way in ways)])
     print(f'\n{title}: milliseconds, extra memory (how many times those of {OURS})')
-    print_table(('window', *ways), rows)
+    print(markdown_table(('window', *ways), rows))
 
 
 def cell(record: dict, ours: dict) -> str:
@@ -304,14 +304,11 @@ def cell(record: dict, ours: dict) -> str:
 
 def draw(records: list[dict], path: Path) -> None:
     """Lines over the window size: time and memory in rows, a column per pass."""
-    import matplotlib
-
-    matplotlib.use('Agg')
-    from matplotlib import pyplot as plt
+    from matplotlib.figure import Figure
 
     passes = list(dict.fromkeys(record['pass'] for record in records))
-    size = (7 * len(passes), 8)
-    figure, grid = plt.subplots(2, len(passes), figsize=size, squeeze=False, layout='constrained')
+    figure = Figure((7 * len(passes), 8), layout='constrained')
+    grid = figure.subplots(2, len(passes), squeeze=False)
     for line, (number, factor, unit) in zip(grid, QUANTITIES):
         for axes, title in zip(line, passes):
             for way in WAYS:
@@ -326,7 +323,6 @@ def draw(records: list[dict], path: Path) -> None:
             axes.set_xticks(sorted({record['window'] for record in records}))
             axes.legend(fontsize='small')
     figure.savefig(path, dpi=120)
-    plt.close(figure)
     print(path)
 
 
@@ -345,10 +341,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     )
     for title in dict.fromkeys(record['pass'] for record in records):
         table(records, title)
-    if args.out:
-        arguments = {key: str(value) for key, value in vars(args).items()}
-        write_json(args.out, setting | {'arguments': arguments, 'results': records})
-        print(args.out)
+    write_results(args, setting, records)
     if args.plot:
         draw(records, args.plot)
 

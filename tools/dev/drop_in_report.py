@@ -7,7 +7,6 @@ so that an interrupted run goes on where it stopped.
 """
 
 import argparse
-import copy
 import hashlib
 import json
 import multiprocessing
@@ -15,18 +14,19 @@ import os
 import signal
 import traceback
 import warnings
-from collections.abc import Iterator, MutableMapping, Sequence
+from collections import Counter
+from collections.abc import MutableMapping, Sequence
 from importlib.util import find_spec
 from pathlib import Path
 
 import torch
-from drop_in_page import introduction, report
 from mmengine.config import Config
-from mmengine.logging import MessageHub, MMLogger
-from mmengine.registry import MODELS, init_default_scope
+from mmengine.logging import MMLogger
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
 from mmlocalattn.adapt import BACKBONES, CannotAdapt, swap_backbone
+from mmlocalattn.adapt.trial import SIDES, dicts, run_model, small_model
+from mmlocalattn.collect_env import module_version
 from mmlocalattn.training import load_config
 
 _ARCH = dict(embed_dims=(8, 16, 24, 32), depths=(1,) * 4, num_heads=(1, 2, 3, 4))
@@ -50,9 +50,22 @@ NARROW = {
 }
 EVERYWHERE = 'ssvit_t'
 IN_A_TENTH = ('qna_vit_t', 'slide_pvt_t', 'sasa_r26')
-SIDES = (128, 256)  # of the random images; the second for models that small ones are too small for
-CLASSES = 2  # of the labels of segmentation: few enough for every head
 SECONDS = 300  # that one config may take
+OUTCOMES = ('adapted', 'refused', 'failed', 'broken')
+"""``broken``: the config as it is shipped does not load, build or run here either."""
+INTRODUCTION = """# Which stock configs work
+
+Every config that mmdet and mmsegmentation ship gets SSViT-T, and a fixed tenth of them QnA-ViT-T,
+Slide-PVT-T and SASA-26. An adapted config is built with a narrow backbone, and runs a loss and a
+prediction on random images. Written by `python tools/dev/drop_in_report.py --report FILE` with
+{versions}.
+
+"""
+PYRAMIDS = (
+    *('ResNet', 'ResNetV1c', 'ResNetV1d', 'ResNeXt', 'Res2Net', 'ResNeSt', 'RegNet', 'ConvNeXt'),
+    *('SwinTransformer', 'PyramidVisionTransformer', 'PyramidVisionTransformerV2'),
+)
+"""Backbones that should be exchangeable, of which the report gives the share."""
 
 
 def parse_args(argv: Sequence[str] | None = None) -> argparse.Namespace:
@@ -156,7 +169,7 @@ def original_backbone(cfg: Config) -> str:
     """The type of the backbone of a config without its scope, empty if it has not just one."""
     types = {
         child['type'].rpartition('.')[2]
-        for part in _dicts(cfg.model)
+        for part in dicts(cfg.model)
         for key, child in part.items()
         if key == 'backbone' and isinstance(child, dict) and isinstance(child.get('type'), str)
     }
@@ -165,9 +178,7 @@ def original_backbone(cfg: Config) -> str:
 
 def _digest(cfg: Config) -> str:
     """Equal for configs whose models do not differ in what is run here."""
-    model = copy.deepcopy(cfg.model)
-    model.setdefault('data_preprocessor', cfg.get('data_preprocessor'))
-    _make_small(model, SIDES[0])
+    model = small_model(cfg, SIDES[0])
     text = json.dumps([cfg.default_scope, model], sort_keys=True, default=repr)
     return hashlib.sha256(text.encode()).hexdigest()[:16]
 
@@ -191,124 +202,6 @@ def _breaks_anyway(cfg: Config) -> str:
     return ''
 
 
-def _dicts(node: object) -> Iterator[dict]:
-    if isinstance(node, dict):
-        yield node
-        node = list(node.values())
-    if isinstance(node, (list, tuple)):
-        for child in node:
-            yield from _dicts(child)
-
-
-def _make_small(model: dict, side: int) -> None:
-    """Images of one side, not thousands of classes (of LVIS, V3Det), and no weights to load."""
-    model.pop('pretrained', None)
-    for part in _dicts(model):
-        if (part.get('init_cfg') or {}).get('type') == 'Pretrained':
-            part['init_cfg'] = None
-        if part.get('type') == 'MMSyncBN':  # needs several processes
-            part['type'] = 'BN'
-        if isinstance(part.get('num_classes'), int) and part['num_classes'] > 1000:
-            part['num_classes'] = 100
-    for part in _dicts(model.get('data_preprocessor') or {}):
-        if part.get('size'):
-            part['size'] = (side, side)
-        part.pop('batch_augments', None)
-
-
-def run_model(cfg: Config) -> None:
-    """Build the model of a config, take the loss of a random batch, and predict.
-
-    Raises:
-        ValueError: If the loss is not finite or the number of predictions is wrong.
-    """
-    for side in SIDES:
-        try:
-            return _run_model(cfg, side)
-        except Exception as error:
-            reason = error
-    raise reason
-
-
-def _run_model(cfg: Config, side: int) -> None:
-    from mmengine.model import revert_sync_batchnorm
-
-    init_default_scope(cfg.default_scope)
-    config = copy.deepcopy(cfg.model)
-    config.setdefault('data_preprocessor', cfg.get('data_preprocessor'))
-    _make_small(config, side)
-    model = revert_sync_batchnorm(MODELS.build(config))
-    model.init_weights()  # some models have parameters that are not initialised before
-    MessageHub.get_current_instance().update_info_dict(dict(iter=0, epoch=0))  # as a runner does
-    batch = random_batch(cfg, side, training=True)
-    try:
-        losses = model(**model.data_preprocessor(batch, training=True), mode='loss')
-    except NotImplementedError:  # trackers whose parts are trained by configs of their own
-        losses = dict(loss=torch.zeros(()))
-    loss, _ = model.parse_losses(losses)
-    if not torch.isfinite(loss):
-        raise ValueError(f'loss is {loss}')
-    model.eval()
-    batch = random_batch(cfg, side, training=False)
-    with torch.no_grad():
-        results = model(**model.data_preprocessor(batch, training=False), mode='predict')
-    if len(results) != len(batch['inputs']):
-        raise ValueError(f'{len(results)} predictions for {len(batch["inputs"])} images')
-
-
-def random_batch(cfg: Config, side: int, training: bool) -> dict:
-    """Random images with random labels, as the data loader of the config's toolbox packs them."""
-    if cfg.default_scope == 'mmdet':
-        return _detection_batch(cfg, side, training)
-    images = [torch.randint(256, (3, side, side), dtype=torch.uint8) for _ in range(2)]
-    if cfg.default_scope == 'mmpretrain':
-        from mmpretrain.structures import DataSample
-
-        return dict(inputs=images, data_samples=[DataSample().set_gt_label(0) for _ in images])
-    from mmengine.structures import PixelData
-    from mmseg.structures import SegDataSample
-
-    samples = []
-    for _ in range(2):
-        labels = torch.randint(CLASSES, (1, side, side))
-        shape = dict(img_shape=(side, side), ori_shape=(side, side), pad_shape=(side, side))
-        samples.append(
-            SegDataSample(
-                gt_sem_seg=PixelData(data=labels),
-                gt_edge_map=PixelData(data=labels),
-                gt_depth_map=PixelData(data=torch.rand(1, side, side)),
-                metainfo=shape | dict(flip=False),
-            )
-        )
-    return dict(inputs=images, data_samples=samples)
-
-
-def _detection_batch(cfg: Config, side: int, training: bool) -> dict:
-    from mmdet.testing import demo_mm_inputs, demo_track_inputs
-    from mmengine.structures import InstanceData
-
-    preprocessor = cfg.model.get('data_preprocessor') or {}
-    trains_on_images = training and preprocessor.get('use_det_processor')
-    if 'Track' in str(preprocessor.get('type')) and not trains_on_images:
-        return demo_track_inputs(
-            batch_size=1, num_frames=2, key_frames_inds=[0], image_shapes=(3, side, side),
-            num_classes=1, with_mask=True,
-        )  # fmt: skip
-    with_mask = 'mask' in repr(cfg.model).lower()  # those without do not pad masks
-    batch = demo_mm_inputs(
-        2, [(3, side, side)] * 2, [3, 3], num_classes=2, with_mask=with_mask, with_semantic=True
-    )
-    for sample in batch['data_samples']:
-        sample.gt_instances.labels.zero_()  # the class that every head has
-        sample.proposals = InstanceData(bboxes=sample.gt_instances.bboxes)  # for Fast R-CNN
-    if training and 'semi_train_cfg' in cfg.model:
-        branches = ('sup', 'unsup_teacher', 'unsup_student')
-        for sample in batch['data_samples']:
-            sample.set_metainfo(dict(homography_matrix=torch.eye(3).numpy()))
-        return {key: dict.fromkeys(branches, value) for key, value in batch.items()}
-    return batch
-
-
 def ran(results: dict[tuple[str, str], dict]) -> dict[str, tuple[str, str]]:
     """Outcome and detail of the models that ran, by their digest."""
     return {r['model']: (r['outcome'], r['detail']) for r in results.values() if r['model']}
@@ -324,6 +217,42 @@ def read_results(path: Path) -> dict[tuple[str, str], dict]:
             continue
         results[result['config'], result['backbone']] = result
     return results
+
+
+def introduction() -> str:
+    """What was done, with what."""
+    modules = ('torch', 'mmcv', 'mmdet', 'mmseg')
+    return INTRODUCTION.format(versions=', '.join(map(module_version, modules)))
+
+
+def report(results: Sequence[dict]) -> str:
+    """Markdown: counts by package and backbone, reasons, and what failed."""
+    lines = ['| package | backbone | configs | adapted | refused | failed | not run as shipped |']
+    lines += ['|---|---|---|---|---|---|---|']
+    groups = Counter((r['config'].partition('::')[0], r['backbone']) for r in results)
+    for (package, backbone), total in sorted(groups.items()):
+        counts = Counter(
+            r['outcome']
+            for r in results
+            if r['config'].startswith(f'{package}::') and r['backbone'] == backbone
+        )
+        cells = ' | '.join(str(counts[outcome]) for outcome in OUTCOMES)
+        lines.append(f'| {package} | {backbone} | {total} | {cells} |')
+    works = [r for r in results if r['original'] in PYRAMIDS and r['outcome'] != 'broken']
+    adapted = sum(r['outcome'] == 'adapted' for r in works)
+    if works:
+        lines += ['', f'Of {len(works)} with a pyramid backbone ({", ".join(PYRAMIDS)})']
+        lines += [f'that run as shipped, {adapted} are adapted: {adapted / len(works):.1%}.']
+    for outcome, title in zip(OUTCOMES[1:], ('Refused', 'Failed', 'Not run as shipped')):
+        reasons: dict[str, list[str]] = {}
+        for result in results:
+            if result['outcome'] == outcome:
+                reasons.setdefault(result['detail'], []).append(result['config'])
+        lines += ['', f'## {title}', '', '| configs | reason | for example |', '|---|---|---|']
+        for reason, configs in sorted(reasons.items(), key=lambda item: -len(item[1])):
+            text = ' '.join(reason.split()).replace('|', '\\|')
+            lines.append(f'| {len(configs)} | {text} | `{configs[0]}` |')
+    return '\n'.join(lines) + '\n'
 
 
 def main(argv: Sequence[str] | None = None) -> None:

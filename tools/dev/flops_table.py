@@ -11,18 +11,22 @@ import re
 from collections.abc import Sequence
 from pathlib import Path
 
-from get_flops import count
 from mmengine.logging import MMLogger
 
+from mmlocalattn.adapt.complexity import model_complexity
 from mmlocalattn.training import load_config
 
 ROOT = Path(__file__).parents[2]
 
 
-def main(argv: Sequence[str] | None = None) -> None:
+def parse_args(argv: Sequence[str] | None = None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__.partition('\n')[0])
     parser.add_argument('file', nargs='?', type=Path, default=ROOT / 'docs' / 'flops.md')
-    file = parser.parse_args(argv).file
+    return parser.parse_args(argv)
+
+
+def main(argv: Sequence[str] | None = None) -> None:
+    file = parse_args(argv).file
     MMLogger.get_current_instance().setLevel('ERROR')
     file.write_text(''.join(map(fill, file.read_text().splitlines(keepends=True))))
 
@@ -35,11 +39,12 @@ def fill(line: str) -> str:
     name, *options = re.findall('`(.+?)`', model)
     changes = {key: ast.literal_eval(value) for key, value in (o.split('=') for o in options)}
     height, width = map(int, image.split(' x '))
-    found = count(load_config(str(ROOT / 'configs' / f'{name}.py'), changes), (height, width))
-    counted = found['flops'] / 1e9
+    cfg = load_config(str(ROOT / 'configs' / f'{name}.py'), changes)
+    found = model_complexity(cfg, (height, width))
+    counted = found.flops / 1e9
     difference = f'{round(counted / float(flops) - 1, 3) + 0.0:+.1%}'  # no minus before a zero
     cells = (model, image, flops, like(flops, counted), difference)
-    return f'| {" | ".join((*cells, params, like(params, found["params"] / 1e6)))} |\n'
+    return f'| {" | ".join((*cells, params, like(params, found.params / 1e6)))} |\n'
 
 
 def like(published: str, value: float) -> str:

@@ -1,8 +1,7 @@
 """Print the tables of parameters and FLOPs of docs/sasa.md: published and computed."""
 
-import contextlib
-import io
-import sys
+import argparse
+from collections.abc import Sequence
 from pathlib import Path
 
 import torch
@@ -11,12 +10,10 @@ from torch import nn
 from torch.utils.flop_counter import FlopCounterMode
 
 from mmlocalattn.backbones import SASAResNet
+from mmlocalattn.tables import markdown_table
 from mmlocalattn.training import load_config
 
 ROOT = Path(__file__).parents[2]
-sys.path.insert(0, str(ROOT / 'tools'))
-from benchmarking.timing import print_table  # noqa: E402
-
 CLASSES = 1000
 # model, options, 1e9 FLOPs, 1e6 parameters
 TABLE_1 = [
@@ -121,16 +118,18 @@ def tables() -> dict[str, str]:
             [detector_row(*row, classes=90) for row in TABLE_2],
         ),
     }
-    return {title: markdown(*content) for title, content in contents.items()}
+    return {title: markdown_table(*content) for title, content in contents.items()}
 
 
-def markdown(columns: list[str], rows: list[list[str]]) -> str:
-    text = io.StringIO()
-    with contextlib.redirect_stdout(text):
-        print_table(columns, rows)
-    return text.getvalue()
+def parse_args(argv: Sequence[str] | None = None) -> argparse.Namespace:
+    return argparse.ArgumentParser(description=__doc__).parse_args(argv)
+
+
+def main(argv: Sequence[str] | None = None) -> None:
+    parse_args(argv)
+    for title, table in tables().items():
+        print(f'## {title}\n\n{table}\n')
 
 
 if __name__ == '__main__':
-    for title, table in tables().items():
-        print(f'## {title}\n\n{table}')
+    main()

@@ -1,5 +1,6 @@
-"""tools/benchmarks/benchmarking/timing.py: turns, peak memory, tables, files."""
+"""tools/benchmarks/benchmarking/timing.py: turns, peak memory, files."""
 
+import argparse
 import json
 import sys
 from pathlib import Path
@@ -51,15 +52,22 @@ def test_peak_memory() -> None:
     assert timing.peak_memory(lambda: None, CPU) < 4 * MIB
 
 
-def test_table_is_markdown(capsys: pytest.CaptureFixture[str]) -> None:
-    timing.print_table(('map', 'ms'), [('100 x 167', '1'), ('5 x 8', '20.5')])
-    assert capsys.readouterr().out == (
-        '| map       |   ms |\n| --------- | ---: |\n| 100 x 167 |    1 |\n| 5 x 8     | 20.5 |\n'
-    )
-
-
 def test_environment_says_what_matters() -> None:
     setting = timing.environment(CPU)
     assert setting['versions']['torch'] == torch.__version__
     assert setting['threads'] == torch.get_num_threads()
     json.dumps(setting)
+
+
+def test_results_name_their_arguments(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    out = tmp_path / 'new' / 'out.json'
+    args = argparse.Namespace(out=out, device=CPU)
+    timing.write_results(args, {'threads': 2}, [{'seconds': 0.5}])
+    assert json.loads(out.read_text()) == {
+        'threads': 2,
+        'arguments': {'out': str(out), 'device': 'cpu'},
+        'results': [{'seconds': 0.5}],
+    }
+    assert capsys.readouterr().out == f'{out}\n'
+    timing.write_results(argparse.Namespace(out=None), {}, [])
+    assert capsys.readouterr().out == ''

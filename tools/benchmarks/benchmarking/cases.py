@@ -1,12 +1,12 @@
-"""Neighborhood and sparse scan attention as cases of benchmark_ops.py."""
+"""Neighborhood and sparse scan attention as cases of bench_ops.py."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 import torch
-from benchmarking.baselines import WAYS, Attend, Problem
 from torch import Tensor
 
+from benchmarking.baselines import WAYS, Attend, Problem
 from mmlocalattn.layers.rotary import rotary_table
 from mmlocalattn.ops.sparse_scan import rotate_pairs, sparse_scan_attention
 

@@ -1,9 +1,9 @@
-"""Tables and a plot of what benchmark_ops.py has timed. A record is one way and pass of one map."""
+"""Tables and a plot of what bench_ops.py has timed. A record is one way and pass of one map."""
 
 import statistics
 from pathlib import Path
 
-from benchmarking.timing import print_table
+from mmlocalattn.tables import markdown_table
 
 PASSES = {False: 'forward', True: 'forward+backward'}
 
@@ -33,7 +33,7 @@ def full_table(records: list[dict]) -> None:
                 memory_text(record),
             ]
         rows.append(row)
-    print_table(columns, rows, left=4)
+    print(markdown_table(columns, rows, left=4))
 
 
 def digits(value: float) -> str:
@@ -71,7 +71,7 @@ def short_table(records: list[dict]) -> None:
             ]
             row.append(' / '.join(ratios))
         rows.append(row)
-    print_table(columns, rows)
+    print(markdown_table(columns, rows))
 
 
 def grouped(records: list[dict]) -> dict[tuple[str, str], dict[tuple[str, str], dict]]:
@@ -85,17 +85,12 @@ def grouped(records: list[dict]) -> dict[tuple[str, str], dict[tuple[str, str], 
 
 def draw(records: list[dict], path: Path) -> None:
     """Bars of GFLOP/s: a row per operator, a column per pass, a colour per way."""
-    import matplotlib
-
-    matplotlib.use('Agg')
-    from matplotlib import pyplot as plt
+    from matplotlib.figure import Figure
 
     ops = list(dict.fromkeys(record['op'] for record in records))
     passes = list(dict.fromkeys(record['pass'] for record in records))
-    size = (7 * len(passes), 4 * len(ops))
-    figure, grid = plt.subplots(
-        len(ops), len(passes), figsize=size, squeeze=False, constrained_layout=True
-    )
+    figure = Figure((7 * len(passes), 4 * len(ops)), layout='constrained')
+    grid = figure.subplots(len(ops), len(passes), squeeze=False)
     ways = dict.fromkeys(record['way'] for record in records if 'gflops' in record)
     colors = {way: f'C{index}' for index, way in enumerate(ways)}
     for op, line in zip(ops, grid):
@@ -104,7 +99,6 @@ def draw(records: list[dict], path: Path) -> None:
             draw_bars(axes, timed, colors)
             axes.set(title=f'{op}, {name}', ylabel='useful GFLOP/s', yscale='log')
     figure.savefig(path, dpi=120)
-    plt.close(figure)
     print(path)
 
 

@@ -1,4 +1,4 @@
-"""Slide attention for benchmark_ops.py, beside the eager forms of the released code.
+"""Slide attention for bench_ops.py, beside the eager forms of the released code.
 
 The released module forms all copies of keys and values: in training by two grouped convolutions
 each, of which one has the fixed one-hot kernels (`two convolutions`); with merged kernels by one
@@ -10,10 +10,10 @@ from dataclasses import dataclass
 
 import torch
 import torch.nn.functional as F
-from benchmarking.baselines import Attend, Problem
-from benchmarking.cases import map_label
 from torch import Tensor
 
+from benchmarking.baselines import Attend, Problem
+from benchmarking.cases import map_label
 from mmlocalattn.ops.flops import slide_multiply_adds
 from mmlocalattn.ops.slide import shift_kernel, slide_attention, slide_attention_reference
 

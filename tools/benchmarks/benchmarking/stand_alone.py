@@ -1,4 +1,4 @@
-"""Stand-alone self-attention for benchmark_ops.py, beside an eager form with copies of the windows.
+"""Stand-alone self-attention for bench_ops.py, beside an eager form with copies of the windows.
 
 There is no released code. `unfold` copies the window of every query and adds the embeddings to the
 copies of the keys, as ports of the paper do, so that the products are two batched matrix products.
@@ -9,9 +9,10 @@ from dataclasses import dataclass
 
 import torch
 import torch.nn.functional as F
-from benchmarking.baselines import Attend, Problem
 from torch import Tensor
 
+from benchmarking.baselines import Attend, Problem
+from benchmarking.cases import map_label
 from mmlocalattn.ops.stand_alone import stand_alone_attention, stand_alone_attention_reference
 
 
@@ -34,9 +35,7 @@ class StandAlone:
     def label(self) -> tuple[str, str]:
         """The map, the window."""
         problem = self.problem
-        batch = f'{problem.batch} x ' if problem.batch > 1 else ''
-        place = f'{batch}{problem.height} x {problem.width}, {problem.heads}'
-        return place, f'{problem.kernel[0]}, {problem.head_dim}'
+        return map_label(problem), f'{problem.kernel[0]}, {problem.head_dim}'
 
     @property
     def steps(self) -> list[Problem]:

@@ -1,5 +1,6 @@
-"""What the benchmarks share: timing in turns, peak memory, tables, a JSON file."""
+"""What the benchmarks share: timing in turns, peak memory, a JSON file."""
 
+import argparse
 import ctypes
 import math
 import platform
@@ -10,6 +11,7 @@ from pathlib import Path
 import torch
 
 from mmlocalattn import __version__
+from mmlocalattn.files import write_json
 from mmlocalattn.ops import OPS, has_kernel
 
 BLOCK_SECONDS = 0.02
@@ -108,19 +110,9 @@ def environment(device: torch.device) -> dict:
     }
 
 
-def print_table(columns: Sequence[str], rows: Sequence[Sequence[str]], left: int = 1) -> None:
-    """Print a table that is aligned text and Markdown at once.
-
-    Args:
-        columns: Headings.
-        rows: Cells.
-        left: Number of columns, from the first, that are aligned to the left.
-    """
-    widths = [max(map(len, cells)) for cells in zip(columns, *rows)]
-    rule = ['-' * width if i < left else '-' * (width - 1) + ':' for i, width in enumerate(widths)]
-    for cells in (columns, rule, *rows):
-        texts = [
-            text.ljust(width) if i < left else text.rjust(width)
-            for i, (text, width) in enumerate(zip(cells, widths))
-        ]
-        print(f'| {" | ".join(texts)} |')
+def write_results(args: argparse.Namespace, setting: dict, records: list[dict]) -> None:
+    """Write what was measured, where and with which arguments, to the file ``args.out``, if any."""
+    if args.out:
+        arguments = {key: str(value) for key, value in vars(args).items()}
+        write_json(args.out, setting | {'arguments': arguments, 'results': records})
+        print(args.out)

@@ -1,0 +1,32 @@
+"""Image files, read and written with OpenCV, whose errors are silent."""
+
+from pathlib import Path
+
+import cv2
+import numpy as np
+from numpy.typing import NDArray
+
+
+def read_image(path: str | Path) -> NDArray[np.uint8]:
+    """Read a colour image, (H, W, 3) BGR.
+
+    Raises:
+        FileNotFoundError: If there is no such file.
+        ValueError: If it is no image.
+    """
+    if not Path(path).is_file():
+        raise FileNotFoundError(f'image {str(path)!r} does not exist')
+    image = cv2.imread(str(path))
+    if image is None:
+        raise ValueError(f'{str(path)!r} is no image that OpenCV reads: give a PNG or JPEG file')
+    return np.asarray(image, np.uint8)
+
+
+def write_image(path: Path, image: NDArray[np.uint8]) -> None:
+    """Write a BGR or one-channel image, (H, W, 3) or (H, W).
+
+    Raises:
+        ValueError: If it cannot be written.
+    """
+    if not cv2.imwrite(str(path), image):
+        raise ValueError(f'{str(path)!r} cannot be written: is its folder there, and not full?')
