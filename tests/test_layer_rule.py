@@ -58,7 +58,7 @@ ALLOWED = {
     ),
     'data': (),
     'files': (),
-    'engine': (),
+    'engine': ('mmengine.registry', 'mmlocalattn.training'),
     'collect_env': ('mmengine.utils.dl_utils', 'mmlocalattn.__version__', 'mmlocalattn.ops'),
 }
 # What single files may import as well.
