@@ -4,8 +4,22 @@ import sys
 
 import pytest
 import torch
+from mmengine.registry import DefaultScope
 
-from mmlocalattn.registry import MODELS
+from mmlocalattn.registry import HOOKS, METRICS, MODELS, OPTIM_WRAPPER_CONSTRUCTORS, TRANSFORMS
+
+
+@pytest.fixture
+def our_scope():
+    DefaultScope.get_instance('test_registry', scope_name='mmlocalattn')
+    yield
+    DefaultScope._instance_dict.clear()
+
+
+def lines_printed(code):
+    """What a fresh process prints, without its warnings."""
+    command = [sys.executable, '-W', 'ignore', '-c', code]
+    return subprocess.run(command, capture_output=True, text=True, check=True).stdout.splitlines()
 
 
 def test_registered_names():
@@ -20,9 +34,51 @@ from mmengine.registry import MODELS
 print(type(MODELS.build(dict(type='mmlocalattn.SSViT', arch='tiny'))).__module__)
 print([name for name in ('mmcv', 'mmdet', 'mmseg', 'mmpretrain') if name in sys.modules])
 """
-    command = [sys.executable, '-W', 'ignore', '-c', code]
-    output = subprocess.run(command, capture_output=True, text=True, check=True).stdout
-    assert output.splitlines() == ['mmlocalattn.backbones.ssvit', '[]']
+    assert lines_printed(code) == ['mmlocalattn.backbones.ssvit', '[]']
+
+
+def test_every_registry_resolves_from_every_scope_without_an_import():
+    code = """
+from mmengine.registry import HOOKS, OPTIM_WRAPPER_CONSTRUCTORS, DefaultScope
+for scope in ('mmdet', 'mmseg', 'mmpretrain', 'mmlocalattn', 'mmengine'):
+    DefaultScope.get_instance(scope, scope_name=scope)
+    hook = HOOKS.build(dict(type='mmlocalattn.ExactResumeHook'))
+    constructor = OPTIM_WRAPPER_CONSTRUCTORS.build(dict(
+        type='mmlocalattn.LayerDecayOptimWrapperConstructor',
+        optim_wrapper_cfg=dict(optimizer=dict(type='AdamW'))))
+    print(type(hook).__module__, type(constructor).__module__)
+"""
+    assert (
+        lines_printed(code) == ['mmlocalattn.training.resume mmlocalattn.training.layer_decay'] * 5
+    )
+
+
+def test_the_scope_may_be_left_out_inside_it(our_scope):
+    assert type(HOOKS.build(dict(type='ExactResumeHook'))).__name__ == 'ExactResumeHook'
+    constructor = OPTIM_WRAPPER_CONSTRUCTORS.get('LayerDecayOptimWrapperConstructor')
+    assert constructor.__module__ == 'mmlocalattn.training.layer_decay'
+    assert MODELS.build(dict(type='QnAFPN', in_channels=[8] * 4, out_channels=16)) is not None
+
+
+def test_the_scope_reaches_what_others_registered(our_scope, caplog):
+    assert TRANSFORMS.build(dict(type='LoadImageFromFile')) is not None
+    assert METRICS.build(dict(type='DumpResults', out_file_path='out.pkl')) is not None
+    assert not caplog.records
+
+
+def test_old_configs_find_names_without_a_scope():
+    code = """
+from mmengine.registry import HOOKS, OPTIM_WRAPPER_CONSTRUCTORS, DefaultScope
+from mmengine.utils import import_modules_from_strings
+import_modules_from_strings(['mmlocalattn.engine'])
+DefaultScope.get_instance('mmdet', scope_name='mmdet')
+print(HOOKS.build(dict(type='ExactResumeHook')).__module__)
+print(OPTIM_WRAPPER_CONSTRUCTORS.get('LayerDecayOptimWrapperConstructor').__module__)
+"""
+    assert lines_printed(code) == [
+        'mmlocalattn.training.resume',
+        'mmlocalattn.training.layer_decay',
+    ]
 
 
 @pytest.mark.parametrize('package', ['mmdet', 'mmseg', 'mmpretrain'])

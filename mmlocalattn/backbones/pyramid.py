@@ -51,6 +51,10 @@ class PyramidBackbone(BaseModule):
     ``out_indices`` are not kept: a parameter that takes part in nothing stalls
     DistributedDataParallel.
 
+    A family builds its stem and stages from arguments of its own, ``in_channels`` (of the image) and
+    ``drop_path_rate`` (of the last block) among them, and hands on all others. Those are described
+    here alone; an unknown one is a TypeError.
+
     Args:
         stem: (B, in_channels, H, W) image to (B, H', W', C) map.
         stages: From high to low resolution.
