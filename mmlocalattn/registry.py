@@ -1,9 +1,8 @@
 """The package's registries, children of MMEngine's.
 
-``type='mmlocalattn.SSViT'``, ``constructor='mmlocalattn.LayerDecayOptimWrapperConstructor'`` and the
-like resolve from the scope of mmdet, mmseg, mmpretrain or any other toolbox without
-``custom_imports``: MMEngine imports this module by its name, and a registry imports its
-``locations`` on first use.
+``type='mmlocalattn.SSViT'`` or ``constructor='mmlocalattn.LayerDecayOptimWrapperConstructor'``
+resolves from the scope of mmdet, mmseg, mmpretrain or any other toolbox without ``custom_imports``:
+MMEngine imports this module by its name, and a registry imports its ``locations`` on first use.
 """
 
 from mmengine import registry as roots

@@ -4,9 +4,11 @@ import sys
 
 import pytest
 import torch
+from mmengine import registry as roots
 from mmengine.registry import DefaultScope
 
-from mmlocalattn.registry import HOOKS, METRICS, MODELS, OPTIM_WRAPPER_CONSTRUCTORS, TRANSFORMS
+import mmlocalattn.registry
+from mmlocalattn.registry import MODELS
 
 
 @pytest.fixture
@@ -54,16 +56,27 @@ for scope in ('mmdet', 'mmseg', 'mmpretrain', 'mmlocalattn', 'mmengine'):
 
 
 def test_the_scope_may_be_left_out_inside_it(our_scope):
-    assert type(HOOKS.build(dict(type='ExactResumeHook'))).__name__ == 'ExactResumeHook'
-    constructor = OPTIM_WRAPPER_CONSTRUCTORS.get('LayerDecayOptimWrapperConstructor')
-    assert constructor.__module__ == 'mmlocalattn.training.layer_decay'
-    assert MODELS.build(dict(type='QnAFPN', in_channels=[8] * 4, out_channels=16)) is not None
+    hook = roots.HOOKS.build(dict(type='ExactResumeHook'))
+    assert type(hook).__module__ == 'mmlocalattn.training.resume'
+    cfg = dict(type='LayerDecayOptimWrapperConstructor', optim_wrapper_cfg={'optimizer': {}})
+    constructor = roots.OPTIM_WRAPPER_CONSTRUCTORS.build(cfg)
+    assert type(constructor).__module__ == 'mmlocalattn.training.layer_decay'
 
 
-def test_the_scope_reaches_what_others_registered(our_scope, caplog):
-    assert TRANSFORMS.build(dict(type='LoadImageFromFile')) is not None
-    assert METRICS.build(dict(type='DumpResults', out_file_path='out.pkl')) is not None
-    assert not caplog.records
+@pytest.mark.parametrize(
+    'name', ['HOOKS', 'METRICS', 'MODELS', 'OPTIM_WRAPPER_CONSTRUCTORS', 'TRANSFORMS']
+)
+def test_each_is_the_child_of_its_root(name):
+    child = getattr(mmlocalattn.registry, name)
+    with getattr(roots, name).switch_scope_and_registry('mmlocalattn') as registry:
+        assert registry is child
+
+
+def test_others_are_reached_from_the_scope(our_scope):
+    import mmcv.transforms
+
+    transform = roots.TRANSFORMS.build(dict(type='LoadImageFromFile'))
+    assert type(transform) is mmcv.transforms.LoadImageFromFile
 
 
 def test_old_configs_find_names_without_a_scope():

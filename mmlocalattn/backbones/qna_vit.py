@@ -204,5 +204,5 @@ def _init_weights(module: nn.Module) -> None:
         nn.init.trunc_normal_(module.weight, std=cut / 2, a=-cut, b=cut)
         if module.bias is not None:
             nn.init.zeros_(module.bias)
-    elif isinstance(module, WindowAttention):
+    elif isinstance(module, WindowAttention) and module.rel_pos_bias is not None:
         nn.init.zeros_(module.rel_pos_bias)

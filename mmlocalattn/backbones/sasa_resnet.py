@@ -1,6 +1,6 @@
 """ResNet with stand-alone self-attention in place of its 3x3 convolutions (arXiv 1906.05909)."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from typing import Any, Literal
 
 from torch import Tensor, nn
@@ -184,4 +184,4 @@ class SASAResNet(PyramidBackbone):
             if isinstance(module, nn.Conv2d):
                 nn.init.kaiming_normal_(module.weight, mode='fan_out', nonlinearity='relu')
             elif isinstance(module, Bottleneck) and zero_init_residual:
-                nn.init.zeros_(module.expand.norm.weight)
+                nn.init.zeros_(module.expand.norm.get_parameter('weight'))

@@ -191,7 +191,8 @@ def _init_weights(module: nn.Module) -> None:
     """As released: normal weights of deviation 0.02 (the truncation there is far out), no bias."""
     if isinstance(module, (nn.Conv2d, nn.Linear)):
         nn.init.normal_(module.weight, std=0.02)
-        nn.init.zeros_(module.bias)
+        if module.bias is not None:
+            nn.init.zeros_(module.bias)
 
 
 def _scan_cycles(scan: str | Sequence, num_stages: int) -> list[list[Scan]]:
@@ -226,6 +227,6 @@ def _explicit_scan(rule: Mapping) -> Scan:
         raise ValueError(
             f'a scan dict must have the keys {valid} (anchor_dilation optional), got {dict(rule)}'
         )
-    scan = partial(spread_scan, **rule)
+    scan: Scan = partial(spread_scan, **rule)
     scan(1, 1)  # checks the values
     return scan
