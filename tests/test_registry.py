@@ -4,8 +4,24 @@ import sys
 
 import pytest
 import torch
+from mmengine import registry as roots
+from mmengine.registry import DefaultScope
 
+import mmlocalattn.registry
 from mmlocalattn.registry import MODELS
+
+
+@pytest.fixture
+def our_scope():
+    DefaultScope.get_instance('test_registry', scope_name='mmlocalattn')
+    yield
+    DefaultScope._instance_dict.clear()
+
+
+def lines_printed(code):
+    """What a fresh process prints, without its warnings."""
+    command = [sys.executable, '-W', 'ignore', '-c', code]
+    return subprocess.run(command, capture_output=True, text=True, check=True).stdout.splitlines()
 
 
 def test_registered_names():
@@ -20,9 +36,62 @@ from mmengine.registry import MODELS
 print(type(MODELS.build(dict(type='mmlocalattn.SSViT', arch='tiny'))).__module__)
 print([name for name in ('mmcv', 'mmdet', 'mmseg', 'mmpretrain') if name in sys.modules])
 """
-    command = [sys.executable, '-W', 'ignore', '-c', code]
-    output = subprocess.run(command, capture_output=True, text=True, check=True).stdout
-    assert output.splitlines() == ['mmlocalattn.backbones.ssvit', '[]']
+    assert lines_printed(code) == ['mmlocalattn.backbones.ssvit', '[]']
+
+
+def test_every_registry_resolves_from_every_scope_without_an_import():
+    code = """
+from mmengine.registry import HOOKS, OPTIM_WRAPPER_CONSTRUCTORS, DefaultScope
+for scope in ('mmdet', 'mmseg', 'mmpretrain', 'mmlocalattn', 'mmengine'):
+    DefaultScope.get_instance(scope, scope_name=scope)
+    hook = HOOKS.build(dict(type='mmlocalattn.ExactResumeHook'))
+    constructor = OPTIM_WRAPPER_CONSTRUCTORS.build(dict(
+        type='mmlocalattn.LayerDecayOptimWrapperConstructor',
+        optim_wrapper_cfg=dict(optimizer=dict(type='AdamW'))))
+    print(type(hook).__module__, type(constructor).__module__)
+"""
+    assert (
+        lines_printed(code) == ['mmlocalattn.training.resume mmlocalattn.training.layer_decay'] * 5
+    )
+
+
+def test_the_scope_may_be_left_out_inside_it(our_scope):
+    hook = roots.HOOKS.build(dict(type='ExactResumeHook'))
+    assert type(hook).__module__ == 'mmlocalattn.training.resume'
+    cfg = dict(type='LayerDecayOptimWrapperConstructor', optim_wrapper_cfg={'optimizer': {}})
+    constructor = roots.OPTIM_WRAPPER_CONSTRUCTORS.build(cfg)
+    assert type(constructor).__module__ == 'mmlocalattn.training.layer_decay'
+
+
+@pytest.mark.parametrize(
+    'name', ['HOOKS', 'METRICS', 'MODELS', 'OPTIM_WRAPPER_CONSTRUCTORS', 'TRANSFORMS']
+)
+def test_each_is_the_child_of_its_root(name):
+    child = getattr(mmlocalattn.registry, name)
+    with getattr(roots, name).switch_scope_and_registry('mmlocalattn') as registry:
+        assert registry is child
+
+
+def test_others_are_reached_from_the_scope(our_scope):
+    import mmcv.transforms
+
+    transform = roots.TRANSFORMS.build(dict(type='LoadImageFromFile'))
+    assert type(transform) is mmcv.transforms.LoadImageFromFile
+
+
+def test_old_configs_find_names_without_a_scope():
+    code = """
+from mmengine.registry import HOOKS, OPTIM_WRAPPER_CONSTRUCTORS, DefaultScope
+from mmengine.utils import import_modules_from_strings
+import_modules_from_strings(['mmlocalattn.engine'])
+DefaultScope.get_instance('mmdet', scope_name='mmdet')
+print(HOOKS.build(dict(type='ExactResumeHook')).__module__)
+print(OPTIM_WRAPPER_CONSTRUCTORS.get('LayerDecayOptimWrapperConstructor').__module__)
+"""
+    assert lines_printed(code) == [
+        'mmlocalattn.training.resume',
+        'mmlocalattn.training.layer_decay',
+    ]
 
 
 @pytest.mark.parametrize('package', ['mmdet', 'mmseg', 'mmpretrain'])

@@ -14,58 +14,13 @@ from mmengine.config import Config
 from mmengine.registry import MODELS, init_default_scope
 from torch import Tensor
 
+from mmlocalattn.adapt.optimizer import fit_layer_decay, fit_optimizer
+from mmlocalattn.adapt.zoo import BACKBONES
+
 _IMAGE_SIDE = 256  # of the image that backbones are run on: 8 positions a side at stride 32
 _NOT_OF_THE_SHAPE = ('init_cfg', 'pretrained', 'dcn')  # and deformable convolutions need data
 _STRIDES = (4, 8, 16, 32)
 _MEAN, _STD = (123.675, 116.28, 103.53), (58.395, 57.12, 57.375)
-
-_SIZES = {
-    'm': 'mini',
-    't': 'tiny',
-    's': 'small',
-    'b': 'base',
-    'l': 'large',
-    't_7x7': 'tiny_7x7',
-}
-
-
-def _family(
-    name: str, backbone: str, drop_path_rates: Mapping[str, float], **options: Any
-) -> dict[str, dict]:
-    """``{name of a config: backbone}`` from the rate of each size."""
-    return {
-        f'{name}_{size}': dict(
-            type=f'mmlocalattn.{backbone}',
-            arch=_SIZES.get(size, size),
-            drop_path_rate=rate,
-            **options,
-        )
-        for size, rate in drop_path_rates.items()
-    }
-
-
-BACKBONES: dict[str, dict] = {
-    **_family('ssvit', 'SSViT', {'t': 0.1, 's': 0.15, 'b': 0.4, 'l': 0.5}),
-    **_family('nat', 'NAT', {'m': 0.2, 't': 0.2, 's': 0.35, 'b': 0.5}),
-    **_family(
-        'dinat', 'DiNAT', {'m': 0.2, 't': 0.2, 's': 0.35, 'b': 0.6, 'l': 0.6}, dilations='coco'
-    ),
-    **_family('slide_swin', 'SlideSwin', {'t': 0.2, 's': 0.3, 'b': 0.3}, window_size=7),
-    **_family('slide_pvt', 'SlidePVT', {'t': 0.1, 's': 0.1}),
-    'slide_pvt_m': dict(type='mmlocalattn.SlidePVT', arch='medium', drop_path_rate=0.0),
-    **_family('slide_pvtv2', 'SlidePVTv2', {'b1': 0.1, 'b2': 0.1, 'b3': 0.3, 'b4': 0.3, 'b5': 0.3}),
-    **_family('slide_cswin', 'SlideCSwin', {'t': 0.2, 's': 0.4, 'b': 0.5}),
-    **_family('slide_nat', 'SlideNAT', {'m': 0.2, 't': 0.2, 's': 0.3}),
-    **_family('qna_vit', 'QnAViT', {'t': 0.05, 't_7x7': 0.05, 's': 0.2, 'b': 0.5}),
-    **{f'sasa_r{n}': dict(type='mmlocalattn.SASAResNet', depth=n) for n in (26, 38, 50)},
-}
-"""Backbones by the name that configs use, such as ``'ssvit_s'``, with the drop path of the
-package's configs for dense prediction (of ImageNet where there are none)."""
-
-_BATCH_SIZES = {'mmdet': 16, 'mmseg': 16, 'mmpretrain': 1024}
-_LEARNING_RATES = {'mmdet': 1e-4, 'mmseg': 6e-5, 'mmpretrain': 1e-3}
-"""Of AdamW for batches of those sizes: those of the package's configs."""
-_OWN_LEARNING_RATES = {'mmlocalattn.SSViT': {**_LEARNING_RATES, 'mmdet': 4e-4}}
 
 _SINGLE_SCALE = ('VisionTransformer', 'BEiT', 'MAE')
 _REACHES_INTO_BACKBONE = {
@@ -93,8 +48,8 @@ def swap_backbone(
     backbone (weights to load, frozen stages, ...) go with it.
 
     Args:
-        cfg: Of mmdet, mmseg or mmpretrain (``default_scope``). Not changed.
-        name: A key of :data:`BACKBONES`.
+        cfg: Of mmdet, mmseg or mmpretrain (``default_scope``), which says the task. Not changed.
+        name: A key of :data:`~mmlocalattn.adapt.zoo.BACKBONES`.
         keep_optimizer: Leave ``optim_wrapper`` as it is.
         backbone_options: More arguments of the backbone, ``arch`` among them.
 
@@ -108,9 +63,10 @@ def swap_backbone(
     """
     if name not in BACKBONES:
         raise ValueError(f'backbone must be one of {list(BACKBONES)}, got {name!r}')
-    cfg = copy.deepcopy(cfg)
+    cfg, entry = copy.deepcopy(cfg), BACKBONES[name]
     model = _owner_of_backbone(cfg.get('model') or {})
-    init_default_scope(cfg.get('default_scope') or 'mmengine')
+    scope = cfg.get('default_scope') or 'mmengine'
+    init_default_scope(scope)
     old = _run(model['backbone'])
     if len(old) == 1 and model['backbone']['type'].rpartition('.')[2] in _SINGLE_SCALE:
         raise CannotAdapt(f'its backbone {model["backbone"]["type"]} has maps of one scale alone')
@@ -118,16 +74,14 @@ def swap_backbone(
         raise CannotAdapt('its OCRHead takes two maps of one size, from a dilated backbone')
     skipped = _skip_unused_maps(model, len(old))
     stages, old = _matching_stages(old)[skipped:], old[skipped:]
-    model['backbone'] = {**BACKBONES[name], **backbone_options, 'out_indices': stages}
+    model['backbone'] = {**entry.backbone(scope), **backbone_options, 'out_indices': stages}
     new = _run(model['backbone'])
     _fit_channels(model, old, new)
     model.pop('pretrained', None)
-    _fit_preprocessor(
-        cfg._cfg_dict, 'to_rgb' if cfg.default_scope == 'mmpretrain' else 'bgr_to_rgb'
-    )
+    _fit_preprocessor(cfg._cfg_dict, 'to_rgb' if scope == 'mmpretrain' else 'bgr_to_rgb')
     if not keep_optimizer:
-        _fit_optimizer(cfg, BACKBONES[name]['type'])
-    _fit_layer_decay(cfg)
+        fit_optimizer(cfg, entry)
+    fit_layer_decay(cfg)
     if cfg.get('load_from'):  # weights of the model with its old backbone
         cfg.load_from = None
     return cfg
@@ -354,39 +308,3 @@ def _fit_preprocessor(node: Any, to_rgb: str) -> None:
             child.update(mean=list(_MEAN), std=list(_STD))
             child[to_rgb] = True
         _fit_preprocessor(child, to_rgb)
-
-
-def _fit_optimizer(cfg: Config, backbone: str) -> None:
-    """AdamW instead of another optimizer, and schedules that end in proportion.
-
-    SASA is a ResNet and learns with the optimizer of one.
-    """
-    wrapper = cfg.get('optim_wrapper') or {}
-    old = wrapper.get('optimizer')
-    if old is None or old['type'] in ('Adam', 'AdamW') or backbone == 'mmlocalattn.SASAResNet':
-        return
-    scope = cfg.default_scope
-    learning_rates = _OWN_LEARNING_RATES.get(backbone, _LEARNING_RATES)
-    batch_size = cfg.get('auto_scale_lr', {}).get('base_batch_size', _BATCH_SIZES[scope])
-    learning_rate = learning_rates[scope] * batch_size / _BATCH_SIZES[scope]
-    wrapper['optimizer'] = dict(
-        type='AdamW', lr=learning_rate, betas=(0.9, 0.999), weight_decay=0.05
-    )
-    wrapper['paramwise_cfg'] = {**wrapper.get('paramwise_cfg', {}), 'norm_decay_mult': 0.0}
-    schedulers = cfg.get('param_scheduler') or []
-    for scheduler in schedulers if isinstance(schedulers, list) else [schedulers]:
-        if 'eta_min' in scheduler:
-            scheduler['eta_min'] *= learning_rate / old['lr']
-
-
-def _fit_layer_decay(cfg: Config) -> None:
-    """The constructors of mmdet and mmseg know the layers of ConvNeXt alone."""
-    wrapper = cfg.get('optim_wrapper') or {}
-    if wrapper.get('constructor') != 'LearningRateDecayOptimizerConstructor':
-        return
-    options = dict(wrapper['paramwise_cfg'])
-    rate = options.pop('decay_rate')
-    for key in ('decay_type', 'num_layers'):
-        options.pop(key, None)
-    wrapper['constructor'] = 'LayerDecayOptimWrapperConstructor'
-    wrapper['paramwise_cfg'] = {**options, 'layer_decay_rate': rate}

@@ -43,8 +43,6 @@ class NAT(PyramidBackbone):
         arch: ``'mini'``, ``'tiny'``, ``'small'``, ``'base'``, or a dict of one value per stage
             under each of the keys of :attr:`arch_settings` (``layer_scale`` may be left out).
         in_channels: Of the image.
-        out_indices: See :class:`~mmlocalattn.backbones.pyramid.PyramidBackbone`, as are the
-            arguments not listed.
         drop_path_rate: Of the last block; rises linearly from 0 at the first. Published for
             classification: 0.2 (mini, tiny), 0.3 (small), 0.5 (base).
         kernel_size: Odd window of the attention, in taps.
@@ -55,6 +53,7 @@ class NAT(PyramidBackbone):
             query attend to padding. See ``pad`` of
             :class:`~mmlocalattn.layers.neighborhood_attention.NeighborhoodAttention`. It matters
             to the released DiNAT detectors on images with a side below 784 pixels.
+        **options: Of :class:`~mmlocalattn.backbones.pyramid.PyramidBackbone`, after ``stages``.
 
     Raises:
         ValueError: If ``arch``, ``dilations`` or another option is not valid.
@@ -71,16 +70,12 @@ class NAT(PyramidBackbone):
         self,
         arch: str | Mapping = 'tiny',
         in_channels: int = 3,
-        out_indices: Sequence[int] = (0, 1, 2, 3),
-        frozen_stages: int = -1,
-        norm_eval: bool = False,
-        with_cp: bool = False,
+        *,
         drop_path_rate: float = 0.0,
-        output_norm: bool = True,
         kernel_size: int = 7,
         dilations: Sequence[Sequence[int]] | None = None,
         pad_small_maps: bool = False,
-        init_cfg: Mapping | Sequence[Mapping] | None = None,
+        **options: Any,
     ) -> None:
         settings = resolve_arch(arch, self.arch_settings, optional=('layer_scale',))
         dims, depths = settings['embed_dims'], settings['depths']
@@ -110,17 +105,8 @@ class NAT(PyramidBackbone):
                 for j in range(depths[i])
             ]
             stages.append(Stage(blocks, dim, _downsample(dims[i - 1], dim) if i else None))
-        super().__init__(
-            ConvTokenizer(in_channels, dims[0]),
-            stages,
-            out_indices,
-            output_norm,
-            frozen_stages,
-            norm_eval,
-            with_cp,
-            init_cfg,
-            norm_eps=1e-5,
-        )
+        stem = ConvTokenizer(in_channels, dims[0])
+        super().__init__(stem, stages, norm_eps=1e-5, **options)
         self.apply(init_linear)
 
 

@@ -51,6 +51,10 @@ class PyramidBackbone(BaseModule):
     ``out_indices`` are not kept: a parameter that takes part in nothing stalls
     DistributedDataParallel.
 
+    A family builds its stem and stages from arguments of its own, ``in_channels`` (of the image)
+    and ``drop_path_rate`` (of the last block) among them, and hands on all others. Those are
+    described here alone; an unknown one is a TypeError.
+
     Args:
         stem: (B, in_channels, H, W) image to (B, H', W', C) map.
         stages: From high to low resolution.
@@ -98,6 +102,7 @@ class PyramidBackbone(BaseModule):
         self.frozen_stages = frozen_stages
         self.norm_eval = norm_eval
         self.with_cp = with_cp
+        self._depths = [len(stage.blocks) for stage in stages]
         self.stem = stem
         self.stages = nn.ModuleList(stages)
         self.output_norms = nn.ModuleDict()
@@ -150,13 +155,13 @@ class PyramidBackbone(BaseModule):
             downsampling counts to the block behind it), the last one the output norms and
             everything outside the backbone.
         """
-        num_layers = sum(len(stage.blocks) for stage in self.stages) + 2
+        num_layers = sum(self._depths) + 2
         if param_name.startswith(f'{prefix}stem.'):
             return 0, num_layers
         if not param_name.startswith(f'{prefix}stages.'):
             return num_layers - 1, num_layers
         stage, part, block, *_ = param_name.removeprefix(f'{prefix}stages.').split('.')
-        before = sum(len(stage.blocks) for stage in self.stages[: int(stage)])
+        before = sum(self._depths[: int(stage)])
         return before + (int(block) if part == 'blocks' else 0) + 1, num_layers
 
     def _frozen_modules(self) -> Iterator[nn.Module]:

@@ -5,6 +5,7 @@ Source of what the paper leaves open: ``models/qna_vit.py`` of the released code
 
 import math
 from collections.abc import Mapping, Sequence
+from typing import Any
 
 from torch import Tensor, nn
 from torch.nn import functional as F
@@ -92,12 +93,10 @@ class QnAViT(PyramidBackbone):
             ``window_sizes`` those of the blocks of window attention before them. The step down to
             a stage has the kernel size of the stage before and twice its heads.
         in_channels: Of the image.
-        out_indices: See :class:`~mmlocalattn.backbones.pyramid.PyramidBackbone`, as are the
-            arguments not listed.
         drop_path_rate: Of the last block; rises linearly from 0 at the first, steps down included.
             Published for classification: 0.05 (tiny, tiny_7x7), 0.2 (small), 0.5 (base).
-        output_norm: See :class:`~mmlocalattn.backbones.pyramid.PyramidBackbone`. The released
-            classifiers have the norm of the last map.
+        **options: Of :class:`~mmlocalattn.backbones.pyramid.PyramidBackbone`, after ``stages``.
+            The released classifiers have the output norm of the last map.
 
     Raises:
         ValueError: If ``arch`` or another option is not valid.
@@ -150,13 +149,9 @@ class QnAViT(PyramidBackbone):
         self,
         arch: str | Mapping = 'small',
         in_channels: int = 3,
-        out_indices: Sequence[int] = (0, 1, 2, 3),
-        frozen_stages: int = -1,
-        norm_eval: bool = False,
-        with_cp: bool = False,
+        *,
         drop_path_rate: float = 0.0,
-        output_norm: bool = True,
-        init_cfg: Mapping | Sequence[Mapping] | None = None,
+        **options: Any,
     ) -> None:
         settings = resolve_arch(arch, self.arch_settings)
         dims = settings['embed_dims']
@@ -164,10 +159,7 @@ class QnAViT(PyramidBackbone):
         blocks = map(sum, zip(steps, settings['window_depths'], settings['depths']))
         rates = drop_path_rates(drop_path_rate, list(blocks))
         stages = [_build_stage(settings, index, rates[index]) for index in range(len(dims))]
-        stem = QnAStem(in_channels, dims[0])
-        super().__init__(
-            stem, stages, out_indices, output_norm, frozen_stages, norm_eval, with_cp, init_cfg
-        )
+        super().__init__(QnAStem(in_channels, dims[0]), stages, **options)
         self.apply(_init_weights)
 
 
@@ -212,5 +204,5 @@ def _init_weights(module: nn.Module) -> None:
         nn.init.trunc_normal_(module.weight, std=cut / 2, a=-cut, b=cut)
         if module.bias is not None:
             nn.init.zeros_(module.bias)
-    elif isinstance(module, WindowAttention):
+    elif isinstance(module, WindowAttention) and module.rel_pos_bias is not None:
         nn.init.zeros_(module.rel_pos_bias)

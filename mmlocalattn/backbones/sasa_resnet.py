@@ -1,7 +1,7 @@
 """ResNet with stand-alone self-attention in place of its 3x3 convolutions (arXiv 1906.05909)."""
 
-from collections.abc import Mapping, Sequence
-from typing import Literal
+from collections.abc import Mapping
+from typing import Any, Literal
 
 from torch import Tensor, nn
 from torch.nn import functional as F
@@ -102,8 +102,6 @@ class SASAResNet(PyramidBackbone):
         depth: 26, 38, 50, or a dict of one value per stage under each of the keys of
             :attr:`arch_settings`.
         in_channels: Of the image.
-        out_indices: See :class:`~mmlocalattn.backbones.pyramid.PyramidBackbone`, as are the
-            arguments not listed.
         drop_path_rate: Of the last block; rises linearly from 0 at the first.
         stem: ``'conv'`` or ``'attention'``.
         conv_stages: The first so many stages keep their 3x3 convolutions; 4 is an ordinary ResNet.
@@ -115,6 +113,8 @@ class SASAResNet(PyramidBackbone):
         zero_init_residual: Start with blocks that pass their input on: the last norm of each has
             weight zero.
         norm_cfg: Norm of the blocks and the stem, ``dict(type='BN')`` if None.
+        output_norm: As for all backbones, but off: a ResNet has batch norms.
+        **options: Of :class:`~mmlocalattn.backbones.pyramid.PyramidBackbone`, after ``stages``.
 
     Raises:
         ValueError: If ``depth``, ``stem``, ``conv_stages`` or another option is not valid.
@@ -133,12 +133,8 @@ class SASAResNet(PyramidBackbone):
         self,
         depth: int | Mapping = 50,
         in_channels: int = 3,
-        out_indices: Sequence[int] = (0, 1, 2, 3),
-        frozen_stages: int = -1,
-        norm_eval: bool = False,
-        with_cp: bool = False,
+        *,
         drop_path_rate: float = 0.0,
-        output_norm: bool = False,
         stem: Literal['conv', 'attention'] = 'conv',
         conv_stages: int = 0,
         kernel_size: int = 7,
@@ -146,7 +142,8 @@ class SASAResNet(PyramidBackbone):
         num_mixtures: int = 4,
         zero_init_residual: bool = True,
         norm_cfg: Mapping | None = None,
-        init_cfg: Mapping | Sequence[Mapping] | None = None,
+        output_norm: bool = False,
+        **options: Any,
     ) -> None:
         arch = depth if isinstance(depth, Mapping) else str(depth)
         settings = resolve_arch(arch, self.arch_settings)
@@ -178,16 +175,7 @@ class SASAResNet(PyramidBackbone):
             stem_module = AttentionStem(
                 in_channels, dims[0] // 4, num_mixtures=num_mixtures, norm_cfg=norm_cfg
             )
-        super().__init__(
-            stem_module,
-            stages,
-            out_indices,
-            output_norm,
-            frozen_stages,
-            norm_eval,
-            with_cp,
-            init_cfg,
-        )
+        super().__init__(stem_module, stages, output_norm=output_norm, **options)
         self._init_weights(zero_init_residual)
 
     def _init_weights(self, zero_init_residual: bool) -> None:
@@ -196,4 +184,4 @@ class SASAResNet(PyramidBackbone):
             if isinstance(module, nn.Conv2d):
                 nn.init.kaiming_normal_(module.weight, mode='fan_out', nonlinearity='relu')
             elif isinstance(module, Bottleneck) and zero_init_residual:
-                nn.init.zeros_(module.expand.norm.weight)
+                nn.init.zeros_(module.expand.norm.get_parameter('weight'))

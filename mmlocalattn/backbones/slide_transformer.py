@@ -53,13 +53,13 @@ class SlideTransformer(PyramidBackbone):
             stage 0 is the stem.
         host: Builds the host's attention from the numbers of stage and block.
         in_channels: Of the image.
-        out_indices: See :class:`~mmlocalattn.backbones.pyramid.PyramidBackbone`, as are the
-            arguments not listed.
         drop_path_rate: Of the last block; rises linearly from 0 at the first.
         num_slide_stages: How many stages slide, from the first. 0 is the unmodified host.
         kernel_size: Side of the window of slide attention: 3, 5 or 7.
+        norm_eps: Of all LayerNorms.
         mlp: Of the blocks, from channels and hidden channels.
         stage: Class of the stages.
+        **options: Of :class:`~mmlocalattn.backbones.pyramid.PyramidBackbone`, after ``stages``.
 
     Raises:
         ValueError: If an option is not valid.
@@ -71,18 +71,14 @@ class SlideTransformer(PyramidBackbone):
         embed: Callable[[int, int], nn.Module],
         host: Callable[[int, int], nn.Module],
         in_channels: int = 3,
-        out_indices: Sequence[int] = (0, 1, 2, 3),
-        frozen_stages: int = -1,
-        norm_eval: bool = False,
-        with_cp: bool = False,
+        *,
         drop_path_rate: float = 0.0,
-        output_norm: bool = True,
         num_slide_stages: int = 2,
         kernel_size: int = 3,
-        init_cfg: Mapping | Sequence[Mapping] | None = None,
         norm_eps: float = 1e-5,
         mlp: Callable[[int, int], nn.Module] = MLP,
         stage: type[Stage] = Stage,
+        **options: Any,
     ) -> None:
         dims, depths, heads = settings['embed_dims'], settings['depths'], settings['num_heads']
         if not 0 <= num_slide_stages <= len(dims):
@@ -104,17 +100,7 @@ class SlideTransformer(PyramidBackbone):
                 for j in range(depths[i])
             ]
             stages.append(stage(blocks, dim, embed(i, dims[i - 1]) if i else None))
-        super().__init__(
-            embed(0, in_channels),
-            stages,
-            out_indices,
-            output_norm,
-            frozen_stages,
-            norm_eval,
-            with_cp,
-            init_cfg,
-            norm_eps,
-        )
+        super().__init__(embed(0, in_channels), stages, norm_eps=norm_eps, **options)
         self.apply(init_linear)
 
 

@@ -5,6 +5,7 @@ Source of what the paper leaves open: ``classfication_release/SSViT.py`` of the 
 
 from collections.abc import Callable, Mapping, Sequence
 from functools import partial
+from typing import Any
 
 from torch import Tensor, nn
 
@@ -107,8 +108,6 @@ class SSViT(PyramidBackbone):
         arch: ``'tiny'``, ``'small'``, ``'base'``, ``'large'``, or a dict of one value per stage
             under each of the keys of :attr:`arch_settings` (``layer_scale`` may be left out).
         in_channels: Of the image.
-        out_indices: See :class:`~mmlocalattn.backbones.pyramid.PyramidBackbone`, as are the
-            arguments not listed.
         drop_path_rate: Of the last block; rises linearly from 0 at the first. Published for
             classification: 0.1 (tiny), 0.15 (small), 0.4 (base), 0.5 (large).
         scan: ``'adaptive'``, the released rule, whose windows and anchors grow with the map;
@@ -118,6 +117,7 @@ class SSViT(PyramidBackbone):
             through which the blocks of the stage cycle.
         norm_cfg: Norm of the stem and between stages, ``dict(type='BN')`` if None; ``'SyncBN'``
             suits many GPUs.
+        **options: Of :class:`~mmlocalattn.backbones.pyramid.PyramidBackbone`, after ``stages``.
 
     Raises:
         ValueError: If ``arch``, ``scan`` or another option is not valid.
@@ -158,15 +158,11 @@ class SSViT(PyramidBackbone):
         self,
         arch: str | Mapping = 'small',
         in_channels: int = 3,
-        out_indices: Sequence[int] = (0, 1, 2, 3),
-        frozen_stages: int = -1,
-        norm_eval: bool = False,
-        with_cp: bool = False,
+        *,
         drop_path_rate: float = 0.0,
-        output_norm: bool = True,
         scan: str | Sequence = 'adaptive',
         norm_cfg: Mapping | None = None,
-        init_cfg: Mapping | Sequence[Mapping] | None = None,
+        **options: Any,
     ) -> None:
         settings = resolve_arch(arch, self.arch_settings, optional=('layer_scale',))
         dims, depths, heads = settings['embed_dims'], settings['depths'], settings['num_heads']
@@ -187,10 +183,7 @@ class SSViT(PyramidBackbone):
             ]
             downsample = ConvDownsample(dims[i - 1], dims[i], norm_cfg) if i else None
             stages.append(SSViTStage(blocks, dims[i], dims[i] // heads[i], downsample))
-        stem = ConvStem(in_channels, dims[0], norm_cfg)
-        super().__init__(
-            stem, stages, out_indices, output_norm, frozen_stages, norm_eval, with_cp, init_cfg
-        )
+        super().__init__(ConvStem(in_channels, dims[0], norm_cfg), stages, **options)
         self.apply(_init_weights)
 
 
@@ -198,7 +191,8 @@ def _init_weights(module: nn.Module) -> None:
     """As released: normal weights of deviation 0.02 (the truncation there is far out), no bias."""
     if isinstance(module, (nn.Conv2d, nn.Linear)):
         nn.init.normal_(module.weight, std=0.02)
-        nn.init.zeros_(module.bias)
+        if module.bias is not None:
+            nn.init.zeros_(module.bias)
 
 
 def _scan_cycles(scan: str | Sequence, num_stages: int) -> list[list[Scan]]:
@@ -233,6 +227,6 @@ def _explicit_scan(rule: Mapping) -> Scan:
         raise ValueError(
             f'a scan dict must have the keys {valid} (anchor_dilation optional), got {dict(rule)}'
         )
-    scan = partial(spread_scan, **rule)
+    scan: Scan = partial(spread_scan, **rule)
     scan(1, 1)  # checks the values
     return scan

@@ -3,8 +3,9 @@
 from typing import Any
 
 from mmengine.optim import DefaultOptimWrapperConstructor
-from mmengine.registry import OPTIM_WRAPPER_CONSTRUCTORS
 from torch import nn
+
+from mmlocalattn.registry import OPTIM_WRAPPER_CONSTRUCTORS
 
 
 @OPTIM_WRAPPER_CONSTRUCTORS.register_module()
@@ -16,7 +17,7 @@ class LayerDecayOptimWrapperConstructor(DefaultOptimWrapperConstructor):
     mmseg and mmpretrain alike::
 
         optim_wrapper = dict(
-            constructor='LayerDecayOptimWrapperConstructor',
+            constructor='mmlocalattn.LayerDecayOptimWrapperConstructor',
             paramwise_cfg=dict(layer_decay_rate=0.8, norm_decay_mult=0.0))
 
     The other keys of ``paramwise_cfg`` are those of MMEngine's constructor; their multipliers and

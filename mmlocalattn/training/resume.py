@@ -9,9 +9,9 @@ from mmengine.config import Config
 from mmengine.dataset import InfiniteSampler
 from mmengine.hooks import Hook
 from mmengine.logging import print_log
-from mmengine.registry import HOOKS
 from mmengine.runner import IterBasedTrainLoop, Runner, set_random_seed
 
+from mmlocalattn.registry import HOOKS
 from mmlocalattn.training.checkpoint import last_whole_checkpoint, read_seed
 
 

@@ -46,6 +46,12 @@ class BackboneContract:
         cfg = dict(type=f'mmlocalattn.{self.backbone.__name__}', **arch, **self.options)
         assert type(MODELS.build(cfg)) is self.backbone
 
+    def test_rejects_an_unknown_option_and_options_without_a_name(self) -> None:
+        with pytest.raises(TypeError, match="unexpected keyword argument 'drop_rate'"):
+            self.build(drop_rate=0.1)
+        with pytest.raises(TypeError, match='positional argument'):
+            self.backbone(self.narrow, 7, 3, (0, 1, 2, 3), 0)
+
     def test_parameters(self, arch: str) -> None:
         with torch.device('meta'):
             model = self.backbone(arch, output_norm=False, **self.options)

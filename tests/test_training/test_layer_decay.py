@@ -4,8 +4,6 @@ from mmengine.optim import build_optim_wrapper
 from mmengine.registry import MODELS, DefaultScope
 from torch import nn
 
-import mmlocalattn.training  # noqa: F401  (registers the constructor)
-
 ARCH = dict(
     embed_dims=(8, 16, 24, 32), depths=(1, 1, 2, 1), num_heads=(1, 2, 3, 4), mlp_ratios=(2,) * 4
 )
@@ -32,7 +30,7 @@ def groups_of(model, **options):
         dict(
             type='OptimWrapper',
             optimizer=dict(type='AdamW', lr=1.0, weight_decay=0.1),
-            constructor='LayerDecayOptimWrapperConstructor',
+            constructor='mmlocalattn.LayerDecayOptimWrapperConstructor',
             paramwise_cfg=dict(norm_decay_mult=0.0, **options),
         ),
     )
@@ -79,7 +77,7 @@ def test_one_step_trains(model):
         model,
         dict(
             optimizer=dict(type='AdamW', lr=1e-3),
-            constructor='LayerDecayOptimWrapperConstructor',
+            constructor='mmlocalattn.LayerDecayOptimWrapperConstructor',
             paramwise_cfg=dict(layer_decay_rate=0.9),
         ),
     )

@@ -142,7 +142,7 @@ def _outcome(path: str, name: str, result: dict) -> tuple[str, str]:
     except Exception as error:
         return 'broken', _last_line(error)
     result['original'] = original_backbone(cfg)
-    backbone = BACKBONES[name]['type'].rpartition('.')[2]
+    backbone = BACKBONES[name].name
     try:
         swapped = swap_backbone(cfg, name, **NARROW[backbone])
     except CannotAdapt as error:
