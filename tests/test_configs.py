@@ -27,16 +27,11 @@ ROOT = Path(__file__).parents[1]
 CONFIGS = ROOT / 'configs'
 FILES = sorted(CONFIGS.glob('*.py'))
 PUBLISHED = [file for file in FILES if not file.name.startswith('quickstart_')]
-METHODS = {
-    'MaskRCNN': 'maskrcnn',
-    'CascadeRCNN': 'cascademaskrcnn',
-    'RetinaNet': 'retinanet',
-    'DETR': 'detr',
-    'UPerHead': 'upernet',
-    'FPNHead': 'semfpn',
-    'ImageClassifier': '',
-}
-SCHEDULES = {12: '1x', 36: '3x', 310: '300e'}  # epochs; others are named by their number
+# What file names call a model and a number of epochs, where it is not the type or the number.
+METHODS = dict(
+    CascadeRCNN='cascademaskrcnn', UPerHead='upernet', FPNHead='semfpn', ImageClassifier=''
+)
+SCHEDULES = {12: '1x', 36: '3x', 310: '300e'}
 
 # Options that make each backbone tiny.
 ARCH = dict(
@@ -67,6 +62,7 @@ SMALL = {
     ),
 }
 HEADS = {'head', 'decode_head', 'auxiliary_head'}  # that read the backbone where no neck does
+TABLES = ('pos_bias', 'attention_scale')  # of position biases
 NUM_CLASSES = {'coco': 80, 'ade20k': 150, 'imagenet': 1000}
 
 
@@ -86,30 +82,35 @@ def parameters(name: str, files: list[Path]) -> pytest.MarkDecorator:
 
 def shrink(model: ConfigDict) -> None:
     """Give the model a tiny backbone, 16 channels wherever it has more, few boxes, small images."""
-    wide = out_channels(model.backbone)
     for key, value in SMALL[model.backbone.type.removeprefix('mmlocalattn.')].items():
         model.backbone[key] = copy.deepcopy(value)
-    narrow = dict(zip(wide, out_channels(model.backbone), strict=True))
-    takers = ['neck'] if 'in_channels' in model.get('neck', {}) else HEADS & model.keys()
-    inputs = {name: model[name].in_channels for name in takers}
+    with shapes_alone():
+        inputs = inputs_of(model, MODELS.build(model.backbone).out_channels)
     for name, part in model.items():
         if name != 'backbone':
             narrow_heads(part)
-    for name, old in inputs.items():
-        model[name].in_channels = [narrow[c] for c in old] if isinstance(old, list) else narrow[old]
+    for name, channels in inputs.items():
+        model[name].in_channels = channels
 
 
-def out_channels(backbone: ConfigDict) -> tuple[int, ...]:
-    with shapes_alone():
-        return MODELS.build(backbone).out_channels
+def inputs_of(model: ConfigDict, channels: tuple[int, ...]) -> dict[str, int | list[int]]:
+    """The in_channels of each part that reads a backbone with these out_channels."""
+    readers = ['neck'] if 'in_channels' in model.get('neck', {}) else HEADS & model.keys()
+    return {
+        name: list(channels)
+        if isinstance(model[name].in_channels, list)
+        else channels[model[name].get('in_index', -1)]
+        for name in readers
+    }
 
 
 class NoInitialisation(TorchFunctionMode):
     """Skip torch.nn.init and what it calls: on the meta device that is most of the work."""
 
     def __torch_function__(self, func, types, args=(), kwargs=None):
-        name, module = (getattr(func, key, None) for key in ('__name__', '__module__'))
-        if module == 'torch.nn.init' or name in ('normal_', 'uniform_', 'erfinv_', 'clamp_'):
+        name = getattr(func, '__name__', None)
+        in_init = getattr(func, '__module__', None) == 'torch.nn.init'
+        if in_init or name in ('normal_', 'uniform_', 'erfinv_', 'clamp_'):
             return args[0] if args else kwargs['tensor']
         return func(*args, **(kwargs or {}))
 
@@ -207,6 +208,8 @@ def test_builds_at_full_size(file: Path) -> None:
     cfg = load(file)
     with shapes_alone():
         model = build(cfg)
+    for name, channels in inputs_of(cfg.model, model.backbone.out_channels).items():
+        assert cfg.model[name].in_channels == channels
     head = next(
         module
         for name, module in model.named_modules()
@@ -250,12 +253,11 @@ def backbone_type(file: Path) -> str:
 def test_name_says_what_it_is(file: Path) -> None:
     """<method>_<backbone>_<size>_<schedule>_<dataset>"""
     cfg = parse(file)
-    method = METHODS[cfg.model.get('decode_head', cfg.model).type]
+    model_type = cfg.model.get('decode_head', cfg.model).type
+    method = METHODS.get(model_type, model_type.lower())
     backbone = backbone_type(file).lower().removesuffix('resnet')
-    epochs = cfg.train_cfg.get('max_epochs')
-    length = SCHEDULES.get(epochs, f'{epochs}e')
-    if epochs is None:
-        length = f'{cfg.train_cfg.max_iters // 1000}k'
+    epochs, iterations = (cfg.train_cfg.get(key) for key in ('max_epochs', 'max_iters'))
+    length = f'{iterations // 1000}k' if iterations else SCHEDULES.get(epochs, f'{epochs}e')
     dataset = cfg.train_dataloader.dataset.type.removesuffix('Dataset').lower()
     name = rf'{method}(qnafpn)?{backbone}\w+{length}{dataset}'
     assert re.fullmatch(name, file.stem.replace('_', ''))
@@ -292,33 +294,32 @@ def test_no_base_that_only_one_distribution_has() -> None:
     ],
 )
 def test_optimizer(name: str, lr: float, decay: float, norm_decay: float) -> None:
+    model, rates, decays = optimized(name)
+    blocks = [block for stage in model.backbone.stages for block in stage.blocks]
+    block = next(block for block in blocks if hasattr(block.attn, 'qkv'))
+    biases = [p for name, p in model.named_parameters() if name.endswith(TABLES)]
+    assert rates == {lr}
+    assert decays[block.attn.qkv.weight] == decay
+    assert {decays[p] for p in (block.norm1.weight, *biases)} == {norm_decay}
+
+
+def test_released_qna_vit_decays_norms_but_not_tables() -> None:
+    model, rates, decays = optimized('qna_vit_t_300e_imagenet')
+    assert rates == {2e-3}
+    for name, parameter in model.named_parameters():
+        assert decays[parameter] == (0.0 if name.endswith(TABLES) else 0.05), name
+
+
+def optimized(name: str) -> tuple[torch.nn.Module, set[float], dict[torch.Tensor, float]]:
+    """A small model, its learning rates, and the weight decay of each parameter."""
     cfg = load(name)
     assert cfg.optim_wrapper.type == 'AmpOptimWrapper'
     shrink(cfg.model)
     adapt_to_device(cfg)
     model = build(cfg)
     groups = build_optim_wrapper(model, cfg.optim_wrapper).optimizer.param_groups
-    decay_of = {id(p): group['weight_decay'] for group in groups for p in group['params']}
-    blocks = [block for stage in model.backbone.stages for block in stage.blocks]
-    block = next(block for block in blocks if hasattr(block.attn, 'qkv'))
-    tables = ('pos_bias', 'attention_scale')
-    biases = [p for name, p in model.named_parameters() if name.endswith(tables)]
-    assert {group['lr'] for group in groups} == {lr}
-    assert decay_of[id(block.attn.qkv.weight)] == decay
-    assert {decay_of[id(p)] for p in (block.norm1.weight, *biases)} == {norm_decay}
-
-
-def test_released_qna_vit_decays_norms_but_not_tables() -> None:
-    cfg = load('qna_vit_t_300e_imagenet')
-    shrink(cfg.model)
-    adapt_to_device(cfg)
-    model = build(cfg)
-    groups = build_optim_wrapper(model, cfg.optim_wrapper).optimizer.param_groups
-    decay_of = {id(p): group['weight_decay'] for group in groups for p in group['params']}
-    assert {group['lr'] for group in groups} == {2e-3}
-    for name, parameter in model.named_parameters():
-        is_table = name.endswith(('pos_bias', 'attention_scale'))
-        assert decay_of[id(parameter)] == (0.0 if is_table else 0.05), name
+    decays = {p: group['weight_decay'] for group in groups for p in group['params']}
+    return model, {group['lr'] for group in groups}, decays
 
 
 @pytest.fixture
@@ -380,13 +381,8 @@ def test_backbone_weights_from_the_command_line(tmp_path: Path) -> None:
     source = build(cfg).backbone
     file = tmp_path / 'weights.pth'
     torch.save({f'backbone.{name}': value for name, value in source.state_dict().items()}, file)
-    cfg.merge_from_dict(
-        {
-            'model.backbone.init_cfg.type': 'Pretrained',
-            'model.backbone.init_cfg.prefix': 'backbone.',
-            'model.backbone.init_cfg.checkpoint': str(file),
-        }
-    )
+    options = dict(type='Pretrained', prefix='backbone.', checkpoint=str(file))
+    cfg.merge_from_dict({f'model.backbone.init_cfg.{key}': options[key] for key in options})
     model = build(cfg)
     model.init_weights()
     torch.testing.assert_close(model.backbone.state_dict(), source.state_dict())
