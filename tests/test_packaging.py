@@ -1,5 +1,6 @@
 """What setup.py builds and installs, and the errors of setup.py and tools/setup_env.sh."""
 
+import email
 import importlib.util
 import os
 import re
@@ -13,6 +14,7 @@ from types import ModuleType, SimpleNamespace
 import pytest
 import torch
 from packaging.requirements import Requirement
+from packaging.specifiers import SpecifierSet
 from torch.utils import cpp_extension
 
 import mmlocalattn
@@ -203,20 +205,29 @@ def test_wheel_content(source_tree: Path, tmp_path: Path) -> None:
     assert (tmp_path / 'mmlocalattn' / 'ops' / 'neighborhood.py').is_file()
 
 
-def test_sdist_content(source_tree: Path, tmp_path: Path) -> None:
-    run_setup(source_tree, 'sdist', '--dist-dir', str(tmp_path))
-    (archive,) = tmp_path.iterdir()
-    assert archive.name == f'mmlocalattn-{mmlocalattn.__version__}.tar.gz'
+@pytest.fixture(scope='module')
+def sdist(source_tree: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[str, bytes]:
+    """The files of the source distribution by their paths in it."""
+    folder = tmp_path_factory.mktemp('dist')
+    run_setup(source_tree, 'sdist', '--dist-dir', str(folder))
+    archive = folder / f'mmlocalattn-{mmlocalattn.__version__}.tar.gz'
+    assert list(folder.iterdir()) == [archive]
     with tarfile.open(archive) as file:
-        names = {name.partition('/')[2] for name in file.getnames()}
-        top_level = file.extractfile(
-            f'mmlocalattn-{mmlocalattn.__version__}/mmlocalattn.egg-info/top_level.txt'
-        ).read()
-    assert top_level == b'mmlocalattn\n'  # mmengine takes its first line for the package
-    assert not any(name.endswith('entry_points.txt') for name in names)
-    wanted = ['LICENSE', 'pyproject.toml', 'setup.py', 'requirements/reference.txt']
-    wanted += ['mkdocs.yml', 'model-index.yml']
+        members = [member for member in file if member.isfile()]
+        return {
+            member.name.partition('/')[2]: file.extractfile(member).read() for member in members
+        }
+
+
+def test_sdist_content(sdist: dict[str, bytes]) -> None:
+    # mmengine takes its first line for the package
+    assert sdist['mmlocalattn.egg-info/top_level.txt'] == b'mmlocalattn\n'
+    assert not any(name.endswith('entry_points.txt') for name in sdist)
+    wanted = ['pyproject.toml', 'setup.py', 'requirements/reference.txt', '.pre-commit-config.yaml']
+    wanted += ['LICENSE', 'CITATION.cff', 'mkdocs.yml', 'model-index.yml']
     for pattern in (
+        '*.md',
+        '.github/**/*.*',
         'mmlocalattn/csrc/**/*.*',
         'configs/**/*.py',
         'configs/*.yml',
@@ -225,7 +236,25 @@ def test_sdist_content(source_tree: Path, tmp_path: Path) -> None:
         'tools/*/*.py',
     ):
         wanted += (str(path.relative_to(ROOT)) for path in ROOT.glob(pattern))
-    assert not set(wanted) - names
+    assert not {*wanted} - {*sdist}
+
+
+def test_metadata(sdist: dict[str, bytes]) -> None:
+    metadata = email.message_from_bytes(sdist['PKG-INFO'])
+    assert metadata['Version'] == mmlocalattn.__version__
+    assert metadata['License-Expression'] == 'Apache-2.0'
+    assert metadata['Author'] == 'The mmlocalattn authors'
+    assert 'OpenMMLab' in metadata['Keywords'].split(',')
+    assert 'Typing :: Typed' in metadata.get_all('Classifier')
+    pythons = SpecifierSet(metadata['Requires-Python'])
+    named = [name.rpartition(' ')[2] for name in metadata.get_all('Classifier') if '3.' in name]
+    assert named == [
+        python for python in ('3.9', '3.10', '3.11', '3.12', '3.13') if python in pythons
+    ]
+    urls = [url.rpartition('/')[2] for url in metadata.get_all('Project-URL')]
+    cited = re.findall(r"'arXiv:(.+)'", (ROOT / 'CITATION.cff').read_text())
+    assert sorted(urls) == sorted(cited)
+    assert {'upstream', 'onedl', 'tests', 'lint'} <= {*metadata.get_all('Provides-Extra')}
 
 
 def test_version_has_one_source() -> None:

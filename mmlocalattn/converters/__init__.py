@@ -1,1 +1,5 @@
-"""Official checkpoints to ours: names and shapes in, our names out. One module per release."""
+"""Official checkpoints to ours: one module per release, and what applies them to files.
+
+:mod:`~mmlocalattn.converters.convert` and :mod:`~mmlocalattn.converters.merge` build models and are
+imported by those names; the others need torch alone.
+"""

@@ -1,25 +1,22 @@
-"""Convert an official checkpoint to ours.
+"""Converting an official checkpoint to ours.
 
 A converted classifier loads whole, and in detectors and segmentors with
 ``init_cfg=dict(type='Pretrained', checkpoint=DST, prefix='backbone.')`` on the backbone. A
-converted detector or segmentor is complete: ``tools/test.py CONFIG DST``. Every name and shape is
-checked against the model first; nothing is written unless all of them match.
+converted detector or segmentor is complete: ``tools/test.py CONFIG DST``.
 
-A further release of classifiers needs a module in ``mmlocalattn/converters`` (``MARKS``,
-``convert``, ``infer_arch``) and an entry in ``FAMILIES``.
+A further release of classifiers needs a module beside this one (``MARKS``, ``convert``,
+``infer_arch``) and an entry in :data:`FAMILIES`.
 """
 
 import argparse
-import json
-import os
-from collections.abc import Callable, Mapping, Sequence, Set
+from collections.abc import Callable, Mapping, Set
 from dataclasses import dataclass
 from pathlib import Path
 from types import ModuleType
+from typing import Any
 
 import numpy as np
 import torch
-from mmengine.config import Config
 from mmengine.registry import MODELS, DefaultScope
 from torch import Tensor, nn
 
@@ -30,69 +27,98 @@ from mmlocalattn.backbones.slide_transformer import SlideSwin
 from mmlocalattn.backbones.ssvit import SSViT
 from mmlocalattn.converters import flax_tree, nat, qna_vit, slide_swin, ssvit
 from mmlocalattn.heads.ssvit_neck import SSViTNeck
-from mmlocalattn.training import allow_mmengine_checkpoints
-
-CONFIGS = Path(__file__).parents[1] / 'configs'
+from mmlocalattn.training import find_config, load_config, read_checkpoint, save_checkpoint
 
 Weights = Mapping[str, Tensor]
 
 
-def main(args: Sequence[str] | None = None) -> None:
-    parser = argparse.ArgumentParser(description=__doc__.partition('\n')[0])
-    parser.add_argument('family', choices=list(FAMILIES), help='which official release')
-    parser.add_argument('src', type=Path, help='official checkpoint')
-    parser.add_argument('dst', type=Path, help='checkpoint to write')
-    parser.add_argument(
-        '--arch',
-        help='of a classifier: name of an architecture or its dict as JSON; default: the one whose '
-        'shapes match',
-    )
-    parser.add_argument(
-        '--config',
-        type=Path,
-        help='of a detector or segmentor: configuration with the model; default: ours of the '
-        'published one',
-    )
-    args = parser.parse_args(args)
-    family = FAMILIES[args.family]
+@dataclass(frozen=True)
+class Converted:
+    """A model by our names.
+
+    Attributes:
+        weights: Of the model.
+        about: What is known about them: ``arch`` and other arguments of the backbone, or the name
+            of the ``config``.
+    """
+
+    weights: Weights
+    about: dict[str, Any]
+
+    @property
+    def parts(self) -> list[str]:
+        """What the weights are of: ``['backbone', 'head']``."""
+        return sorted({name.partition('.')[0] for name in self.weights})
+
+
+def convert_checkpoint(
+    family: str,
+    src: str | Path,
+    dst: str | Path,
+    arch: str | dict | None = None,
+    config: str | Path | None = None,
+) -> Converted:
+    """Convert an official checkpoint; nothing is written unless all names and shapes match.
+
+    Args:
+        family: Which official release, a key of :data:`FAMILIES`.
+        src: The official checkpoint.
+        dst: Checkpoint to write, with the weights as ``state_dict``.
+        arch: Of a classifier, a name or a dict; default the one whose shapes match.
+        config: Of a detector or segmentor, with the model; default ours of the published one.
+
+    Returns:
+        What was written.
+
+    Raises:
+        OSError: If a file cannot be read or written.
+        ValueError: If there is no such family, ``src`` is not of it or does not match the model;
+            lists every difference.
+    """
+    if family not in FAMILIES:
+        raise ValueError(f'family must be one of {", ".join(FAMILIES)}, got {family!r}')
+    release, src = FAMILIES[family], Path(src)
+    if isinstance(release, Classifiers) and config is not None:
+        raise ValueError(f'--config is for detectors and segmentors: {family} has --arch')
+    if isinstance(release, WholeModels) and arch is not None:
+        raise ValueError(f'--arch is for classifiers: {family} has --config')
+    weights = release.load(src)
     try:
-        weights = family.load(args.src)
-        refuse_other_family(weights, args.family)
-        state_dict, about = family.convert(weights, args)
-        meta = {'source': args.src.name, **about, 'mmlocalattn_version': __version__}
-        write({'state_dict': state_dict, 'meta': meta}, args.dst)
-    except (OSError, ValueError) as error:
-        raise SystemExit(f'{args.src}: {error}\nNothing was written.') from error
-    parts = ', '.join(sorted({name.partition('.')[0] for name in state_dict}))
-    shown = ', '.join(f'{key} {value}' for key, value in about.items())
-    print(f'{args.dst}: {args.family}, {shown}, {len(state_dict)} tensors in {parts}')
+        _refuse_other_family(weights, family)
+        if isinstance(release, Classifiers):
+            converted = release.convert(weights, arch)
+        else:
+            converted = release.convert(weights, config)
+    except ValueError as error:
+        raise ValueError(f'{src}: {error}') from error
+    meta = {'source': src.name, **converted.about, 'mmlocalattn_version': __version__}
+    save_checkpoint({'state_dict': converted.weights, 'meta': meta}, Path(dst))
+    return converted
 
 
 def load_state_dict(path: Path) -> Weights:
     """Read the weights of a checkpoint, bare or under ``model`` or ``state_dict``.
 
     Raises:
+        FileNotFoundError: If there is no such file.
         ValueError: If the file holds more than tensors and plain values, or no weights.
     """
-    allow_mmengine_checkpoints()  # mmcv's hold NumPy scalars, too
-    try:
-        # DeiT-style training scripts store their command line, a plain container, too.
-        with torch.serialization.safe_globals([argparse.Namespace]):
-            checkpoint = torch.load(path, map_location='cpu', weights_only=True)
-    except OSError:
-        raise
-    except Exception as error:
-        raise ValueError(f'not a checkpoint that loads with weights_only=True: {error}') from error
+    # DeiT-style training scripts store their command line, a plain container, too.
+    with torch.serialization.safe_globals([argparse.Namespace]):
+        checkpoint = read_checkpoint(path)
     for key in ('model', 'state_dict'):
-        if isinstance(checkpoint, Mapping) and isinstance(checkpoint.get(key), Mapping):
+        if isinstance(checkpoint.get(key), Mapping):
             checkpoint = checkpoint[key]
             break
-    if not isinstance(checkpoint, Mapping) or not checkpoint:
-        raise ValueError("holds no weights, neither bare nor under 'model' or 'state_dict'")
+    if not checkpoint:
+        raise ValueError(
+            f"{str(path)!r} holds no weights, neither bare nor under 'model' or 'state_dict'"
+        )
     others = [str(name) for name, value in checkpoint.items() if not isinstance(value, Tensor)]
     if others:
         raise ValueError(
-            f'holds values that are not tensors among its weights: {", ".join(others)}'
+            f'{str(path)!r} holds values that are not tensors among its weights: '
+            + ', '.join(others)
         )
     return dict(checkpoint)
 
@@ -101,19 +127,27 @@ def load_flax(path: Path) -> Weights:
     """Read the parameters of a Flax checkpoint, or of an ``.npz`` file whose names are their paths.
 
     Raises:
+        OSError: If the file cannot be read.
         ValueError: If the file is neither, or holds no parameters.
     """
-    if path.suffix != '.npz':
-        return flax_tree.parameters(flax_tree.read_msgpack(path.read_bytes()))
+    try:
+        tree = (
+            _read_npz(path) if path.suffix == '.npz' else flax_tree.read_msgpack(path.read_bytes())
+        )
+        return flax_tree.parameters(tree)
+    except ValueError as error:
+        raise ValueError(f'{path}: {error}') from error
+
+
+def _read_npz(path: Path) -> dict:
     try:
         with np.load(path) as arrays:
             tensors = {name: torch.from_numpy(arrays[name]) for name in arrays.files}
-        tree = flax_tree.unflatten(tensors)
+        return flax_tree.unflatten(tensors)
     except OSError:
         raise
-    except Exception as error:
+    except Exception as error:  # NumPy and zipfile have several
         raise ValueError(f'not an .npz file of arrays: {error}') from error
-    return flax_tree.parameters(tree)
 
 
 @dataclass(frozen=True)
@@ -133,7 +167,7 @@ class Classifiers:
     """
 
     converter: ModuleType
-    backbone: type[nn.Module]
+    backbone: type[SSViT | SlideSwin | NAT | QnAViT]
     tail: Callable[[Weights, int], dict[str, nn.Module]]
     output_norm: bool = True
     infer_options: Callable[[Weights], dict] = lambda weights: {}
@@ -141,41 +175,36 @@ class Classifiers:
 
     @property
     def marks(self) -> Set[str]:
+        """Names by which a checkpoint of the release is known."""
         return self.converter.MARKS
 
-    def convert(self, weights: Weights, args: argparse.Namespace) -> tuple[Weights, dict]:
-        """Convert a classifier, or its backbone alone.
-
-        Returns:
-            Our weights and what to record about them.
-        """
-        if args.config is not None:
-            raise ValueError(f'--config is for detectors and segmentors: {args.family} has --arch')
-        arch, options = self.parse_arch(weights, args.arch), self.infer_options(weights)
+    def convert(self, weights: Weights, arch: str | dict | None = None) -> Converted:
+        """Convert a classifier, or its backbone alone."""
+        arch = self.choose_arch(weights) if arch is None else arch
+        options = self.infer_options(weights)
         converted = self.converter.convert(weights)
         tail_names = ('neck.', 'head.', 'backbone.output_norms.')
         has_tail = any(name.startswith(tail_names) for name in converted)
         with torch.device('meta'):
-            backbone = self.backbone(
+            backbone: Any = self.backbone(
                 arch, out_indices=(3,), output_norm=self.output_norm and has_tail, **options
             )
             tail = self.tail(converted, backbone.out_channels[-1]) if has_tail else {}
             model = nn.ModuleDict({'backbone': backbone, **tail})
-        check(converted, model.state_dict())
-        return converted, {'arch': arch, **options}
+        check_names(converted, model.state_dict())
+        return Converted(converted, {'arch': arch, **options})
 
-    def parse_arch(self, weights: Weights, arch: str | None) -> str | dict:
-        """The architecture that the user names, or the one that the weights show."""
-        if arch is not None:
-            try:
-                return json.loads(arch) if arch.lstrip().startswith('{') else arch
-            except json.JSONDecodeError as error:
-                raise ValueError(f'--arch is not valid JSON: {error}') from error
+    def choose_arch(self, weights: Weights) -> str:
+        """The architecture that the weights show.
+
+        Raises:
+            ValueError: If none of ``arch_settings`` has their shapes.
+        """
         if (name := self.find_arch(weights)) is not None:
             return name
         others = [
             other
-            for other, family in FAMILIES.items()
+            for other, family in _CLASSIFIERS.items()
             if family.marks == self.marks and family.find_arch(weights) is not None
         ]
         raise ValueError(
@@ -209,63 +238,71 @@ class WholeModels:
     find_configs: Callable[[Weights], list[str]]
     load: Callable[[Path], Weights] = load_state_dict
 
-    def convert(self, weights: Weights, args: argparse.Namespace) -> tuple[Weights, dict]:
-        """Convert a model with its neck and heads.
-
-        Returns:
-            Our weights and what to record about them.
-        """
-        if args.arch is not None:
-            raise ValueError(f'--arch is for classifiers: {args.family} has --config')
-        configs = [args.config]
-        if args.config is None:
-            names = self.find_configs(weights)
-            configs = [path for name in names if (path := CONFIGS / name).is_file()]
-            if not configs:
-                raise ValueError(f'no published model has these weights, {names=}: pass --config')
-        config = Config.fromfile(configs[0])
-        with DefaultScope.overwrite_default_scope(config.default_scope), torch.device('meta'):
-            model = MODELS.build(config.model)
+    def convert(self, weights: Weights, config: str | Path | None = None) -> Converted:
+        """Convert a model with its neck and heads."""
+        configs = [str(config)] if config is not None else self.published_configs(weights)
+        cfg = load_config(configs[0])
+        with DefaultScope.overwrite_default_scope(cfg.default_scope), torch.device('meta'):
+            model = MODELS.build(cfg.model)
         converted = self.convert_names(weights)
-        check(converted, model.state_dict())
-        return converted, {'config': ' or '.join(path.name for path in configs)}
+        check_names(converted, model.state_dict())
+        names = [path.rpartition('::')[2].rpartition('/')[2] for path in configs]
+        return Converted(converted, {'config': ' or '.join(names)})
+
+    def published_configs(self, weights: Weights) -> list[str]:
+        """Those of ours whose model may have the released weights.
+
+        Raises:
+            ValueError: If there is none.
+        """
+        names = self.find_configs(weights)
+        if found := [f'mmlocalattn::{name}' for name in names if _is_shipped(name)]:
+            return found
+        raise ValueError(f'no published model has these weights, {names=}: pass --config')
 
 
-def refuse_other_family(weights: Weights, name: str) -> None:
+def _is_shipped(name: str) -> bool:
+    try:
+        return find_config(f'mmlocalattn::{name}').is_file()
+    except FileNotFoundError:
+        return False
+
+
+def _refuse_other_family(weights: Weights, name: str) -> None:
     """Raise a ValueError if the weights have the marks of other families only."""
     looks_like = [other for other, family in FAMILIES.items() if family.marks <= weights.keys()]
     if looks_like and name not in looks_like:
         raise ValueError(f'not a checkpoint of {name}: it looks like {" or ".join(looks_like)}')
 
 
-def ssvit_tail(weights: Weights, channels: int) -> dict[str, nn.Module]:
+def _ssvit_tail(weights: Weights, channels: int) -> dict[str, nn.Module]:
     width = len(weights.get('neck.proj.bias', range(1024)))
-    return {'neck': SSViTNeck(channels, width), **linear_tail(weights, width)}
+    return {'neck': SSViTNeck(channels, width), **_linear_tail(weights, width)}
 
 
-def linear_tail(weights: Weights, channels: int) -> dict[str, nn.Module]:
+def _linear_tail(weights: Weights, channels: int) -> dict[str, nn.Module]:
     num_classes = len(weights.get('head.fc.bias', range(1000)))
     return {'head': nn.ModuleDict({'fc': nn.Linear(channels, num_classes)})}
 
 
-def nat_detectors(weights: Weights) -> list[str]:
+def _nat_detectors(weights: Weights) -> list[str]:
     is_cascade = 'roi_head.bbox_head.0.fc_cls.weight' in weights
     method = 'cascade_maskrcnn' if is_cascade else 'maskrcnn'
-    return [f'{method}_{backbone}_3x_coco.py' for backbone in nat_backbones(weights)]
+    return [f'{method}_{backbone}_3x_coco.py' for backbone in _nat_backbones(weights)]
 
 
-def nat_segmentors(weights: Weights) -> list[str]:
-    return [f'upernet_{backbone}_160k_ade20k.py' for backbone in nat_backbones(weights)]
+def _nat_segmentors(weights: Weights) -> list[str]:
+    return [f'upernet_{backbone}_160k_ade20k.py' for backbone in _nat_backbones(weights)]
 
 
-def nat_backbones(weights: Weights) -> list[str]:
+def _nat_backbones(weights: Weights) -> list[str]:
     """By the names of the configurations. Most sizes of NAT and DiNAT have the same shapes."""
     alone = nat.backbone_of(weights)
-    archs = {family: FAMILIES[family].find_arch(alone) for family in ('nat', 'dinat')}
+    archs = {name: _CLASSIFIERS[name].find_arch(alone) for name in ('nat', 'dinat')}
     return [f'{family}_{arch[0]}' for family, arch in archs.items() if arch is not None]
 
 
-def check(state_dict: Weights, expected: Weights) -> None:
+def check_names(state_dict: Weights, expected: Weights) -> None:
     """Compare names and shapes.
 
     Raises:
@@ -287,29 +324,18 @@ def check(state_dict: Weights, expected: Weights) -> None:
         raise ValueError('\n  '.join(['does not match the model, by our names:', *problems]))
 
 
-def write(checkpoint: dict, path: Path) -> None:
-    """Write whole or not at all."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    partial = path.with_name(f'.{path.name}.{os.getpid()}')
-    try:
-        with partial.open('wb') as file:  # given a path, every record would carry its name
-            torch.save(checkpoint, file)
-        partial.replace(path)
-    finally:
-        partial.unlink(missing_ok=True)
-
-
-FAMILIES = {
-    'ssvit': Classifiers(ssvit, SSViT, ssvit_tail, output_norm=False),
+_CLASSIFIERS = {
+    'ssvit': Classifiers(ssvit, SSViT, _ssvit_tail, output_norm=False),
     'slide_swin': Classifiers(
-        slide_swin, SlideSwin, linear_tail, infer_options=slide_swin.infer_options
+        slide_swin, SlideSwin, _linear_tail, infer_options=slide_swin.infer_options
     ),
-    'nat': Classifiers(nat, NAT, linear_tail, infer_options=nat.infer_options),
-    'dinat': Classifiers(nat, DiNAT, linear_tail, infer_options=nat.infer_options),
-    'qna_vit': Classifiers(qna_vit, QnAViT, linear_tail, load=load_flax),
-    'nat_det': WholeModels(nat.DETECTOR_MARKS, nat.convert_whole, nat_detectors),
-    'nat_seg': WholeModels(nat.SEGMENTOR_MARKS, nat.convert_whole, nat_segmentors),
+    'nat': Classifiers(nat, NAT, _linear_tail, infer_options=nat.infer_options),
+    'dinat': Classifiers(nat, DiNAT, _linear_tail, infer_options=nat.infer_options),
+    'qna_vit': Classifiers(qna_vit, QnAViT, _linear_tail, load=load_flax),
 }
-
-if __name__ == '__main__':
-    main()
+FAMILIES: dict[str, Classifiers | WholeModels] = {
+    **_CLASSIFIERS,
+    'nat_det': WholeModels(nat.DETECTOR_MARKS, nat.convert_whole, _nat_detectors),
+    'nat_seg': WholeModels(nat.SEGMENTOR_MARKS, nat.convert_whole, _nat_segmentors),
+}
+"""The official releases, by the names that :func:`convert_checkpoint` takes."""

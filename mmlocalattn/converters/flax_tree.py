@@ -99,7 +99,7 @@ class _Reader:
         data: To decode.
     """
 
-    def __init__(self, data: bytes) -> None:
+    def __init__(self, data: bytes | memoryview) -> None:
         self.data = memoryview(data)
         self.position = 0
 

@@ -4,18 +4,21 @@ A file is written under a temporary name and gets its own only after its outputs
 model's, so there is no file that was not verified.
 """
 
+import contextlib
 import importlib.util
 import json
 import operator
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
-from unittest import mock
+from typing import Any
 
 import torch
 import torch._meta_registrations
 from torch import Tensor, nn
 from torch._dynamo.exc import TorchDynamoException
 from torch.fx.experimental import _config as symbolic_config
+
+from mmlocalattn.files import whole_file
 
 TOLERANCE = 1e-4
 """Largest error of an output, relative to its largest value."""
@@ -43,7 +46,7 @@ class Segmentation(nn.Module):
 
     def __init__(self, model: nn.Module) -> None:
         super().__init__()
-        self.model = model
+        self.model: Any = model
 
     def forward(self, image: Tensor) -> tuple[Tensor]:
         """(B, 3, H, W) to scores before the softmax."""
@@ -61,18 +64,18 @@ class Classification(nn.Module):
 
     def __init__(self, model: nn.Module) -> None:
         super().__init__()
-        self.model = model
+        self.model: Any = model
 
     def forward(self, image: Tensor) -> tuple[Tensor]:
         """(B, 3, H, W) to scores before the softmax."""
         return (self.model.head(self.model.extract_feat(image)),)
 
 
-def exportable(model: nn.Module, scope: str, part: str) -> nn.Module:
+def exportable(model: Any, scope: str, part: str) -> nn.Module:
     """The module that takes an image and is exported.
 
     Args:
-        model: Of a config.
+        model: A module that a config describes.
         scope: ``'mmdet'``, ``'mmseg'`` or ``'mmpretrain'``.
         part: ``'backbone'``, or ``'model'``: the whole segmentor or classifier, but of a detector
             the backbone and the neck.
@@ -188,20 +191,14 @@ def export(
         ValueError: If the file's outputs differ from the model's; then there is no file.
     """
     save, _ = FORMATS[file_format]
-    partial = path.with_name(f'.{path.stem}.partial{path.suffix}')
-    path.parent.mkdir(parents=True, exist_ok=True)
     errors = []
-    try:
+    with whole_file(path) as partial:
         report(f'writing {file_format}')
-        # The original has a branch for rests, so that a graph would serve maps of odd sides alone.
-        with mock.patch.object(torch._meta_registrations, 'div_rtn', operator.floordiv):
+        with _floor_division_without_branch():
             run = save(model, partial, sizes, meta)
         for index, size in enumerate(sizes):
             errors.append(verify(model, run, size, 1 + index % 2))
             report(f'{size[0]} x {size[1]}: differs by {errors[-1]:.1e} of the largest value')
-        partial.replace(path)
-    finally:
-        partial.unlink(missing_ok=True)
     return errors
 
 
@@ -252,7 +249,8 @@ def _trace(model: nn.Module, sizes: Sequence[Size]) -> torch.export.ExportedProg
     image = torch.randn(2, 3, *max(sizes, key=min))
     try:
         # Sizes that the graph may be told are not 1 or equal would become conditions of the file.
-        with torch.no_grad(), symbolic_config.patch(backed_size_oblivious=True):
+        oblivious = symbolic_config.patch(backed_size_oblivious=True)  # type: ignore[attr-defined]
+        with torch.no_grad(), oblivious:
             return torch.export.export(
                 model,
                 (image,),
@@ -268,6 +266,23 @@ def _trace(model: nn.Module, sizes: Sequence[Size]) -> torch.export.ExportedProg
             f'the model cannot be exported for a range of sizes, because its course depends on the '
             f'size ({reason}): export one file per size, here --size {sizes[0][0]}x{sizes[0][1]}'
         ) from error
+
+
+@contextlib.contextmanager
+def _floor_division_without_branch() -> Iterator[None]:
+    """Let PyTorch compute the sides of pooled maps by ``//``.
+
+    This replaces a private function, ``torch._meta_registrations.div_rtn``, for which PyTorch 2.11
+    and 2.13 have no public way. The original branches on whether the division leaves a rest, so a
+    graph that was traced with odd sides would serve maps of odd sides alone. Of positive numbers
+    the results are the same.
+    """
+    original = torch._meta_registrations.div_rtn
+    torch._meta_registrations.div_rtn = operator.floordiv
+    try:
+        yield
+    finally:
+        torch._meta_registrations.div_rtn = original
 
 
 def _check_installed(*packages: str) -> None:

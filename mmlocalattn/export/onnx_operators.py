@@ -5,6 +5,9 @@ adaptive scan of SSViT) cannot be: the reference writes out a product per row of
 number is not known. Then the rows are visited by a loop in an ONNX function.
 """
 
+# mypy: ignore-errors
+# (What onnxscript compiles is ONNX in the syntax of Python, and not Python by its types.)
+
 from collections.abc import Callable, Mapping, Sequence
 
 import onnxscript

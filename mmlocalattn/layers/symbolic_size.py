@@ -1,7 +1,8 @@
 """Sizes that are symbols, as in graphs that serve any size."""
 
-import torch
 from torch.fx.experimental import symbolic_shapes
+
+from mmlocalattn.ops._library import is_compiling
 
 
 def is_symbolic(*lengths: int) -> bool:
@@ -10,7 +11,7 @@ def is_symbolic(*lengths: int) -> bool:
     There a layer may not branch on a length: the graph would serve the sizes on one side only.
     Where a course for all lengths costs time, layers take it only then.
     """
-    if not torch.compiler.is_compiling():
+    if not is_compiling():
         return False
     return not all(symbolic_shapes.has_static_value(length) for length in lengths)
 

@@ -1,6 +1,6 @@
 """What the operators share: their registration, kernel look-up, and what asks for torch's state.
 
-Where versions of torch differ, they differ in this file alone.
+Where versions of torch differ, they differ in this file and in ``_torch21`` alone.
 """
 
 import functools
@@ -13,9 +13,25 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from torch.utils.flop_counter import register_flop_formula
 
 from mmlocalattn.ops.flops import JIT_HANDLES, jit_formula, torch_formula
+
+if hasattr(torch.library, 'register_autograd'):  # torch 2.4
+    from torch import get_autocast_dtype, is_autocast_enabled
+    from torch.compiler import is_compiling
+    from torch.compiler import is_exporting as is_exporting
+    from torch.library import register_autograd, register_fake
+    from torch.utils.flop_counter import register_flop_formula
+else:
+    from mmlocalattn.ops._torch21 import (
+        get_autocast_dtype,
+        is_autocast_enabled,
+        is_compiling,
+        register_autograd,
+        register_fake,
+        register_flop_formula,
+    )
+    from mmlocalattn.ops._torch21 import is_exporting as is_exporting
 
 LIB = torch.library.Library('mmlocalattn', 'DEF')
 
@@ -75,7 +91,7 @@ def has_kernel(name: str, device_type: str) -> bool:
 
 def warn_if_reference(name: str, device_type: str) -> None:
     """Say once per operator and device that the reference serves, and what builds kernels."""
-    if not torch.compiler.is_compiling():
+    if not is_compiling():
         _warn_once(name, device_type)
 
 
@@ -94,12 +110,7 @@ def _warn_once(name: str, device_type: str) -> None:
 def is_autocasting(tensor: Tensor) -> bool:
     """Whether autocast is on for the device, of those that have rules for the operators."""
     device_type = tensor.device.type
-    return device_type in ('cpu', 'cuda') and torch.is_autocast_enabled(device_type)
-
-
-def is_exporting() -> bool:
-    """Whether torch.export runs."""
-    return torch.compiler.is_exporting()
+    return device_type in ('cpu', 'cuda') and is_autocast_enabled(device_type)
 
 
 def output_and_logsumexp(query: Tensor, *_: object) -> tuple[Tensor, Tensor]:
@@ -157,7 +168,7 @@ def register_operator(
     LIB.define(f'{backward}({", ".join(arguments)}{others}) -> ({", ".join(grads)})')
     LIB.impl(name, reference, 'CompositeExplicitAutograd')
     LIB.impl(backward, backward_reference, 'CompositeExplicitAutograd')
-    torch.library.register_fake(f'mmlocalattn::{name}', fake, lib=LIB)
+    register_fake(f'mmlocalattn::{name}', fake, lib=LIB)
     _register_fake_backward(backward, places)
     _register_autograd(name, len(tensors), places, [outputs.index(output) for output in saved])
     _forbid_double_backward(backward)
@@ -175,7 +186,7 @@ def _register_fake_backward(name: str, places: Sequence[int]) -> None:
         )
         return grads if len(grads) > 1 else grads[0]
 
-    torch.library.register_fake(f'mmlocalattn::{name}', fake, lib=LIB)
+    register_fake(f'mmlocalattn::{name}', fake, lib=LIB)
 
 
 def _register_autograd(name: str, count: int, places: Sequence[int], saved: Sequence[int]) -> None:
@@ -204,9 +215,7 @@ def _register_autograd(name: str, count: int, places: Sequence[int], saved: Sequ
                 grads[place] = grad
         return tuple(grads)
 
-    torch.library.register_autograd(
-        f'mmlocalattn::{name}', backward, setup_context=setup_context, lib=LIB
-    )
+    register_autograd(f'mmlocalattn::{name}', backward, setup_context=setup_context, lib=LIB)
 
 
 def _as_tuple(result: Any) -> tuple:
@@ -219,7 +228,7 @@ def _forbid_double_backward(name: str) -> None:
     def backward(ctx: object, *grads: Tensor) -> None:
         raise RuntimeError(f'mmlocalattn::{name} has no second derivative')
 
-    torch.library.register_autograd(f'mmlocalattn::{name}', backward, lib=LIB)
+    register_autograd(f'mmlocalattn::{name}', backward, lib=LIB)
 
 
 def _register_autocast(name: str, casts: Sequence[bool]) -> None:
@@ -233,7 +242,7 @@ def _register_autocast(name: str, casts: Sequence[bool]) -> None:
 
     def autocast_kernel(device_type: str) -> Callable:
         def kernel(*args: Any) -> Any:
-            dtype = torch.get_autocast_dtype(device_type)
+            dtype = get_autocast_dtype(device_type)
             tensors = (_cast(arg, dtype) if cast else arg for arg, cast in zip(args, casts))
             with torch.autocast(device_type, enabled=False):
                 return op(*tensors, *args[len(casts) :])

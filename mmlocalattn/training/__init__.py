@@ -6,17 +6,27 @@ from mmlocalattn.training.arguments import (
     config_of,
     image_size,
     one_line_errors,
+    run_config_of,
 )
 from mmlocalattn.training.checkpoint import (
     allow_mmengine_checkpoints,
     last_whole_checkpoint,
+    load_weights,
+    read_checkpoint,
     read_seed,
+    save_checkpoint,
 )
-from mmlocalattn.training.config import load_config
+from mmlocalattn.training.config import find_config, load_config
 from mmlocalattn.training.history import History, read_history
-from mmlocalattn.training.launch import adapt_to_device
+from mmlocalattn.training.launch import (
+    adapt_to_device,
+    build_runner,
+    enable_amp,
+    enable_auto_scale_lr,
+)
 from mmlocalattn.training.layer_decay import LayerDecayOptimWrapperConstructor
-from mmlocalattn.training.resume import ExactResumeHook
+from mmlocalattn.training.predictions import draw_predictions, save_predictions
+from mmlocalattn.training.resume import ExactResumeHook, apply_resume
 
 __all__ = [
     'ExactResumeHook',
@@ -26,11 +36,22 @@ __all__ = [
     'add_common_arguments',
     'add_config_arguments',
     'allow_mmengine_checkpoints',
+    'apply_resume',
+    'build_runner',
     'config_of',
+    'draw_predictions',
+    'enable_amp',
+    'enable_auto_scale_lr',
+    'find_config',
     'image_size',
     'last_whole_checkpoint',
     'load_config',
+    'load_weights',
     'one_line_errors',
+    'read_checkpoint',
     'read_history',
     'read_seed',
+    'run_config_of',
+    'save_checkpoint',
+    'save_predictions',
 ]

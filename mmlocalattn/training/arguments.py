@@ -2,7 +2,9 @@
 
 import argparse
 import contextlib
+import os
 from collections.abc import Iterator
+from pathlib import Path
 
 from mmengine.config import Config, DictAction
 
@@ -11,7 +13,7 @@ from mmlocalattn.training.config import load_config
 
 
 def add_common_arguments(parser: argparse.ArgumentParser) -> None:
-    """Add the arguments that training and testing share."""
+    """Add the arguments that training and testing share; :func:`run_config_of` reads them."""
     add_config_arguments(parser)
     parser.add_argument(
         '--work-dir', help='folder of logs and checkpoints; default work_dirs/<config name>'
@@ -75,6 +77,22 @@ def config_of(args: argparse.Namespace, path: str | None = None) -> Config:
     return swapped
 
 
+def run_config_of(args: argparse.Namespace) -> Config:
+    """The config of a run that :func:`add_common_arguments`' arguments describe.
+
+    It has a launcher and a work dir, and the environment has the ``LOCAL_RANK`` that launchers of
+    old versions of PyTorch give as an argument.
+
+    Raises:
+        FileNotFoundError, ModuleNotFoundError, ValueError: Of :func:`config_of`.
+    """
+    os.environ.setdefault('LOCAL_RANK', str(args.local_rank))
+    cfg = config_of(args)
+    cfg.launcher = args.launcher
+    cfg.work_dir = args.work_dir or cfg.get('work_dir') or f'work_dirs/{Path(args.config).stem}'
+    return cfg
+
+
 def image_size(text: str) -> tuple[int, int]:
     """``'800x1344'`` to (height, width), for ``type=`` of an argument.
 
@@ -88,9 +106,13 @@ def image_size(text: str) -> tuple[int, int]:
 
 
 @contextlib.contextmanager
-def one_line_errors() -> Iterator[None]:
-    """End the program with ``error: ...`` for what a caller can mend."""
+def one_line_errors(note: str = '') -> Iterator[None]:
+    """End the program with ``error: ...`` for what a caller can mend.
+
+    Args:
+        note: A last line, for what the program has done or left.
+    """
     try:
         yield
-    except (FileNotFoundError, ModuleNotFoundError, ValueError) as error:
-        raise SystemExit(f'error: {error}') from None
+    except (OSError, ModuleNotFoundError, ValueError) as error:
+        raise SystemExit('\n'.join(filter(None, [f'error: {error}', note]))) from None

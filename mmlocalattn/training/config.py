@@ -20,19 +20,33 @@ def load_config(path: str, options: Mapping | None = None) -> Config:
         FileNotFoundError: If the file or one of its bases does not exist.
         ModuleNotFoundError: If a package the config needs is not installed.
     """
+    file = find_config(path)
     with _bases_of_packages():
-        try:
-            file = _find_base(path, '')[0] if '::' in path else path
-            if not Path(file).is_file():
-                raise FileNotFoundError(file)
-        except FileNotFoundError as error:
-            raise FileNotFoundError(f'config {path!r} does not exist') from error
-        cfg = Config.fromfile(file)
+        cfg = Config.fromfile(str(file))
     cfg.merge_from_dict(options or {})
     scope = cfg.get('default_scope', 'mmengine')
     if importlib.util.find_spec(scope) is None:
         raise ModuleNotFoundError(_not_installed(path, scope))
     return cfg
+
+
+def find_config(path: str) -> Path:
+    """The file of a config.
+
+    Args:
+        path: As for :func:`load_config`.
+
+    Raises:
+        FileNotFoundError: If it does not exist.
+        ModuleNotFoundError: If the package that would bring it is not installed.
+    """
+    try:
+        file = Path(_find_base(path, '')[0] if '::' in path else path)
+        if not file.is_file():
+            raise FileNotFoundError(file)
+    except FileNotFoundError as error:
+        raise FileNotFoundError(f'config {path!r} does not exist') from error
+    return file
 
 
 @contextlib.contextmanager

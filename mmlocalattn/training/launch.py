@@ -1,11 +1,50 @@
-"""A config on the machine that it meets."""
+"""A config on the machine that it meets, and the run that it describes."""
 
 import torch
 from mmengine.config import Config
 from mmengine.device import get_device
 from mmengine.logging import print_log
+from mmengine.registry import RUNNERS
+from mmengine.runner import Runner
+
+from mmlocalattn.training.checkpoint import allow_mmengine_checkpoints
 
 AMP_DEVICES = ('cuda', 'npu', 'mlu', 'musa')  # of MMEngine's AmpOptimWrapper
+
+
+def build_runner(cfg: Config) -> Runner:
+    """The runner of a config, on the device that is there: ``train()``, ``val()`` or ``test()`` it.
+
+    Args:
+        cfg: With its ``work_dir``. Changed in place by :func:`adapt_to_device`.
+    """
+    allow_mmengine_checkpoints()
+    adapt_to_device(cfg)
+    return RUNNERS.build(cfg) if 'runner_type' in cfg else Runner.from_cfg(cfg)
+
+
+def enable_amp(cfg: Config) -> None:
+    """Train in mixed precision, with a loss scale that follows the gradients.
+
+    Args:
+        cfg: Changed in place.
+    """
+    cfg.optim_wrapper.update(type='AmpOptimWrapper', loss_scale='dynamic')
+
+
+def enable_auto_scale_lr(cfg: Config) -> None:
+    """Scale the learning rate with the batch size.
+
+    Args:
+        cfg: Changed in place.
+
+    Raises:
+        ValueError: If the config does not say for which batch size its learning rate is.
+    """
+    if 'base_batch_size' not in cfg.get('auto_scale_lr', {}):
+        where = cfg.filename or 'the config'
+        raise ValueError(f'--auto-scale-lr needs auto_scale_lr.base_batch_size in {where}')
+    cfg.auto_scale_lr.enable = True
 
 
 def adapt_to_device(cfg: Config) -> None:

@@ -1,12 +1,47 @@
 """A resumed run that repeats the run it continues."""
 
+import os
+import zipfile
 from itertools import chain, islice, repeat
 
 import numpy as np
+from mmengine.config import Config
 from mmengine.dataset import InfiniteSampler
 from mmengine.hooks import Hook
+from mmengine.logging import print_log
 from mmengine.registry import HOOKS
 from mmengine.runner import IterBasedTrainLoop, Runner, set_random_seed
+
+from mmlocalattn.training.checkpoint import last_whole_checkpoint, read_seed
+
+
+def apply_resume(cfg: Config, checkpoint: str) -> None:
+    """Set a config to continue from a checkpoint, with the order of the images of the first run.
+
+    Args:
+        cfg: Changed in place; has its ``work_dir``.
+        checkpoint: A file, or ``'auto'`` for the last whole checkpoint in the work dir.
+
+    Raises:
+        FileNotFoundError: If the file does not exist.
+        ValueError: If the file was not written to its end, or is no checkpoint.
+    """
+    if checkpoint == 'auto':
+        found = last_whole_checkpoint(cfg.work_dir)
+        if found is None:
+            print_log(f'No checkpoint in {cfg.work_dir}: training from the start.', logger=None)
+            return
+        checkpoint = found
+    elif not os.path.isfile(checkpoint):
+        raise FileNotFoundError(f'checkpoint {checkpoint!r} does not exist')
+    elif not zipfile.is_zipfile(checkpoint):
+        raise ValueError(
+            f'checkpoint {checkpoint!r} is not whole; --resume alone finds one that is'
+        )
+    cfg.randomness = {**cfg.get('randomness', {}), 'seed': read_seed(checkpoint)}
+    cfg.resume = True
+    cfg.load_from = checkpoint
+    print_log(f'Resuming from {checkpoint}.', logger=None)
 
 
 @HOOKS.register_module()

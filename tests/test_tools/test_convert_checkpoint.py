@@ -1,19 +1,15 @@
-import argparse
-import importlib.util
+"""tools/convert_checkpoint.py: what it prints and how it ends."""
+
 import json
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
+import tiny_data
 import torch
-from mmengine.model import BaseModule
-from torch import nn
 
-from mmlocalattn.backbones.ssvit import SSViT
-from mmlocalattn.registry import MODELS
-
-SCRIPT = Path(__file__).parents[2] / 'tools' / 'convert_checkpoint.py'
+TOOL = tiny_data.load_tool('convert_checkpoint')
 ARCH = {
     'embed_dims': [16, 32, 64, 96],
     'depths': [2, 2, 2, 2],
@@ -23,202 +19,46 @@ ARCH = {
 }
 
 
-def load_script():
-    spec = importlib.util.spec_from_file_location('convert_checkpoint', SCRIPT)
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
-
-
-script = load_script()
-
-
-def run(src, dst, *args, arch=ARCH):
-    extra = [] if arch is None else ['--arch', arch if isinstance(arch, str) else json.dumps(arch)]
-    script.main(['ssvit', str(src), str(dst), *extra, *args])
-
-
 @pytest.fixture
-def released(golden):
+def paths(golden, tmp_path: Path) -> list[str]:
+    """A released classifier of SSViT, and where to write."""
     arrays = golden('ssvit_small_224x256')
-    return {
+    released = {
         name[6:]: torch.from_numpy(arrays[name]) for name in arrays if name.startswith('param/')
     }
+    torch.save({'model': released}, tmp_path / 'released.pth')
+    return [str(tmp_path / 'released.pth'), str(tmp_path / 'ours.pth')]
 
 
-@pytest.fixture
-def src(released, tmp_path):
-    path = tmp_path / 'released.pth'
-    torch.save({'model': released, 'epoch': 299, 'args': argparse.Namespace(lr=1e-3)}, path)
-    return path
+def test_says_what_was_written(paths: list[str], capsys: pytest.CaptureFixture) -> None:
+    TOOL.main(['ssvit', *paths, '--arch', json.dumps(ARCH)])
+    count = len(torch.load(paths[1], weights_only=True)['state_dict'])
+    expected = f'{paths[1]}: ssvit, arch {ARCH}, {count} tensors in backbone, head, neck\n'
+    assert capsys.readouterr().out == expected
 
 
-def test_result_is_plain_and_complete(src, tmp_path, capsys):
-    dst = tmp_path / 'new' / 'ssvit.pth'
-    run(src, dst)
-    checkpoint = torch.load(dst, weights_only=True)
-    assert set(checkpoint) == {'state_dict', 'meta'}
-    assert checkpoint['meta']['arch'] == ARCH
-    assert checkpoint['meta']['source'] == 'released.pth'
-    assert 'backbone, head, neck' in capsys.readouterr().out
-    assert [path.name for path in dst.parent.iterdir()] == ['ssvit.pth']
-
-
-def test_result_loads_whole_in_a_classifier(src, tmp_path):
-    from mmengine.runner import load_checkpoint
-    from mmpretrain.registry import MODELS as MMPRETRAIN
-
-    run(src, tmp_path / 'ssvit.pth')
-    backbone = dict(type='mmlocalattn.SSViT', arch=ARCH, out_indices=(3,), output_norm=False)
-    model = MMPRETRAIN.build(
-        dict(
-            type='ImageClassifier',
-            backbone=backbone,
-            neck=dict(type='mmlocalattn.SSViTNeck', in_channels=96, out_channels=64),
-            head=dict(type='LinearClsHead', num_classes=10, in_channels=64),
-        )
-    )
-    load_checkpoint(model, str(tmp_path / 'ssvit.pth'), map_location='cpu', strict=True)
-
-
-def test_result_loads_in_the_backbone_of_a_detector(src, released, tmp_path):
-    class Detector(BaseModule):
-        def __init__(self, backbone):
-            super().__init__()
-            self.backbone = MODELS.build(backbone)
-            self.neck = nn.Conv2d(16, 4, 1)
-
-    run(src, tmp_path / 'ssvit.pth')
-    init_cfg = dict(type='Pretrained', checkpoint=str(tmp_path / 'ssvit.pth'), prefix='backbone.')
-    model = Detector(dict(type='SSViT', arch=ARCH, init_cfg=init_cfg))
-    model.init_weights()
-
-    theirs = {
-        name.removeprefix('backbone.') for name in torch.load(tmp_path / 'ssvit.pth')['state_dict']
-    }
-    missing = set(model.backbone.state_dict()) - theirs
-    assert missing == {f'output_norms.{i}.{kind}' for i in range(4) for kind in ('weight', 'bias')}
-    stem = model.backbone.stem[0].weight
-    assert torch.equal(stem, released['patch_embed.proj.0.weight'])
-    last = model.backbone.stages[3].blocks[1].ffn.fc2.bias
-    assert torch.equal(last, released['layers.3.blocks.1.ffn.fc2.bias'])
-
-
-@pytest.mark.parametrize('key', ['model', 'state_dict', None])
-def test_where_the_weights_lie(released, tmp_path, key):
-    torch.save(released if key is None else {key: released}, tmp_path / 'released.pth')
-    run(tmp_path / 'released.pth', tmp_path / 'ssvit.pth')
-    assert len(torch.load(tmp_path / 'ssvit.pth')['state_dict']) == len(released) - 4
-
-
-def test_backbone_alone(released, tmp_path, capsys):
-    backbone = {
-        name: tensor
-        for name, tensor in released.items()
-        if name.startswith(('patch_embed.', 'layers.'))
-    }
-    torch.save(backbone, tmp_path / 'released.pth')
-    run(tmp_path / 'released.pth', tmp_path / 'ssvit.pth')
-    names = torch.load(tmp_path / 'ssvit.pth')['state_dict']
-    assert all(name.startswith('backbone.') for name in names)
-    assert 'in backbone' in capsys.readouterr().out
-
-
-def test_lists_every_difference_and_writes_nothing(released, tmp_path):
-    del released['layers.2.blocks.1.attn.lepe.bias'], released['norm.weight']
-    released['layers.0.blocks.0.attn.rpb'] = torch.zeros(2, 3)
-    released['patch_embed.proj.0.bias'] = torch.zeros(9)
-    torch.save(released, tmp_path / 'released.pth')
+@pytest.mark.parametrize(
+    ('options', 'message'),
+    [
+        (['--arch', '{"embed_dims": [16}'], 'error: --arch is not valid JSON: '),
+        (['--arch', '{"embed_dims": [16]}'], 'missing='),
+        (['--arch', 'huge'], "arch='huge'"),
+        (['--config', 'x.py'], 'error: --config is for detectors and segmentors: ssvit has --arch'),
+    ],
+)
+def test_wrong_arguments(paths: list[str], options: list[str], message: str) -> None:
     with pytest.raises(SystemExit) as error:
-        run(tmp_path / 'released.pth', tmp_path / 'ssvit.pth')
-    lines = [' '.join(line.split()) for line in str(error.value).splitlines()]
-    assert set(lines[1:]) == {
-        'missing backbone.stages.2.blocks.1.attn.lepe.bias (64,)',
-        'missing neck.norm.weight (64,)',
-        'unexpected layers.0.blocks.0.attn.rpb (2, 3)',
-        'shape backbone.stem.0.bias (9,), expected (8,)',
-        'Nothing was written.',
-    }
-    assert [path.name for path in tmp_path.iterdir()] == ['released.pth']
+        TOOL.main(['ssvit', *paths, *options])
+    first, last = error.value.code.splitlines()
+    assert message in first
+    assert last == 'Nothing was written.'
+    assert not Path(paths[1]).exists()
 
 
-@pytest.mark.parametrize('name', ['tiny', 'small'])
-def test_the_arch_is_found_by_shapes(name):
-    settings = SSViT.arch_settings[name]
-    weights = {
-        f'layers.{stage}.blocks.{block}.norm1.norm.weight': torch.empty(dim)
-        for stage, (dim, depth) in enumerate(
-            zip(settings['embed_dims'], settings['depths'], strict=True)
-        )
-        for block in range(depth)
-    }
-    assert script.FAMILIES['ssvit'].find_arch(weights) == name
-
-
-@pytest.mark.parametrize(
-    ('arch', 'message'),
-    [
-        (None, r"no architecture of .*'large'\] has .*\(16, 32, 64, 96\).*pass --arch"),
-        ('huge', "arch='huge'"),
-        ('{"embed_dims": [16]}', 'missing='),
-        ('{"embed_dims": [16}', 'not valid JSON'),
-    ],
-)
-def test_rejects_arch(src, tmp_path, arch, message):
-    with pytest.raises(SystemExit, match=message):
-        run(src, tmp_path / 'ssvit.pth', arch=arch)
-    assert not (tmp_path / 'ssvit.pth').exists()
-
-
-class Surprise:
-    """What a checkpoint must not make us execute."""
-
-    def __reduce__(self):
-        return print, ('executed',)
-
-
-@pytest.mark.parametrize(
-    ('content', 'message'),
-    [
-        ({'model': {'w': torch.zeros(1)}, 'extra': Surprise()}, 'weights_only=True'),
-        ({'model': {'w': torch.zeros(1), 'lr': 0.1}}, 'not tensors among its weights: lr'),
-        ([1, 2], "neither bare nor under 'model' or 'state_dict'"),
-        ({}, 'holds no weights'),
-    ],
-)
-def test_rejects_other_files(tmp_path, capsys, content, message):
-    torch.save(content, tmp_path / 'released.pth')
-    with pytest.raises(SystemExit, match=message):
-        run(tmp_path / 'released.pth', tmp_path / 'ssvit.pth')
-    assert 'executed' not in capsys.readouterr().out
-    assert not (tmp_path / 'ssvit.pth').exists()
-
-
-def test_rejects_what_is_not_a_checkpoint(tmp_path):
-    (tmp_path / 'released.pth').write_text('hello')
-    for name in ('released.pth', 'absent.pth'):
-        with pytest.raises(SystemExit, match='Nothing was written'):
-            run(tmp_path / name, tmp_path / 'ssvit.pth')
-
-
-def test_an_interrupted_write_leaves_the_old_file(src, tmp_path, monkeypatch):
-    dst = tmp_path / 'ssvit.pth'
-    dst.write_text('old')
-
-    def full_disk(checkpoint, file):
-        file.write(b'half')
-        raise OSError('No space left on device')
-
-    monkeypatch.setattr(script.torch, 'save', full_disk)
-    with pytest.raises(SystemExit, match='No space left'):
-        run(src, dst)
-    assert dst.read_text() == 'old'
-    assert sorted(path.name for path in tmp_path.iterdir()) == ['released.pth', 'ssvit.pth']
-
-
-def test_command_line(src, tmp_path):
-    command = [sys.executable, SCRIPT, 'ssvit', src, tmp_path / 'ssvit.pth']
+def test_command_line(paths: list[str]) -> None:
+    command = [sys.executable, tiny_data.ROOT / 'tools' / 'convert_checkpoint.py', 'ssvit', *paths]
     result = subprocess.run(command, capture_output=True, text=True, check=False)
     assert result.returncode == 1
-    assert 'pass --arch' in result.stderr
+    assert f'error: {paths[0]}: no architecture of ' in result.stderr
+    assert result.stderr.endswith('pass --arch\nNothing was written.\n')
     assert 'Traceback' not in result.stderr

@@ -6,28 +6,10 @@ from pathlib import Path
 import cv2
 import pytest
 import tiny_data
-import torch
-from mmengine.registry import MODELS, init_default_scope
 from tiny_data import SIDE, data, quick  # noqa: F401
-
-from mmlocalattn.training import adapt_to_device, load_config
 
 TOOL = tiny_data.load_tool('image_demo')
 pytestmark = pytest.mark.usefixtures('quick')
-
-
-def write_model(folder: Path, data: Path, task: str) -> tuple[str, Path]:  # noqa: F811
-    """A config and a checkpoint with random weights."""
-    config = tiny_data.write_config(folder / 'c.py', getattr(tiny_data, task), data)
-    cfg = load_config(config)
-    adapt_to_device(cfg)
-    init_default_scope(cfg.default_scope)
-    if 'data_preprocessor' in cfg:
-        cfg.model.setdefault('data_preprocessor', cfg.data_preprocessor)
-    checkpoint = folder / 'model.pth'
-    torch.manual_seed(0)
-    torch.save(dict(state_dict=MODELS.build(cfg.model).state_dict()), checkpoint)
-    return config, checkpoint
 
 
 def write_video(path: Path, data: Path) -> None:  # noqa: F811
@@ -39,7 +21,7 @@ def write_video(path: Path, data: Path) -> None:  # noqa: F811
 
 @pytest.mark.parametrize('task', ['DETECTION', 'SEGMENTATION', 'CLASSIFICATION'])
 def test_draws_images_folders_and_videos(tmp_path: Path, data: Path, task: str) -> None:  # noqa: F811
-    config, checkpoint = write_model(tmp_path, data, task)
+    config, checkpoint = tiny_data.write_model(tmp_path, data, task)
     folder = tmp_path / 'folder'
     folder.mkdir()
     shutil.copy(data / 'images' / '1.png', folder / 'one.png')
@@ -57,15 +39,6 @@ def test_draws_images_folders_and_videos(tmp_path: Path, data: Path, task: str) 
     assert (video.get(cv2.CAP_PROP_FRAME_COUNT), video.get(cv2.CAP_PROP_FPS)) == (3, 5)
 
 
-def test_classes_are_those_of_the_config(tmp_path: Path, data: Path) -> None:  # noqa: F811
-    """The checkpoint names none, for which mmdet would take those of COCO."""
-    config, checkpoint = write_model(tmp_path, data, 'DETECTION')
-    predictor = TOOL.Predictor(load_config(config), checkpoint, 'cpu', 0.3)
-    assert predictor.visualizer.dataset_meta['classes'] == ('dark', 'light')
-    predicted = predictor.predict(cv2.imread(str(data / 'images' / '0.png')))
-    assert set(predicted.pred_instances.labels.tolist()) <= {0, 1}
-
-
 @pytest.mark.parametrize(
     ('inputs', 'message'),
     [
@@ -74,8 +47,8 @@ def test_classes_are_those_of_the_config(tmp_path: Path, data: Path) -> None:  #
         (['DATA/coco.json'], r'coco.json. is neither an image nor a video \(.bmp'),
         (['DATA/images/0.png', 'DATA/maps'], "two inputs are called '0.png'"),
         (['DATA/images', '--out-dir', 'DATA/images'], "0.png' would be overwritten"),
-        (['DATA/images', '--device', 'cuda:99'], "--device 'cuda:99' cannot be used"),
-        (['DATA/images', '--device', 'abacus'], "--device 'abacus' cannot be used"),
+        (['DATA/images', '--device', 'cuda:99'], "error: device 'cuda:99' cannot be used"),
+        (['DATA/images', '--device', 'abacus'], "error: device 'abacus' cannot be used"),
     ],
 )
 def test_one_line_errors_before_the_model_is_built(
@@ -85,7 +58,7 @@ def test_one_line_errors_before_the_model_is_built(
     inputs: list[str],
     message: str,
 ) -> None:
-    monkeypatch.setattr(TOOL, 'Predictor', None)
+    monkeypatch.setattr('mmlocalattn.visualisation.predictor.get_object_from_string', None)
     config = tiny_data.write_config(tmp_path / 'c.py', tiny_data.DETECTION, data)
     (tmp_path / 'empty').mkdir()
     words = [
@@ -96,7 +69,7 @@ def test_one_line_errors_before_the_model_is_built(
 
 
 def test_says_which_image_cannot_be_read(tmp_path: Path, data: Path) -> None:  # noqa: F811
-    config, checkpoint = write_model(tmp_path, data, 'SEGMENTATION')
+    config, checkpoint = tiny_data.write_model(tmp_path, data, 'SEGMENTATION')
     for name, kind in (('broken.png', 'an image'), ('broken.mp4', 'a video')):
         (tmp_path / name).write_text('nothing')
         with pytest.raises(SystemExit, match=f"{name}' cannot be read as {kind}"):

@@ -1,7 +1,6 @@
-"""tools/merge_reparam.py on a tiny classifier."""
+"""tools/merge_reparam.py: what it prints and how it ends."""
 
 from pathlib import Path
-from types import ModuleType
 
 import pytest
 import tiny_data
@@ -10,109 +9,41 @@ from mmengine.registry import MODELS, DefaultScope
 
 from mmlocalattn.training import load_config
 
+TOOL = tiny_data.load_tool('merge_reparam')
 CONFIG = """
 default_scope = 'mmpretrain'
-model = dict(
-    type='ImageClassifier',
-    backbone=dict(
-        type='mmlocalattn.SlideSwin',
-        arch=dict(
-            embed_dims=(32, 32, 16, 16),
-            depths=(1, 1, 1, 1),
-            num_heads=(1, 1, 2, 2),
-            mlp_ratios=(1, 1, 1, 1),
-        ),
-        num_slide_stages=2,
-        out_indices=(3,),
-    ),
-    neck=dict(type='GlobalAveragePooling'),
-    head=dict(type='LinearClsHead', num_classes=3, in_channels=16),
-)
+model = dict(type='ImageClassifier', backbone=dict(
+    type='mmlocalattn.SlideSwin', num_slide_stages=1, out_indices=(0,),
+    arch=dict(embed_dims=(32,), depths=(1,), num_heads=(1,), mlp_ratios=(1,))))
 """
 
 
 @pytest.fixture
-def tool(monkeypatch: pytest.MonkeyPatch) -> ModuleType:
-    monkeypatch.syspath_prepend(str(tiny_data.ROOT / 'tools'))
-    import merge_reparam
-
-    return merge_reparam
-
-
-def build(config: Path) -> torch.nn.Module:
-    with DefaultScope.overwrite_default_scope('mmpretrain'):
-        return MODELS.build(load_config(str(config)).model).eval()
-
-
-@pytest.fixture
-def paths(tmp_path: Path) -> tuple[Path, Path, Path]:
+def argv(tmp_path: Path) -> list[str]:
     """Config, checkpoint, and where to write."""
-    config, src = tmp_path / 'config.py', tmp_path / 'epoch_12.pth'
-    config.write_text(CONFIG)
-    meta = {'dataset_meta': {'classes': ('a', 'b', 'c')}, 'epoch': 3}
-    torch.save({'meta': meta, 'state_dict': build(config).state_dict()}, src)
-    return config, src, tmp_path / 'new' / 'dst.pth'
+    paths = [str(tmp_path / name) for name in ('config.py', 'src.pth', 'dst.pth')]
+    Path(paths[0]).write_text(CONFIG)
+    with DefaultScope.overwrite_default_scope('mmpretrain'):
+        model = MODELS.build(load_config(paths[0]).model)
+    torch.save({'state_dict': model.state_dict()}, paths[1])
+    return paths
 
 
-def run(tool: ModuleType, *paths: Path) -> None:
-    tool.main([str(path) for path in paths])
+def test_says_what_was_saved(argv: list[str], capsys: pytest.CaptureFixture) -> None:
+    TOOL.main(argv)
+    src, dst = (Path(path).stat().st_size for path in argv[1:])
+    printed = capsys.readouterr().out
+    assert printed.startswith(f'{argv[2]}: {(src - dst) / 1e3:.1f} kB smaller, outputs differ by ')
 
 
-def test_merges_every_layer(tool, paths, capsys):
-    config, src, dst = paths
-    run(tool, *paths)
-    before, after = (torch.load(path, weights_only=True) for path in (src, dst))
-    assert dst.stat().st_size < src.stat().st_size
-    assert 'kB smaller' in capsys.readouterr().out
-    assert set(after) == {'state_dict', 'meta'}
-    assert after['meta']['dataset_meta'] == {'classes': ('a', 'b', 'c')}
-    names = [name for name in after['state_dict'] if '.merged.' in name]
-    assert len(names) == 4
-    assert not any('.deform.' in name or '.shift.' in name for name in after['state_dict'])
-
-    image, outputs = torch.randn(1, 3, 70, 90), []
-    for checkpoint in (before, after):
-        model = build(config)
-        model.load_state_dict(checkpoint['state_dict'])
-        with torch.no_grad():
-            outputs.append(model(image))
-    torch.testing.assert_close(outputs[1], outputs[0], rtol=1e-5, atol=1e-5)
-
-
-def fails(tool, paths, message):
-    config, src, dst = paths
-    with pytest.raises(SystemExit, match=message) as error:
-        run(tool, config, src, dst)
-    assert 'Nothing was written' in str(error.value)
-    assert not dst.exists()
-
-
-def test_merging_twice_is_an_error(tool, paths, tmp_path):
-    config, _, dst = paths
-    run(tool, *paths)
-    fails(tool, (config, dst, tmp_path / 'again.pth'), r'blocks\.0\.attn.* are merged already')
-
-
-def test_a_model_without_slide_attention(tool, paths):
-    paths[0].write_text(CONFIG.replace('num_slide_stages=2', 'num_slide_stages=0'))
-    fails(tool, paths, 'has no slide attention to merge')
-
-
-def test_a_checkpoint_of_another_model(tool, paths):
-    paths[0].write_text(
-        CONFIG.replace('SlideSwin', 'SlideCSwin').replace('mlp_', 'split_sizes=(None,) * 4, mlp_')
-    )
-    fails(tool, paths, 'unexpected key in source state_dict')
-
-
-def test_a_missing_checkpoint(tool, paths):
-    paths[1].unlink()
-    fails(tool, paths, 'epoch_12.pth')
-
-
-def test_a_wrong_merge_is_not_written(tool, paths, monkeypatch):
-    def merge(layer):
-        layer.deform['weight'].data.add_(0.1)
-
-    monkeypatch.setattr(tool.SlideAttention, 'merge', merge)
-    fails(tool, paths, 'merged outputs differ by')
+@pytest.mark.parametrize('missing', ['config.py', 'src.pth'])
+def test_errors(argv: list[str], missing: str) -> None:
+    path = Path(argv[0]).with_name(missing)
+    path.unlink()
+    with pytest.raises(SystemExit) as error:
+        TOOL.main(argv)
+    first, last = error.value.code.splitlines()
+    assert first.startswith('error: ')
+    assert first.endswith(f"'{path}' does not exist")
+    assert last == 'Nothing was written.'
+    assert not Path(argv[2]).exists()

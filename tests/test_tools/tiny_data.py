@@ -14,8 +14,10 @@ import numpy as np
 import pytest
 import torch
 import yapf.yapflib.yapf_api
-from mmengine.registry import DefaultScope
+from mmengine.registry import MODELS, DefaultScope, init_default_scope
 from mmengine.utils import ManagerMixin
+
+from mmlocalattn.training import adapt_to_device, load_config
 
 ROOT = Path(__file__).parents[2]
 SIDE = 64
@@ -152,6 +154,20 @@ def write_config(path: Path, text: str, data: Path, extra: str = '') -> str:
     filled = text.format(configs=ROOT / 'configs', backbone=BACKBONE, data=data)
     path.write_text(filled + extra)
     return str(path)
+
+
+def write_model(folder: Path, data: Path, task: str) -> tuple[str, Path]:
+    """A config, by the name of one above, and a checkpoint with random weights."""
+    config = write_config(folder / 'c.py', globals()[task], data)
+    cfg = load_config(config)
+    adapt_to_device(cfg)
+    init_default_scope(cfg.default_scope)
+    if 'data_preprocessor' in cfg:
+        cfg.model.setdefault('data_preprocessor', cfg.data_preprocessor)
+    checkpoint = folder / 'model.pth'
+    torch.manual_seed(0)
+    torch.save(dict(state_dict=MODELS.build(cfg.model).state_dict()), checkpoint)
+    return config, checkpoint
 
 
 def load_tool(name: str) -> ModuleType:

@@ -1,5 +1,6 @@
-"""Which checkpoint a run resumes from, and what may be in it."""
+"""Which checkpoint a run resumes from, what may be in one, and loading all of it."""
 
+import io
 import os
 from pathlib import Path
 
@@ -7,8 +8,16 @@ import numpy as np
 import pytest
 import torch
 from mmengine.logging import HistoryBuffer
+from torch import nn
 
-from mmlocalattn.training import allow_mmengine_checkpoints, last_whole_checkpoint, read_seed
+from mmlocalattn.training import (
+    allow_mmengine_checkpoints,
+    last_whole_checkpoint,
+    load_weights,
+    read_checkpoint,
+    read_seed,
+    save_checkpoint,
+)
 
 
 def save(folder: Path, name: str, time: int) -> Path:
@@ -117,3 +126,98 @@ def test_only_history_methods_are_allowed(tmp_path: Path, owner: type, name: str
     else:
         with pytest.raises(Exception, match='which is not allowed'):
             torch.load(tmp_path / 'a.pth', weights_only=True)
+
+
+@pytest.mark.parametrize(
+    ('content', 'message'),
+    [
+        (dict(run=os.system), r'weights_only=True: UnpicklingError .* GLOBAL \w+\.system'),
+        (dict(run=Path), r'weights_only=True: UnpicklingError Unsupported global: GLOBAL pathlib'),
+        ([1, 2], "holds no weights, neither bare nor under 'model' or 'state_dict'"),
+    ],
+)
+def test_files_with_more_or_less_are_refused(tmp_path: Path, content: object, message: str) -> None:
+    path = tmp_path / 'a.pth'
+    torch.save(content, path)
+    with pytest.raises(ValueError, match=rf'a\.pth. .*{message}') as raised:
+        read_checkpoint(path)
+    assert '\n' not in str(raised.value)
+
+
+@pytest.mark.parametrize(('content', 'reason'), [(b'', 'EOFError'), (b'hello', 'KeyError')])
+def test_other_files_are_refused(tmp_path: Path, content: bytes, reason: str) -> None:
+    path = tmp_path / 'a.pth'
+    path.write_bytes(content)
+    with pytest.raises(ValueError, match=rf'a\.pth. is not a checkpoint .*: {reason}'):
+        read_checkpoint(path)
+    path.unlink()
+    with pytest.raises(FileNotFoundError, match=r'a\.pth. does not exist'):
+        read_checkpoint(path)
+
+
+class Net(nn.Module):
+    """Two parts, one with buffers."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.body = nn.Sequential(nn.Linear(2, 3), nn.BatchNorm1d(3))
+        self.head = nn.Linear(3, 1)
+
+
+@pytest.mark.parametrize('key', ['state_dict', None])
+def test_all_weights_are_loaded(tmp_path: Path, key: str | None) -> None:
+    path, trained, net = tmp_path / 'new' / 'a.pth', Net(), Net()
+    state = trained.state_dict()
+    save_checkpoint({key: state, 'meta': dict(epoch=3)} if key else state, path)
+    content = load_weights(net, path)
+    assert content.get('meta') == (dict(epoch=3) if key else None)
+    torch.testing.assert_close(net.state_dict(), state)
+    other = Net()
+    load_weights(other.body, path, 'body.')
+    torch.testing.assert_close(other.body.state_dict(), trained.body.state_dict())
+    assert not torch.equal(other.head.weight, trained.head.weight)
+
+
+def test_batch_norms_of_old_versions_count_no_batches(tmp_path: Path) -> None:
+    state = {name: v for name, v in Net().state_dict().items() if 'num_batches' not in name}
+    torch.save(state, tmp_path / 'a.pth')
+    load_weights(Net(), tmp_path / 'a.pth')
+
+
+def test_weights_of_another_model(tmp_path: Path) -> None:
+    path, state = tmp_path / 'a.pth', Net().state_dict()
+    del state['body.0.weight'], state['body.0.bias']
+    state['body.norm.weight'] = state['more'] = torch.zeros(1)
+    torch.save(state, path)
+    message = (
+        r'2 missing, the first body\.0\.bias, body\.0\.weight; '
+        r'2 unexpected, the first body\.norm\.weight, more \(tools/convert_checkpoint\.py'
+    )
+    with pytest.raises(ValueError, match=rf'a\.pth. is not of this config: {message}'):
+        load_weights(Net(), path)
+    with pytest.raises(ValueError, match=r'1 unexpected, that is body\.norm\.weight \('):
+        load_weights(Net().body, path, 'body.', optional=['0.'])
+    load_weights(Net().body, path, 'body.', optional=['0.', 'norm.'])
+    load_weights(Net().head, path, 'head.')
+    state['head.weight'] = torch.zeros(4, 3)
+    torch.save(state, path)
+    with pytest.raises(
+        ValueError, match=r'1 of another shape, that is head\.weight \[4, 3\] instead of \[1, 3\]'
+    ):
+        load_weights(Net().head, path, 'head.')
+
+
+def test_an_interrupted_write_leaves_the_old_file(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = save(tmp_path, 'a.pth', 10)
+
+    def full_disk(checkpoint: object, file: io.BufferedWriter) -> None:
+        file.write(b'half')
+        raise OSError('No space left on device')
+
+    monkeypatch.setattr(torch, 'save', full_disk)
+    with pytest.raises(OSError, match='No space left'):
+        save_checkpoint({}, path)
+    assert read_seed(str(path)) == 5
+    assert list(tmp_path.iterdir()) == [path]

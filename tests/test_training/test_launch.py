@@ -4,7 +4,7 @@ import pytest
 import torch
 from mmengine.config import Config, ConfigDict
 
-from mmlocalattn.training import adapt_to_device, launch
+from mmlocalattn.training import adapt_to_device, enable_amp, enable_auto_scale_lr, launch
 
 
 def gpu_config(**kwargs: object) -> Config:
@@ -57,3 +57,15 @@ def test_test_only_config_without_a_gpu(monkeypatch: pytest.MonkeyPatch) -> None
     cfg = Config(dict(model=dict(norm_cfg=dict(type='SyncBN'))))
     adapt_to_device(cfg)
     assert cfg.model == ConfigDict(norm_cfg=dict(type='BN'))
+
+
+def test_options_of_training() -> None:
+    cfg = Config(dict(optim_wrapper=dict(type='OptimWrapper', optimizer=dict(lr=1))))
+    enable_amp(cfg)
+    amp = dict(type='AmpOptimWrapper', loss_scale='dynamic', optimizer=dict(lr=1))
+    assert cfg.optim_wrapper == amp
+    with pytest.raises(ValueError, match=r'needs auto_scale_lr\.base_batch_size in the config'):
+        enable_auto_scale_lr(cfg)
+    cfg.auto_scale_lr = dict(base_batch_size=16, enable=False)
+    enable_auto_scale_lr(cfg)
+    assert cfg.auto_scale_lr.enable is True

@@ -1,16 +1,18 @@
-"""The sampler's position after a resume, without loading the images before it."""
+"""Where a run resumes, and the sampler's position, without loading the images before it."""
 
+from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
 import torch
+from mmengine.config import Config
 from mmengine.dataset import DefaultSampler, InfiniteSampler
 from mmengine.hooks import Hook
 from mmengine.runner import EpochBasedTrainLoop, IterBasedTrainLoop
 from torch import Tensor, nn
 from torch.utils.data import DataLoader, Dataset
 
-from mmlocalattn.training import ExactResumeHook
+from mmlocalattn.training import ExactResumeHook, apply_resume
 
 BATCH = 3
 
@@ -114,3 +116,26 @@ def test_every_step_has_its_own_random_numbers() -> None:
     draws = [draw(*step) for step in steps]
     assert len(set(draws)) == len(steps)
     assert [draw(*step) for step in reversed(steps)] == draws[::-1]
+
+
+def test_a_config_that_resumes(tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
+    cfg = Config(dict(work_dir=str(tmp_path), randomness=dict(seed=1, deterministic=True)))
+    apply_resume(cfg, 'auto')
+    assert f'No checkpoint in {tmp_path}: training from the start.' in capsys.readouterr().out
+    assert 'resume' not in cfg
+    checkpoint = str(tmp_path / 'epoch_1.pth')
+    torch.save(dict(meta=dict(seed=17)), checkpoint)
+    apply_resume(cfg, 'auto')
+    assert (cfg.resume, cfg.load_from) == (True, checkpoint)
+    assert cfg.randomness == dict(seed=17, deterministic=True)
+    assert f'Resuming from {checkpoint}.' in capsys.readouterr().out
+
+
+def test_checkpoints_that_cannot_be_resumed(tmp_path: Path) -> None:
+    cfg, broken = Config(dict(work_dir=str(tmp_path))), tmp_path / 'epoch_1.pth'
+    with pytest.raises(FileNotFoundError, match=r"checkpoint 'no\.pth' does not exist"):
+        apply_resume(cfg, 'no.pth')
+    broken.write_text('half')
+    with pytest.raises(ValueError, match=r'is not whole; --resume alone finds one that is'):
+        apply_resume(cfg, str(broken))
+    assert 'resume' not in cfg

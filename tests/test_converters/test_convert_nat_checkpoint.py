@@ -1,7 +1,5 @@
-"""tools/convert_checkpoint.py on classifiers, detectors and segmentors of NAT and DiNAT."""
+"""Classifiers, detectors and segmentors of NAT and DiNAT to ours."""
 
-import argparse
-import json
 import pickle
 from pathlib import Path
 
@@ -12,12 +10,11 @@ import torch
 from mmengine.config import Config
 from mmengine.registry import MODELS, DefaultScope
 from mmengine.runner import load_checkpoint
-from test_convert_checkpoint import load_script
 from tiny_data import NUM_IMAGES, data, quick  # noqa: F401
 
 from mmlocalattn.backbones.nat import NAT, DiNAT
+from mmlocalattn.converters.convert import FAMILIES, convert_checkpoint
 
-script = load_script()
 CONFIGS = Path(__file__).parents[2] / 'configs'
 ARCH = {
     'embed_dims': [8, 12, 16, 24],
@@ -85,10 +82,6 @@ def build(model, scope='mmpretrain', device='cpu'):
         return MODELS.build(model)
 
 
-def convert(*args):
-    script.main([str(arg) for arg in args])
-
-
 def weights_of(path):
     return torch.load(path, weights_only=True)['state_dict']
 
@@ -111,12 +104,12 @@ def classifier(tmp_path):
 
 
 @pytest.mark.parametrize('family', ['nat', 'dinat'])
-def test_classifier(classifier, family, tmp_path, capsys):
+def test_classifier(classifier, family, tmp_path):
     dst = tmp_path / 'ours.pth'
-    convert(family, tmp_path / 'released.pth', dst, '--arch', json.dumps(ARCH))
+    converted = convert_checkpoint(family, tmp_path / 'released.pth', dst, ARCH)
     meta = torch.load(dst, weights_only=True)['meta']
     assert (meta['arch'], meta['kernel_size']) == (ARCH, 7)
-    assert 'tensors in backbone, head' in capsys.readouterr().out
+    assert converted.parts == ['backbone', 'head']
     other = build(CLASSIFIER)
     load_checkpoint(other, str(dst), map_location='cpu', strict=True)
     for name, tensor in classifier.state_dict().items():
@@ -128,15 +121,15 @@ def test_backbone_alone(classifier, tmp_path):
     alone = {name: weights[name] for name in weights if not name.startswith(('norm.', 'head.'))}
     torch.save(alone, tmp_path / 'released.pth')
     dst = tmp_path / 'ours.pth'
-    convert('nat', tmp_path / 'released.pth', dst, '--arch', json.dumps(ARCH))
+    convert_checkpoint('nat', tmp_path / 'released.pth', dst, ARCH)
     assert all(name.startswith('backbone.st') for name in weights_of(dst))
 
 
 def test_a_classifier_without_its_norm_is_incomplete(classifier, tmp_path):
     weights = release(classifier, classifier=True)
     torch.save({k: v for k, v in weights.items() if k != 'norm.bias'}, tmp_path / 'released.pth')
-    with pytest.raises(SystemExit, match=r'missing +backbone\.output_norms\.3\.bias \(24,\)\n'):
-        convert('nat', tmp_path / 'released.pth', tmp_path / 'x.pth', '--arch', json.dumps(ARCH))
+    with pytest.raises(ValueError, match=r'missing +backbone\.output_norms\.3\.bias \(24,\)$'):
+        convert_checkpoint('nat', tmp_path / 'released.pth', tmp_path / 'x.pth', ARCH)
     assert not (tmp_path / 'x.pth').exists()
 
 
@@ -144,7 +137,7 @@ def test_the_window_is_found_by_its_position_bias(tmp_path):
     model = {**CLASSIFIER, 'backbone': {**CLASSIFIER['backbone'], 'kernel_size': 11}}
     torch.save(release(build(model), classifier=True), tmp_path / 'released.pth')
     dst = tmp_path / 'ours.pth'
-    convert('dinat', tmp_path / 'released.pth', dst, '--arch', json.dumps(ARCH))
+    convert_checkpoint('dinat', tmp_path / 'released.pth', dst, ARCH)
     assert torch.load(dst)['meta']['kernel_size'] == 11
     load_checkpoint(build(model), str(dst), map_location='cpu', strict=True)
 
@@ -157,14 +150,14 @@ def test_the_arch_is_found_by_shapes(backbone, arch):
         model = backbone(arch, output_norm=False)
     weights = {released_name(name): tensor for name, tensor in model.state_dict().items()}
     family, other = ('nat', 'dinat') if backbone is NAT else ('dinat', 'nat')
-    assert script.FAMILIES[family].find_arch(weights) == arch
+    assert FAMILIES[family].find_arch(weights) == arch
     if arch in ('small', 'large'):  # the sizes in which NAT and DiNAT differ
         with pytest.raises(ValueError, match=f'it looks like {family}$'):
-            script.FAMILIES[other].parse_arch(weights, None)
+            FAMILIES[other].choose_arch(weights)
 
 
 @pytest.mark.parametrize('name', SMALL)
-def test_whole_model(name, tmp_path, capsys):
+def test_whole_model(name, tmp_path):
     config = Config.fromfile(CONFIGS / name)
     config.model.backbone.arch = ARCH
     config.merge_from_dict(SMALL[name])
@@ -178,11 +171,10 @@ def test_whole_model(name, tmp_path, capsys):
     torch.save(dict(meta=meta, state_dict=release(model), optimizer=optimizer), src)
 
     family = 'nat_seg' if 'upernet' in name else 'nat_det'
-    convert(family, src, dst, '--config', tmp_path / 'small.py')
+    convert_checkpoint(family, src, dst, config=tmp_path / 'small.py')
     checkpoint = torch.load(dst, weights_only=True)
     assert checkpoint['meta']['config'] == 'small.py'
     assert set(checkpoint) == {'state_dict', 'meta'}
-    assert capsys.readouterr().out.startswith(f'{dst}: {family}, config small.py, ')
 
     other = build(config.model, config.default_scope)
     load_checkpoint(other, str(dst), map_location='cpu', strict=True)
@@ -190,23 +182,22 @@ def test_whole_model(name, tmp_path, capsys):
         assert torch.equal(other.state_dict()[key], tensor), key
 
     with pytest.raises(
-        SystemExit, match=r'no published model has these weights, .*: pass --config'
+        ValueError, match=r'no published model has these weights, .*: pass --config'
     ):
-        convert(family, src, tmp_path / 'x.pth')
+        convert_checkpoint(family, src, tmp_path / 'x.pth')
     other_family = 'nat_det' if family == 'nat_seg' else 'nat_seg'
-    with pytest.raises(SystemExit, match=f'not a checkpoint of .*: it looks like {family}\n'):
-        convert(other_family, src, tmp_path / 'x.pth')
+    with pytest.raises(ValueError, match=f'not a checkpoint of .*: it looks like {family}$'):
+        convert_checkpoint(other_family, src, tmp_path / 'x.pth')
     broken = release(model)
     broken['backbone.levels.0.blocks.0.attn.rpb'] = torch.zeros(2, 5, 5)
     broken['ema_backbone_norm0_bias'] = broken.pop('backbone.norm0.bias')
     torch.save(broken, src)
-    with pytest.raises(SystemExit) as error:
-        convert(family, src, tmp_path / 'x.pth', '--config', tmp_path / 'small.py')
+    with pytest.raises(ValueError, match='does not match the model') as error:
+        convert_checkpoint(family, src, tmp_path / 'x.pth', config=tmp_path / 'small.py')
     assert [' '.join(line.split()) for line in str(error.value).splitlines()[1:]] == [
         'missing backbone.output_norms.0.bias (8,)',
         'shape backbone.stages.0.blocks.0.attn.rel_pos_bias (2, 5, 5), expected (2, 13, 13)',
         'unexpected ema_backbone_norm0_bias (8,)',
-        'Nothing was written.',
     ]
     assert not (tmp_path / 'x.pth').exists()
 
@@ -218,7 +209,7 @@ def test_a_converted_detector_can_be_tested(tmp_path, data):  # noqa: F811
     model = build(Config.fromfile(config).model, 'mmdet')
     src, dst, out = (tmp_path / name for name in ('released.pth', 'ours.pth', 'out.pkl'))
     torch.save({'state_dict': release(model)}, src)
-    convert('nat_det', src, dst, '--config', config)
+    convert_checkpoint('nat_det', src, dst, config=config)
     test = tiny_data.load_tool('test')
     tiny_data.run(test, config, dst, '--work-dir', tmp_path / 'work', '--out', out)
     assert len(pickle.loads(out.read_bytes())) == NUM_IMAGES
@@ -241,14 +232,14 @@ def test_published_model(name):
     their factors."""
     config = Config.fromfile(CONFIGS / name)
     model = build(config.model, config.default_scope, 'meta')
-    family = script.FAMILIES['nat_seg' if name.startswith('upernet') else 'nat_det']
+    family = FAMILIES['nat_seg' if name.startswith('upernet') else 'nat_det']
     weights = release(model)
     assert name in family.find_configs(weights)
-    converted, about = family.convert(weights, argparse.Namespace(arch=None, config=None))
-    assert converted.keys() == model.state_dict().keys()
+    converted = family.convert(weights)
+    assert converted.weights.keys() == model.state_dict().keys()
     nat, dinat = name.replace('dinat', 'nat'), name.replace('dinat', 'nat').replace('nat', 'dinat')
     is_alone = '_s_' in name or '_l_' in name
-    assert about == {'config': name if is_alone else f'{nat} or {dinat}'}
+    assert converted.about == {'config': name if is_alone else f'{nat} or {dinat}'}
 
 
 def test_a_checkpoint_of_another_release(golden, tmp_path):
@@ -256,25 +247,21 @@ def test_a_checkpoint_of_another_release(golden, tmp_path):
     weights = {name[6:]: torch.from_numpy(arrays[name]) for name in arrays if 'param/' in name}
     torch.save(weights, tmp_path / 'released.pth')
     for family in ('nat', 'dinat', 'nat_det', 'nat_seg'):
-        with pytest.raises(SystemExit, match=f'not a checkpoint of {family}: it looks like ssvit'):
-            convert(family, tmp_path / 'released.pth', tmp_path / 'x.pth')
+        with pytest.raises(ValueError, match=f'not a checkpoint of {family}: it looks like ssvit'):
+            convert_checkpoint(family, tmp_path / 'released.pth', tmp_path / 'x.pth')
 
 
 @pytest.mark.parametrize(
-    ('args', 'message'),
+    ('family', 'options', 'message'),
     [
-        (['nat_det', '--arch', 'tiny'], '--arch is for classifiers: nat_det has --config'),
-        (['nat', '--config', 'x.py'], '--config is for detectors and segmentors: nat has --arch'),
-        (['nat'], r"no architecture of \['mini', .*\] has .*\(8, 12, 16, 24\).*: pass --arch"),
-        (['ssvit'], 'not a checkpoint of ssvit: it looks like nat or dinat\n'),
-        (['nat_seg'], 'not a checkpoint of nat_seg: it looks like nat or dinat\n'),
+        ('nat_det', dict(arch='tiny'), '--arch is for classifiers: nat_det has --config'),
+        ('nat', dict(config='x.py'), '--config is for detectors and segmentors: nat has --arch'),
+        ('nat', {}, r"no architecture of \['mini', .*\] has .*\(8, 12, 16, 24\).*: pass --arch"),
+        ('ssvit', {}, 'not a checkpoint of ssvit: it looks like nat or dinat$'),
+        ('nat_seg', {}, 'not a checkpoint of nat_seg: it looks like nat or dinat$'),
     ],
 )
-def test_wrong_arguments(classifier, tmp_path, args, message):
-    if args[0] == 'nat_det':
-        whole = {f'backbone.{name}': t for name, t in release(classifier, True).items()}
-        whole['rpn_head.rpn_conv.weight'] = torch.zeros(1)
-        torch.save(whole, tmp_path / 'released.pth')
-    with pytest.raises(SystemExit, match=message):
-        convert(args[0], tmp_path / 'released.pth', tmp_path / 'x.pth', *args[1:])
+def test_wrong_arguments(classifier, tmp_path, family, options, message):
+    with pytest.raises(ValueError, match=message):
+        convert_checkpoint(family, tmp_path / 'released.pth', tmp_path / 'x.pth', **options)
     assert not (tmp_path / 'x.pth').exists()

@@ -1,14 +1,13 @@
-"""tools/convert_checkpoint.py slide_swin."""
+"""Classifiers of Slide-Swin to ours."""
 
-import json
 from pathlib import Path
-from types import ModuleType
 
 import pytest
-import tiny_data
 import torch
 from mmengine.registry import DefaultScope
 from mmengine.runner import load_checkpoint
+
+from mmlocalattn.converters.convert import FAMILIES, convert_checkpoint
 
 ARCH = {
     'embed_dims': [16, 32, 64, 128],
@@ -16,14 +15,6 @@ ARCH = {
     'num_heads': [1, 2, 2, 4],
     'mlp_ratios': [4, 4, 4, 4],
 }
-
-
-@pytest.fixture
-def tool(monkeypatch: pytest.MonkeyPatch) -> ModuleType:
-    monkeypatch.syspath_prepend(str(tiny_data.ROOT / 'tools'))
-    import convert_checkpoint
-
-    return convert_checkpoint
 
 
 @pytest.fixture
@@ -45,27 +36,26 @@ def released(golden) -> dict[str, torch.Tensor]:
     return weights
 
 
-def run(tool: ModuleType, weights: dict, folder: Path, family: str = 'slide_swin') -> dict:
+def run(weights: dict, folder: Path, family: str = 'slide_swin') -> dict:
     torch.save({'model': weights}, folder / 'released.pth')
-    arguments = [str(folder / 'released.pth'), str(folder / 'ours.pth'), '--arch', json.dumps(ARCH)]
-    tool.main([family, *arguments])
+    convert_checkpoint(family, folder / 'released.pth', folder / 'ours.pth', ARCH)
     return torch.load(folder / 'ours.pth', weights_only=True)
 
 
-def fails(tool: ModuleType, weights: dict, folder: Path, message: str, **options: str) -> None:
-    with pytest.raises(SystemExit, match=message):
-        run(tool, weights, folder, **options)
+def fails(weights: dict, folder: Path, message: str, **options: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        run(weights, folder, **options)
     assert not (folder / 'ours.pth').exists()
 
 
-def test_result_loads_whole_in_a_classifier(tool, released, tmp_path):
+def test_result_loads_whole_in_a_classifier(released, tmp_path):
     from mmpretrain.registry import MODELS
 
     buffers = {
         'layers.2.blocks.1.attn_mask': torch.zeros(4, 49, 49),
         'layers.2.blocks.1.attn.relative_position_index': torch.zeros(49, 49, dtype=torch.int64),
     }
-    meta = run(tool, {**released, **buffers}, tmp_path)['meta']
+    meta = run({**released, **buffers}, tmp_path)['meta']
     assert (meta['num_slide_stages'], meta['kernel_size'], meta['window_size']) == (2, 3, 7)
     backbone = dict(type='mmlocalattn.SlideSwin', arch=ARCH, out_indices=(3,))
     head = dict(type='LinearClsHead', num_classes=10, in_channels=128)
@@ -85,27 +75,27 @@ def test_result_loads_whole_in_a_classifier(tool, released, tmp_path):
     )
 
 
-def test_every_difference_is_an_error(tool, released, tmp_path):
+def test_every_difference_is_an_error(released, tmp_path):
     del released['layers.3.blocks.1.attn.relative_position_bias_table']
     released['layers.0.blocks.0.attn.rpe'] = torch.zeros(2)
-    fails(tool, released, tmp_path, r'missing +backbone\.stages\.3\.blocks\.1\.attn\.rel_pos_bias')
-    fails(tool, released, tmp_path, r'unexpected +layers\.0\.blocks\.0\.attn\.rpe')
+    fails(released, tmp_path, r'missing +backbone\.stages\.3\.blocks\.1\.attn\.rel_pos_bias')
+    fails(released, tmp_path, r'unexpected +layers\.0\.blocks\.0\.attn\.rpe')
 
 
-def test_a_trained_shift_is_an_error(tool, released, tmp_path):
+def test_a_trained_shift_is_an_error(released, tmp_path):
     released['layers.0.blocks.0.attn.dep_conv.weight'][4] += 0.5
-    fails(tool, released, tmp_path, 'is not the fixed shift')
+    fails(released, tmp_path, 'is not the fixed shift')
 
 
-def test_other_families_are_told_apart(tool, released, golden, tmp_path):
-    fails(tool, released, tmp_path, 'it looks like slide_swin', family='nat')
+def test_other_families_are_told_apart(released, golden, tmp_path):
+    fails(released, tmp_path, 'it looks like slide_swin', family='nat')
     ssvit = {name[6:]: torch.from_numpy(a) for name, a in golden('ssvit_small_224x256').items()}
-    fails(tool, ssvit, tmp_path, 'not a checkpoint of slide_swin: it looks like ssvit')
+    fails(ssvit, tmp_path, 'not a checkpoint of slide_swin: it looks like ssvit')
 
 
 @pytest.mark.parametrize('arch', ['tiny', 'small', 'base'])
-def test_the_arch_is_found_by_shapes(tool, arch):
-    family = tool.FAMILIES['slide_swin']
+def test_the_arch_is_found_by_shapes(arch):
+    family = FAMILIES['slide_swin']
     settings = family.backbone.arch_settings[arch]
     weights = {
         f'layers.{stage}.blocks.{block}.norm1.weight': torch.empty(dim)

@@ -1,0 +1,66 @@
+"""From a config to the module that is exported, and what the user of its file must know."""
+
+from pathlib import Path
+
+import torch
+from mmengine.config import Config
+from mmengine.model import revert_sync_batchnorm
+from mmengine.registry import MODELS, init_default_scope
+from torch import nn
+
+from mmlocalattn import __version__
+from mmlocalattn.export.files import FeatureMaps, Size, exportable
+from mmlocalattn.training import load_weights
+
+CLASSIFIER_SIZES: list[Size] = [(224, 224), (256, 320), (384, 288)]
+DENSE_SIZES: list[Size] = [(512, 512), (480, 640), (608, 448)]
+
+
+def default_sizes(cfg: Config, file_format: str) -> list[Size]:
+    """(height, width) of images on which a file is verified if nobody names others."""
+    sizes = CLASSIFIER_SIZES if cfg.get('default_scope') == 'mmpretrain' else DENSE_SIZES
+    return sizes[:1] if file_format == 'torchscript' else sizes
+
+
+def build_exportable(
+    cfg: Config, checkpoint: str | Path | None = None, part: str = 'model'
+) -> nn.Module:
+    """The part of a config's model that is exported, on the CPU.
+
+    Args:
+        cfg: Whose scope becomes the default one.
+        checkpoint: Weights; without it they are random. What is not exported needs none.
+        part: As for :func:`~mmlocalattn.export.files.exportable`.
+
+    Raises:
+        FileNotFoundError: If the checkpoint does not exist.
+        ValueError: If the model has no such part, or the checkpoint is of another one.
+    """
+    scope = cfg.get('default_scope', 'mmengine')
+    init_default_scope(scope)
+    model = revert_sync_batchnorm(MODELS.build(cfg.model))
+    module = exportable(model, scope, part)
+    if checkpoint is None:
+        return module
+    if not isinstance(module, FeatureMaps):
+        load_weights(model, checkpoint)
+        return module
+    load_weights(module.extract, checkpoint, 'backbone.')
+    if module.neck is not None:
+        load_weights(module.neck, checkpoint, 'neck.')
+    return module
+
+
+def describe(cfg: Config, part: str, sizes: list[Size], file_format: str) -> dict:
+    """What a user of the file must know, for its metadata."""
+    preprocessor = cfg.model.get('data_preprocessor') or cfg.get('data_preprocessor') or {}
+    keys = ('mean', 'std', 'bgr_to_rgb', 'to_rgb', 'pad_size_divisor')
+    return {
+        'mmlocalattn': __version__,
+        'torch': torch.__version__,
+        'config': Path(cfg.filename or '').name,
+        'part': part,
+        'sizes': [list(size) for size in sizes],
+        'preprocessing': {key: preprocessor[key] for key in keys if key in preprocessor},
+        'requires': [] if file_format == 'onnx' else ['import mmlocalattn.ops'],
+    }

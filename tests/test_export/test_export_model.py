@@ -1,0 +1,53 @@
+"""From a config to what is exported."""
+
+from pathlib import Path
+
+import pytest
+import tiny_data
+import torch
+from mmengine.config import Config
+from tiny_data import CLASSIFICATION, DETECTION, quick  # noqa: F401
+
+from mmlocalattn.export import build_exportable, default_sizes, describe
+from mmlocalattn.training import load_config
+
+pytestmark = pytest.mark.usefixtures('quick')
+
+
+def read(folder: Path, text: str) -> Config:
+    return load_config(tiny_data.write_config(folder / 'config.py', text, folder))
+
+
+def test_checkpoint_must_hold_the_exported_weights(tmp_path: Path) -> None:
+    cfg, checkpoint = read(tmp_path, DETECTION), tmp_path / 'weights.pth'
+    module = build_exportable(cfg, part='backbone')
+    weights = {f'backbone.{name}': v + 1 for name, v in module.extract.state_dict().items()}
+    torch.save({'state_dict': {**weights, 'rpn_head.bias': torch.ones(1)}}, checkpoint)
+    loaded = build_exportable(cfg, checkpoint, 'backbone').extract.state_dict()
+    torch.testing.assert_close(loaded, {name[9:]: value for name, value in weights.items()})
+    with pytest.raises(ValueError, match=r'not of this config: 16 missing, the first neck\.'):
+        build_exportable(cfg, checkpoint)
+
+
+def test_a_classifier_is_loaded_whole(tmp_path: Path) -> None:
+    cfg, checkpoint = read(tmp_path, CLASSIFICATION), tmp_path / 'weights.pth'
+    state = build_exportable(cfg).model.state_dict()
+    torch.save({'state_dict': state}, checkpoint)
+    torch.testing.assert_close(build_exportable(cfg, checkpoint).model.state_dict(), state)
+    del state['head.fc.bias']
+    torch.save({'state_dict': state}, checkpoint)
+    with pytest.raises(ValueError, match=r'1 missing, that is head\.fc\.bias'):
+        build_exportable(cfg, checkpoint)
+
+
+def test_description(tmp_path: Path) -> None:
+    cfg = read(tmp_path, CLASSIFICATION)
+    sizes = default_sizes(cfg, 'torchscript')
+    assert sizes == default_sizes(cfg, 'onnx')[:1] == [(224, 224)]
+    assert default_sizes(read(tmp_path, DETECTION), 'pt2')[0] == (512, 512)
+    about = describe(cfg, 'model', sizes, 'pt2')
+    assert about['config'] == 'config.py'
+    assert about['sizes'] == [[224, 224]]
+    assert about['preprocessing']['mean'] == [123.675, 116.28, 103.53]
+    assert about['requires'] == ['import mmlocalattn.ops']
+    assert describe(cfg, 'model', sizes, 'onnx')['requires'] == []

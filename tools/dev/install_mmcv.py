@@ -1,0 +1,191 @@
+"""Install mmcv from its source distribution in a fraction of the usual time.
+
+    python tools/dev/install_mmcv.py mmcv==2.1.0 --wheels FOLDER
+
+mmcv compiles some 77 C++ files, and nearly all of the time goes into PyTorch's headers, which each
+file parses anew. Here they are compiled as a few units that include many of them. Nothing else
+differs: setup.py, its switches (FORCE_CUDA, MMCV_CUDA_ARGS, MAX_JOBS, ...), the flags and the
+operators are mmcv's own. Files whose names for functions or types clash go to different units, and
+a file's macros end with it. Should the units not compile after all, mmcv is built file by file, and
+that is said.
+
+The wheel is kept, by the versions of torch and Python, and is all that the next time needs.
+Runs in a Python that has torch and what mmcv's setup.py needs.
+"""
+
+import argparse
+import os
+import re
+import shutil
+import subprocess
+import sys
+import tarfile
+import tempfile
+from collections.abc import Sequence
+from pathlib import Path
+
+FILES_PER_UNIT = 20
+STEP = re.compile(r'\[(\d+)/(\d+)\] ')
+COMMENT = re.compile(r'//[^\n]*|/\*.*?\*/', re.DOTALL)
+MACRO = re.compile(r'^[ \t]*#[ \t]*define[ \t]+(\w+)', re.MULTILINE)
+DIRECTIVE = re.compile(r'^[ \t]*#(?:[^\n]*\\\n)*[^\n]*', re.MULTILINE)
+TEMPLATE = re.compile(r'\btemplate\s*<[^{}()]*>')
+TYPE = re.compile(r'\b(?:struct|class|enum|union)\s+(\w+)[^()]*$')
+FUNCTION = re.compile(r'(\w+)\s*\(')
+
+
+def read(file: Path) -> str:
+    """The text of a source file."""
+    return file.read_text(encoding='utf-8', errors='replace')
+
+
+def defined_names(source: str) -> set[str]:
+    """The functions and types that a C++ file defines outside of any braces."""
+    names = set()
+    depth, head = 0, ''
+    for char in DIRECTIVE.sub('', COMMENT.sub(' ', source)):
+        if char == '{':
+            if depth == 0:
+                found = TYPE.search(head) or FUNCTION.search(TEMPLATE.sub('', head))
+                names |= {found[1]} if found else set()
+            depth += 1
+        elif char == '}':
+            depth -= 1
+            head = ''
+        elif char == ';' and depth == 0:
+            head = ''
+        elif depth == 0:
+            head += char
+    return names
+
+
+def group(files: Sequence[Path], number: int) -> list[list[Path]]:
+    """Share files out among ``number`` units of about the same size, of more where names clash.
+
+    The order within a unit is that of the names of the files, so that builds repeat.
+    """
+    units: list[tuple[list[Path], set[str]]] = [([], set()) for _ in range(number)]
+    for file in sorted(files, key=lambda file: (-file.stat().st_size, file.name)):
+        names = defined_names(read(file))
+        free = [unit for unit in units if not unit[1] & names]
+        if not free:
+            units.append(([], set()))
+            free = units[-1:]
+        members, known = min(free, key=lambda unit: sum(f.stat().st_size for f in unit[0]))
+        members.append(file)
+        known |= names
+    return [sorted(members) for members, _ in units if members]
+
+
+def merge(files: Sequence[Path], folder: Path) -> int:
+    """Replace files by units that include them.
+
+    Args:
+        files: Of one suffix; mmcv's setup.py takes all that are in their folders.
+        folder: For the units.
+
+    Returns:
+        How many units there are.
+    """
+    units = group(files, -(-len(files) // FILES_PER_UNIT))
+    for index, members in enumerate(units):
+        lines = []
+        for file in members:
+            macros = sorted({*MACRO.findall(COMMENT.sub(' ', read(file)))})
+            hidden = file.rename(file.with_name(f'{file.name}.inc'))
+            lines.append(f'#include "{hidden.relative_to(folder)}"\n')
+            lines += [f'#undef {name}\n' for name in macros]
+        (folder / f'unit{index}{files[0].suffix}').write_text(''.join(lines))
+    return len(units)
+
+
+def download(pin: str, folder: Path) -> Path:
+    """Fetch a source distribution and unpack it.
+
+    Returns:
+        The folder with its setup.py.
+    """
+    pip = [sys.executable, '-m', 'pip', '--disable-pip-version-check', 'download', '--quiet']
+    options = ['--no-deps', '--no-build-isolation', '--no-binary', ':all:', '--dest', str(folder)]
+    subprocess.run([*pip, *options, pin], check=True)
+    (archive,) = folder.glob('*.tar.gz')
+    with tarfile.open(archive) as content:
+        content.extractall(folder, filter='data')
+    (setup,) = folder.glob('*/setup.py')
+    return setup.parent
+
+
+def build(source: Path, log: Path) -> Path | None:
+    """Build a wheel, with a line of progress for each unit.
+
+    Returns:
+        The wheel, or None if the build failed; ``log`` says why then.
+    """
+    command = [sys.executable, '-u', 'setup.py', 'bdist_wheel', '--dist-dir', 'dist']
+    process = subprocess.Popen(
+        command, cwd=source, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
+    )
+    with log.open('w') as file:
+        for line in process.stdout or ():
+            file.write(line)
+            if step := STEP.match(line):
+                print(f'{step[1]} of {step[2]} units compiled', flush=True)
+    if process.wait() != 0:
+        return None
+    (wheel,) = (source / 'dist').glob('*.whl')
+    return wheel
+
+
+def wheel_folder(wheels: Path) -> Path:
+    """The folder of what is built for this Python, this torch and this machine's kind of device."""
+    import torch
+
+    has_cuda = torch.cuda.is_available() or os.getenv('FORCE_CUDA') == '1'
+    python = f'cp{sys.version_info.major}{sys.version_info.minor}'
+    return wheels / f'{python}-torch{torch.__version__}-{"cuda" if has_cuda else "cpu"}'
+
+
+def built_wheel(pin: str, folder: Path) -> Path:
+    """Build the wheel, whole or not at all.
+
+    Raises:
+        SystemExit: If mmcv does not build.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    log = folder / 'build.log'
+    with tempfile.TemporaryDirectory() as name:
+        print(f'fetching the source distribution of {pin}', flush=True)
+        source = download(pin, Path(name))
+        merged = Path(name, 'merged')
+        shutil.copytree(source, merged)
+        csrc = merged / 'mmcv' / 'ops' / 'csrc' / 'pytorch'
+        merge([*csrc.glob('*.cpp'), *csrc.glob('cpu/*.cpp')], csrc)
+        merge([*csrc.glob('cuda/*.cu')], csrc / 'cuda')
+        wheel = build(merged, log)
+        if wheel is None:
+            print(f'the units do not compile ({log}): file by file, which takes longer', flush=True)
+            wheel = build(source, log)
+        if wheel is None:
+            raise SystemExit(f'error: {pin} does not build, see {log}')
+        partial = folder / f'.{wheel.name}.partial'
+        shutil.copy(wheel, partial)
+        return partial.replace(folder / wheel.name)
+
+
+def main(argv: Sequence[str] | None = None) -> None:
+    """Run the command line."""
+    parser = argparse.ArgumentParser(description=__doc__.partition('\n')[0])
+    parser.add_argument('pin', help='what pip is asked for, as mmcv==2.1.0')
+    parser.add_argument('--wheels', type=Path, required=True, help='folder that keeps the wheels')
+    args = parser.parse_args(argv)
+    folder = wheel_folder(args.wheels)
+    name, _, version = args.pin.partition('==')
+    kept = sorted(folder.glob(f'{name.replace("-", "_")}-{version}-*.whl'))
+    wheel = kept[0] if kept else built_wheel(args.pin, folder)
+    print(f'installing {wheel}', flush=True)
+    pip = [sys.executable, '-m', 'pip', '--disable-pip-version-check', 'install', '--quiet']
+    subprocess.run([*pip, '--no-deps', '--no-index', '--force-reinstall', str(wheel)], check=True)
+
+
+if __name__ == '__main__':
+    main()
