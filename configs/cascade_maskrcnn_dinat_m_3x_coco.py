@@ -1,5 +1,6 @@
-# DiNAT-M. Paper: DiNAT (arXiv 2209.15001), COCO table "Cascade Mask R-CNN": 51.2 box AP,
-# 44.4 mask AP. Released recipe, as NAT, with the dilations of large images.
+# DiNAT-M, with the released recipe, which is that of NAT, and the dilations of large images.
+# Published: 51.2 box AP, 44.4 mask AP (DiNAT, arXiv 2209.15001, COCO table "Cascade Mask R-CNN").
+# Weights: https://shi-labs.com/projects/dinat/checkpoints/coco/cascadedmaskrcnn_dinat_mini.pth
 _base_ = './cascade_maskrcnn_nat_m_3x_coco.py'
 
 # As in the released evaluation, maps smaller than a window grow by zeros.

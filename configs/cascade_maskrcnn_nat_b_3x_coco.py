@@ -1,4 +1,6 @@
-# NAT-B. Paper, COCO table "Cascade Mask R-CNN": 52.3 box AP, 45.1 mask AP. Released recipe.
+# NAT-B, with the released recipe.
+# Published: 52.3 box AP, 45.1 mask AP (COCO table "Cascade Mask R-CNN").
+# Weights: https://shi-labs.com/projects/nat/checkpoints/DET/nat_base_cascademaskrcnn.pth
 _base_ = './cascade_maskrcnn_nat_m_3x_coco.py'
 
 model = dict(

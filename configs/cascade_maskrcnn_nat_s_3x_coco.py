@@ -1,4 +1,6 @@
-# NAT-S. Paper, COCO table "Cascade Mask R-CNN": 52.0 box AP, 44.9 mask AP. Released recipe.
+# NAT-S, with the released recipe.
+# Published: 52.0 box AP, 44.9 mask AP (COCO table "Cascade Mask R-CNN").
+# Weights: https://shi-labs.com/projects/nat/checkpoints/DET/nat_small_cascademaskrcnn.pth
 _base_ = './cascade_maskrcnn_nat_m_3x_coco.py'
 
 model = dict(

@@ -1,5 +1,6 @@
 # Cascade Mask R-CNN, SSViT-S, COCO, 36 epochs, multi-scale training.
-# Paper: SSViT (arXiv 2405.13335), COCO table "Cascade Mask R-CNN 3x": S 53.8 box AP, 46.6 mask AP.
+# Published: 53.8 box AP, 46.6 mask AP (SSViT, arXiv 2405.13335, COCO table "Cascade Mask R-CNN
+# 3x").
 # SSViT's own recipe is not published; this is RMT's: as Mask R-CNN 3x, 4conv1fc SyncBN box heads
 # with GIoU loss, no weight decay on any norm layer, 4e-4 (2e-4 for B).
 # Our choices: 8 GPUs (RMT does not say), dynamic loss scale.

@@ -1,8 +1,8 @@
 # Mask R-CNN, QnA-ViT-T, COCO, 12 epochs.
-# Paper: QnA (arXiv 2112.11435). No table of it that we could find has this detector, and no recipe
-# is released. Our choice: Swin Transformer's, AdamW, 1e-4 for 16 images, weight decay 0.05 but none
-# on norms, position biases and attention scales, 500 warm-up iterations, steps at epochs 8 and 11,
-# mixed precision with dynamic loss scale, drop path as for ImageNet.
+# Published: no table entry (none in QnA, arXiv 2112.11435, that we could find).
+# Our choice, as no recipe is released: Swin Transformer's, AdamW, 1e-4 for 16 images, weight decay
+# 0.05 but none on norms, position biases and attention scales, 500 warm-up iterations, steps at
+# epochs 8 and 11, mixed precision with dynamic loss scale, drop path as for ImageNet.
 # ImageNet weights: see _base_/models/maskrcnn_ssvit.py.
 _base_ = [
     'mmdet::_base_/models/mask-rcnn_r50_fpn.py',

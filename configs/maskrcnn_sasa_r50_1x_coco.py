@@ -1,6 +1,6 @@
 # Mask R-CNN, SASA-ResNet-50 with convolution stem, COCO, 12 epochs.
-# Paper: SASA (arXiv 1906.05909) has no table of Mask R-CNN; this config is our choice: mmdet's 1x
-# recipe of Mask R-CNN R50 (SGD, 0.02 for 16 images), SyncBN, nothing frozen.
+# Published: no table entry (SASA, arXiv 1906.05909, has no Mask R-CNN).
+# Our choice: mmdet's 1x recipe of Mask R-CNN R50 (SGD, 0.02 for 16 images), SyncBN, nothing frozen.
 # ImageNet weights: see _base_/models/maskrcnn_ssvit.py.
 _base_ = [
     'mmdet::_base_/models/mask-rcnn_r50_fpn.py',

@@ -1,9 +1,12 @@
 # Mask R-CNN, Slide-PVT-T, COCO, 12 epochs.
-# Paper: Slide-Transformer (arXiv 2304.04237), COCO table "Mask R-CNN": T 40.4 box AP, 38.1 mask AP.
+# Published: 40.4 box AP, 38.1 mask AP (Slide-Transformer, arXiv 2304.04237, COCO table "Mask
+# R-CNN").
 # Slide-Transformer's own recipe for dense prediction is not published; this is that of its host,
 # PVT (github.com/whai362/PVT, detection/): AdamW, 2e-4 for 16 images, weight decay 1e-4 on every
 # parameter, 500 warm-up iterations, steps at epochs 8 and 11, no output norms, drop path 0.1 (none
-# for M). Our choice: mixed precision. ImageNet weights: see _base_/models/maskrcnn_ssvit.py.
+# for M).
+# Our choice: mixed precision.
+# ImageNet weights: see _base_/models/maskrcnn_ssvit.py.
 _base_ = [
     'mmdet::_base_/models/mask-rcnn_r50_fpn.py',
     'mmdet::_base_/datasets/coco_instance.py',

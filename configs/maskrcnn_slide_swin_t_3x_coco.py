@@ -1,10 +1,12 @@
 # Mask R-CNN, Slide-Swin-T, COCO, 36 epochs, multi-scale training.
-# Paper: Slide-Transformer (arXiv 2304.04237), COCO table "Mask R-CNN": 46.8 box AP, 42.3 mask AP.
+# Published: 46.8 box AP, 42.3 mask AP (Slide-Transformer, arXiv 2304.04237, COCO table "Mask
+# R-CNN").
 # Slide-Transformer's own recipe for dense prediction is not published; this is that of its host,
 # Swin (github.com/SwinTransformer/Swin-Transformer-Object-Detection): AdamW, 1e-4 for 16 images,
 # weight decay 0.05 but none on norms and position biases, 500 warm-up iterations, steps at epochs
 # 27 and 33, the DETR multi-scale augmentation, fp16, shifted windows of 7, drop path 0.2.
-# Our choice: dynamic loss scale. ImageNet weights: see _base_/models/maskrcnn_ssvit.py.
+# Our choice: dynamic loss scale.
+# ImageNet weights: see _base_/models/maskrcnn_ssvit.py.
 _base_ = [
     'mmdet::_base_/models/mask-rcnn_r50_fpn.py',
     './_base_/datasets/coco_instance_multiscale.py',

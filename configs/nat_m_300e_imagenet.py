@@ -1,10 +1,11 @@
 # NAT-M, ImageNet-1k, 300 epochs at 224x224 and 10 at the lowest learning rate.
-# Paper: NAT (arXiv 2204.07143), ImageNet table: M 81.8 top-1. The recipe is that of the released
-# code (github.com/SHI-Labs/Neighborhood-Attention-Transformer, classification/), timm's: AdamW,
-# 1e-3, weight decay 0.05, cosine to 5e-6 after 20 warm-up epochs from 1e-6, RandAugment 9 (mstd
-# 0.5), mixup 0.8, CutMix 1.0, random erasing 0.25, label smoothing 0.1, gradients clipped to norm
-# 5, 128 images per GPU, drop path 0.2 (0.3 for S, 0.5 for B). timm leaves colour jitter out when
-# RandAugment is on; so does this config.
+# Published: 81.8 top-1 (NAT, arXiv 2204.07143, ImageNet table).
+# Weights: https://shi-labs.com/projects/nat/checkpoints/CLS/nat_mini.pth
+# The recipe is that of the released code (github.com/SHI-Labs/Neighborhood-Attention-Transformer,
+# classification/), timm's: AdamW, 1e-3, weight decay 0.05, cosine to 5e-6 after 20 warm-up epochs
+# from 1e-6, RandAugment 9 (mstd 0.5), mixup 0.8, CutMix 1.0, random erasing 0.25, label smoothing
+# 0.1, gradients clipped to norm 5, 128 images per GPU, drop path 0.2 (0.3 for S, 0.5 for B). timm
+# leaves colour jitter out when RandAugment is on; so does this config.
 # Our choices: 8 GPUs (the code does not say), dynamic loss scale, bicubic resizing.
 _base_ = [
     './_base_/models/classifier.py',

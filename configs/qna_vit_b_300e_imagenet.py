@@ -1,4 +1,5 @@
-# QnA-ViT-B. Paper, table of the released models: 83.9 top-1. Released recipe, 20 warm-up epochs.
+# QnA-ViT-B, with the released recipe, which has 20 warm-up epochs.
+# Published: 83.9 top-1 (table of the released models).
 _base_ = './qna_vit_t_300e_imagenet.py'
 
 model = dict(backbone=dict(arch='base', drop_path_rate=0.5), head=dict(in_channels=768))

@@ -1,10 +1,11 @@
 # QnA-ViT-T, ImageNet-1k, 300 epochs at 224x224.
-# Paper: QnA (arXiv 2112.11435), table of the released models: T 81.7 top-1, 15.7M parameters, 2.5
-# GFLOPs. The recipe is that of the released code (github.com/moabarar/qna): AdamW, 2e-3 for 1024
-# images, weight decay 0.05 but none on position biases and attention scales (it is on norms and
-# biases), cosine to 0 after 5 warm-up epochs from 0 (20 for B), RandAugment 9 (mstd 0.5), colour
-# jitter of strength 0.3 as in SimCLR, mixup 0.8, CutMix 1.0, random erasing 0.25, label smoothing
-# 0.1, mixed precision with dynamic loss scale, no clipping, drop path 0.05 (0.2 for S, 0.5 for B).
+# Published: 81.7 top-1 (QnA, arXiv 2112.11435, table of the released models, with 15.7 M parameters
+# and 2.5 GFLOPs).
+# The recipe is that of the released code (github.com/moabarar/qna): AdamW, 2e-3 for 1024 images,
+# weight decay 0.05 but none on position biases and attention scales (it is on norms and biases),
+# cosine to 0 after 5 warm-up epochs from 0 (20 for B), RandAugment 9 (mstd 0.5), colour jitter of
+# strength 0.3 as in SimCLR, mixup 0.8, CutMix 1.0, random erasing 0.25, label smoothing 0.1, mixed
+# precision with dynamic loss scale, no clipping, drop path 0.05 (0.2 for S, 0.5 for B).
 # Our choices: 8 GPUs, the operations of timm's RandAugment, bicubic resizing, and no jitter of hue
 # (0.06 there), because mmcv's adjust_hue overflows under NumPy 2.
 _base_ = [

@@ -1,6 +1,6 @@
 # RetinaNet, QnA-ViT-T, COCO, 12 epochs.
-# Paper: QnA (arXiv 2112.11435). No table of it that we could find has this detector, and no recipe
-# is released. Our choice: that of maskrcnn_qna_vit_t_1x_coco.py.
+# Published: no table entry (none in QnA, arXiv 2112.11435, that we could find).
+# Our choice, as no recipe is released: that of maskrcnn_qna_vit_t_1x_coco.py.
 # RetinaNet does not use the stride-4 map, so the backbone does not return it (its output norm would
 # get no gradient, which DistributedDataParallel rejects).
 _base_ = [

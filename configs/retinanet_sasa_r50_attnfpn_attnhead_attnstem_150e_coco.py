@@ -1,4 +1,5 @@
-# Attention stem. Paper: appendix A.3, not the counts of table 2.
+# RetinaNet with attentional FPN and head, SASA-ResNet-50 with attention stem.
+# Published: no table entry (appendix A.3 of the paper, not the counts of table 2).
 _base_ = './retinanet_sasa_r50_attnfpn_attnhead_convstem_150e_coco.py'
 
 model = dict(backbone=dict(stem='attention'))

@@ -1,8 +1,8 @@
 # RetinaNet with attentional head, SASA-ResNet-50 with convolution stem.
-# Paper: SASA (arXiv 1906.05909), table 2: 36.6 AP, 22.0 M parameters. With a convolutional
-# FPN, which has the published parameters; with the attentional one of the paper's text, see
-# retinanet_sasa_r50_attnfpn_attnhead_convstem_150e_coco.py. Our choice: the last attention of the
-# head is 256 wide like the others.
+# Published: 36.6 box AP (SASA, arXiv 1906.05909, table 2, with 22.0 M parameters).
+# The FPN is convolutional, which gives the published parameters; with the attentional one of the
+# paper's text, see retinanet_sasa_r50_attnfpn_attnhead_convstem_150e_coco.py.
+# Our choice: the last attention of the head is 256 wide like the others.
 _base_ = ['./retinanet_sasa_r50_convhead_convstem_150e_coco.py']
 
 model = dict(bbox_head=dict(type='mmlocalattn.AttentionRetinaHead'))

@@ -1,9 +1,9 @@
 # RetinaNet, SASA-ResNet-50 with convolution stem, convolutional FPN and head, COCO, 150 epochs.
-# Paper: SASA (arXiv 1906.05909), table 2: 36.8 AP. Its recipe (appendix A.3): batch 64, learning
-# rate from 0 to 0.12 in one epoch, then a cosine, multi-scale jitter, crops of at most 640 pixels,
-# flips.
-# Our choices, where the paper is silent: SGD with momentum 0.9 and weight decay 1e-4; jitter of
-# 0.8 to 1.2, which mmdet's 640-pixel RetinaNet (configs/nas_fpn) has; SyncBN; 8 GPUs.
+# Published: 36.8 box AP (SASA, arXiv 1906.05909, table 2, with 25.9 M parameters for 90 classes).
+# The paper's recipe (appendix A.3): batch 64, learning rate from 0 to 0.12 in one epoch, then a
+# cosine, multi-scale jitter, crops of at most 640 pixels, flips.
+# Our choices, where the paper is silent: SGD with momentum 0.9 and weight decay 1e-4; jitter of 0.8
+# to 1.2, which mmdet's 640-pixel RetinaNet (configs/nas_fpn) has; SyncBN; 8 GPUs.
 _base_ = [
     './_base_/models/retinanet_sasa.py',
     './_base_/datasets/coco_detection_640.py',

@@ -1,6 +1,6 @@
 # RetinaNet, SASA-ResNet-50 with convolution stem, convolutional FPN and head, COCO, 12 epochs.
-# Paper: SASA (arXiv 1906.05909), table 2: 36.8 AP with its own recipe of 150 epochs, for which see
-# retinanet_sasa_r50_convhead_convstem_150e_coco.py. 25.9 M parameters (with 90 classes).
+# Published: no table entry (table 2 of SASA, arXiv 1906.05909, is for 150 epochs; see
+# retinanet_sasa_r50_convhead_convstem_150e_coco.py).
 # Our choice: mmdet's 1x recipe of RetinaNet-R50 (SGD, 0.01 for 16 images), SyncBN, nothing frozen.
 _base_ = [
     './_base_/models/retinanet_sasa.py',

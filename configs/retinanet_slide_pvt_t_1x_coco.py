@@ -1,9 +1,11 @@
 # RetinaNet, Slide-PVT-T, COCO, 12 epochs.
-# Paper: Slide-Transformer (arXiv 2304.04237); no table of RetinaNet is among its released figures.
+# Published: no table entry (no RetinaNet among the released figures of Slide-Transformer, arXiv
+# 2304.04237).
 # Slide-Transformer's own recipe for dense prediction is not published; this is that of its host,
 # PVT (github.com/whai362/PVT, detection/, mmdet's too): AdamW, 1e-4 for 16 images, weight decay
 # 1e-4 on every parameter, the rest as Mask R-CNN 1x.
-# Our choice: mixed precision. ImageNet weights: see _base_/models/maskrcnn_ssvit.py.
+# Our choice: mixed precision.
+# ImageNet weights: see _base_/models/maskrcnn_ssvit.py.
 _base_ = [
     'mmdet::_base_/models/retinanet_r50_fpn.py',
     'mmdet::_base_/datasets/coco_detection.py',

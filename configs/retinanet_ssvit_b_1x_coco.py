@@ -1,4 +1,5 @@
-# SSViT-B. Paper, COCO table "RetinaNet 1x": 49.0 AP. RMT-B recipe.
+# SSViT-B, with the recipe of RMT-B.
+# Published: 49.0 box AP (COCO table "RetinaNet 1x").
 _base_ = './retinanet_ssvit_t_1x_coco.py'
 
 model = dict(

@@ -1,4 +1,5 @@
-# SSViT-L. Paper, COCO table "RetinaNet 1x": 50.0 AP. RMT-L recipe.
+# SSViT-L, with the recipe of RMT-L.
+# Published: 50.0 box AP (COCO table "RetinaNet 1x").
 _base_ = './retinanet_ssvit_t_1x_coco.py'
 
 model = dict(

@@ -1,5 +1,5 @@
 # RetinaNet, SSViT-T, COCO, 12 epochs.
-# Paper: SSViT (arXiv 2405.13335), COCO table "RetinaNet 1x": T 45.6 AP.
+# Published: 45.6 box AP (SSViT, arXiv 2405.13335, COCO table "RetinaNet 1x").
 # SSViT's own recipe is not published; this is RMT's (github.com/qhfan/RMT, detect/): AdamW, 4e-4
 # (2e-4 for L), weight decay 1e-4 on every parameter, the rest as Mask R-CNN 1x.
 # Our choices: 8 GPUs (RMT does not say), dynamic loss scale.

@@ -1,7 +1,7 @@
 # SASA-ResNet-26 with convolution stem, ImageNet-1k, 130 epochs at 224x224.
-# Paper: SASA (arXiv 1906.05909), table 1: 75.8 top-1, 10.3 M parameters. Its recipe (appendix A.2):
-# SGD with Nesterov momentum, 1.6 for 4096 images, 10 epochs of linear warm-up, a cosine, decay
-# 0.9999 of the statistics of BatchNorm and of the averaged weights.
+# Published: 75.8 top-1 (SASA, arXiv 1906.05909, table 1, with 10.3 M parameters).
+# The paper's recipe (appendix A.2): SGD with Nesterov momentum, 1.6 for 4096 images, 10 epochs of
+# linear warm-up, a cosine, decay 0.9999 of the statistics of BatchNorm and of the averaged weights.
 # Our choices, where the paper is silent: momentum 0.9, weight decay 1e-4 but none on norms, random
 # crops and flips alone, cross-entropy without smoothing, cosine to 0, SyncBN, mixed precision.
 _base_ = [

@@ -1,7 +1,7 @@
 # Semantic FPN, QnA-ViT-T, ADE20K, 512x512 crops, 80 000 iterations.
-# Paper: QnA (arXiv 2112.11435), which has no table of segmentation that we could find. Our choice:
-# PVT's recipe, AdamW, 1e-4 for 16 images, weight decay 1e-4, polynomial decay; drop path as for
-# ImageNet and mixed precision.
+# Published: no table entry (none in QnA, arXiv 2112.11435, that we could find).
+# Our choice: PVT's recipe, AdamW, 1e-4 for 16 images, weight decay 1e-4, polynomial decay; drop
+# path as for ImageNet and mixed precision.
 # ImageNet weights: see _base_/models/maskrcnn_ssvit.py.
 _base_ = [
     './_base_/models/semfpn.py',

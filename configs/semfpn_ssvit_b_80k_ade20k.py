@@ -1,4 +1,5 @@
-# SSViT-B. Paper, ADE20K table "Semantic FPN": 51.0 mIoU. RMT-B recipe.
+# SSViT-B, with the recipe of RMT-B.
+# Published: 51.0 mIoU (ADE20K table "Semantic FPN").
 _base_ = './semfpn_ssvit_t_80k_ade20k.py'
 
 model = dict(

@@ -1,4 +1,5 @@
-# SSViT-L. Paper, ADE20K table "Semantic FPN": 51.5 mIoU. RMT-L recipe.
+# SSViT-L, with the recipe of RMT-L.
+# Published: 51.5 mIoU (ADE20K table "Semantic FPN").
 _base_ = './semfpn_ssvit_t_80k_ade20k.py'
 
 model = dict(

@@ -1,4 +1,5 @@
-# Slide-CSwin-B. Paper, ImageNet table: 84.7 top-1. CSWin-B recipe.
+# Slide-CSwin-B, with the recipe of CSWin-B.
+# Published: 84.7 top-1 (ImageNet table).
 _base_ = './slide_cswin_t_300e_imagenet.py'
 
 model = dict(backbone=dict(arch='base', drop_path_rate=0.5), head=dict(in_channels=768))

@@ -1,11 +1,12 @@
 # Slide-CSwin-T, ImageNet-1k, 300 epochs at 224x224 and 10 at the lowest learning rate.
-# Paper: Slide-Transformer (arXiv 2304.04237): 83.2 top-1 in a plot, not in the ImageNet table. Its
-# recipe is released for Slide-Swin alone; this is that of the host, CSWin
+# Published: no table entry (83.2 top-1 in a plot of Slide-Transformer, arXiv 2304.04237).
+# The paper's recipe is released for Slide-Swin alone; this is that of the host, CSWin
 # (github.com/microsoft/CSWin-Transformer), timm's: AdamW, 2e-3 for 2048 images, weight decay 0.05,
 # cosine to 1e-5 after 20 warm-up epochs from 1e-6, RandAugment 9 (mstd 0.5), mixup 0.8, CutMix 1.0,
 # random erasing 0.25, label smoothing 0.1, EMA, no clipping, drop path 0.2 (0.4 for S; B: 0.5, 1e-3
 # for 1024 images, weight decay 0.1). timm leaves colour jitter out when RandAugment is on; so does
-# this config. Our choices: 16 GPUs x 128 images, dynamic loss scale, bicubic resizing.
+# this config.
+# Our choices: 16 GPUs x 128 images, dynamic loss scale, bicubic resizing.
 _base_ = [
     './_base_/models/classifier.py',
     './_base_/datasets/imagenet_224.py',

@@ -1,4 +1,5 @@
-# Slide-NAT-S. Paper, ImageNet table: 84.3 top-1. NAT-S recipe.
+# Slide-NAT-S, with the recipe of NAT-S.
+# Published: 84.3 top-1 (ImageNet table).
 _base_ = './slide_nat_m_300e_imagenet.py'
 
 model = dict(

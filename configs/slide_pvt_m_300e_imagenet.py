@@ -1,4 +1,5 @@
-# Slide-PVT-M. Paper: 82.9 top-1 in a plot, not in the ImageNet table. PVT-M recipe.
+# Slide-PVT-M, with the recipe of PVT-M.
+# Published: no table entry (82.9 top-1 in a plot).
 _base_ = './slide_pvt_t_300e_imagenet.py'
 
 model = dict(backbone=dict(arch='medium', drop_path_rate=0.3))

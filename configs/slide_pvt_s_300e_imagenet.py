@@ -1,4 +1,5 @@
-# Slide-PVT-S. Paper, ImageNet table: 81.7 top-1. PVT-S recipe.
+# Slide-PVT-S, with the recipe of PVT-S.
+# Published: 81.7 top-1 (ImageNet table).
 _base_ = './slide_pvt_t_300e_imagenet.py'
 
 model = dict(backbone=dict(arch='small'))

@@ -1,4 +1,5 @@
-# Slide-Swin-B. Paper, ImageNet table: 84.2 top-1. Released recipe.
+# Slide-Swin-B, with the released recipe.
+# Published: 84.2 top-1 (ImageNet table).
 _base_ = './slide_swin_t_300e_imagenet.py'
 
 model = dict(

@@ -1,10 +1,11 @@
 # Slide-Swin-T, ImageNet-1k, 300 epochs at 224x224.
-# Paper: Slide-Transformer (arXiv 2304.04237), ImageNet table: T 82.3 top-1. The recipe is that of
-# the released code (github.com/LeapLabTHU/Slide-Transformer), Swin's: AdamW, 1e-3 for 1024 images,
-# weight decay 0.05 but none on norms, biases and position biases, cosine to 1e-5 after 20 warm-up
-# epochs from 1e-6, RandAugment 9 (mstd 0.5), mixup 0.8, CutMix 1.0, random erasing 0.25, label
-# smoothing 0.1, gradients clipped to norm 5, windows as large as the map, drop path 0.2 (0.3 for S,
-# 0.5 for B). timm leaves colour jitter out when RandAugment is on; so does this config.
+# Published: 82.3 top-1 (Slide-Transformer, arXiv 2304.04237, ImageNet table).
+# The recipe is that of the released code (github.com/LeapLabTHU/Slide-Transformer), Swin's: AdamW,
+# 1e-3 for 1024 images, weight decay 0.05 but none on norms, biases and position biases, cosine to
+# 1e-5 after 20 warm-up epochs from 1e-6, RandAugment 9 (mstd 0.5), mixup 0.8, CutMix 1.0, random
+# erasing 0.25, label smoothing 0.1, gradients clipped to norm 5, windows as large as the map, drop
+# path 0.2 (0.3 for S, 0.5 for B). timm leaves colour jitter out when RandAugment is on; so does
+# this config.
 # Our choice: mixed precision.
 _base_ = [
     './_base_/models/classifier.py',

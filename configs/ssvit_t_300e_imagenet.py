@@ -1,9 +1,10 @@
 # SSViT-T, ImageNet-1k, 300 epochs at 224x224.
-# Paper: SSViT (arXiv 2405.13335), ImageNet table: T 83.0 top-1. The recipe is that of the released
-# classification code and training logs (github.com/qhfan/SSViT): AdamW, 2e-3 for 2048 images,
-# weight decay 0.05, cosine to 1e-5 after 5 warm-up epochs from 1e-6, RandAugment 9 (mstd 0.5),
-# mixup 0.8, cutmix 1.0, random erasing 0.25, label smoothing 0.1, repeated augmentation, EMA,
-# SyncBN, no clipping. timm leaves colour jitter out when RandAugment is on; so does this config.
+# Published: 83.0 top-1 (SSViT, arXiv 2405.13335, ImageNet table).
+# The recipe is that of the released classification code and training logs (github.com/qhfan/SSViT):
+# AdamW, 2e-3 for 2048 images, weight decay 0.05, cosine to 1e-5 after 5 warm-up epochs from 1e-6,
+# RandAugment 9 (mstd 0.5), mixup 0.8, cutmix 1.0, random erasing 0.25, label smoothing 0.1,
+# repeated augmentation, EMA, SyncBN, no clipping. timm leaves colour jitter out when RandAugment is
+# on; so does this config.
 # Our choices: dynamic loss scale, no weight decay on 1-d parameters (timm's habit).
 _base_ = [
     './_base_/datasets/imagenet_224.py',

@@ -1,4 +1,6 @@
-# DiNAT-B. Paper, ADE20K table "UPerNet": 49.6 mIoU (50.4 multi-scale). Released recipe.
+# DiNAT-B, with the released recipe.
+# Published: 49.6 mIoU, 50.4 multi-scale mIoU (ADE20K table "UPerNet").
+# Weights: https://shi-labs.com/projects/dinat/checkpoints/ade20k/upernet_dinat_base.pth
 _base_ = './upernet_dinat_m_160k_ade20k.py'
 
 model = dict(

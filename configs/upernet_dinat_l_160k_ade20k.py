@@ -1,7 +1,9 @@
 # UPerNet, DiNAT-L from ImageNet-22k weights, ADE20K, 640x640 crops, 160 000 iterations.
-# Paper: DiNAT (arXiv 2209.15001), ADE20K table "UPerNet": L 54.0 mIoU (54.9 multi-scale).
-# Released recipe, as NAT, drop path 0.3, no fp16. Our choices: bfloat16, and 640-pixel crops and
-# tests, which the name and the dilations of the released config say but its data settings do not.
+# Published: 54.0 mIoU, 54.9 multi-scale mIoU (DiNAT, arXiv 2209.15001, ADE20K table "UPerNet").
+# Weights: https://shi-labs.com/projects/dinat/checkpoints/ade20k/upernet_dinat_large.pth
+# Released recipe, as NAT, drop path 0.3, no fp16.
+# Our choices: bfloat16, and 640-pixel crops and tests, which the name and the dilations of the
+# released config say but its data settings do not.
 _base_ = [
     './_base_/models/upernet.py',
     './_base_/datasets/ade20k_640.py',

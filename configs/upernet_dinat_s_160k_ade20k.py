@@ -1,4 +1,6 @@
-# DiNAT-S. Paper, ADE20K table "UPerNet": 48.9 mIoU (49.9 multi-scale). Released recipe.
+# DiNAT-S, with the released recipe.
+# Published: 48.9 mIoU, 49.9 multi-scale mIoU (ADE20K table "UPerNet").
+# Weights: https://shi-labs.com/projects/dinat/checkpoints/ade20k/upernet_dinat_small.pth
 _base_ = './upernet_dinat_m_160k_ade20k.py'
 
 model = dict(

@@ -1,4 +1,6 @@
-# NAT-B. Paper, ADE20K table "UPerNet": 48.5 mIoU (49.7 multi-scale). Released recipe.
+# NAT-B, with the released recipe.
+# Published: 48.5 mIoU, 49.7 multi-scale mIoU (ADE20K table "UPerNet").
+# Weights: https://shi-labs.com/projects/nat/checkpoints/SEG/nat_base_upernet.pth
 _base_ = './upernet_nat_m_160k_ade20k.py'
 
 model = dict(

@@ -1,4 +1,6 @@
-# NAT-S. Paper, ADE20K table "UPerNet": 48.0 mIoU (49.5 multi-scale). Released recipe.
+# NAT-S, with the released recipe.
+# Published: 48.0 mIoU, 49.5 multi-scale mIoU (ADE20K table "UPerNet").
+# Weights: https://shi-labs.com/projects/nat/checkpoints/SEG/nat_small_upernet.pth
 _base_ = './upernet_nat_m_160k_ade20k.py'
 
 model = dict(

@@ -1,8 +1,8 @@
 # UPerNet, QnA-ViT-T, ADE20K, 512x512 crops, 160 000 iterations.
-# Paper: QnA (arXiv 2112.11435), which has no table of segmentation that we could find. Our choice:
-# Swin Transformer's recipe, AdamW, 6e-5 for 16 images, weight decay 0.01 but none on norms,
-# position biases and attention scales, linear decay, 1500 warm-up iterations; drop path as for
-# ImageNet and mixed precision.
+# Published: no table entry (none in QnA, arXiv 2112.11435, that we could find).
+# Our choice: Swin Transformer's recipe, AdamW, 6e-5 for 16 images, weight decay 0.01 but none on
+# norms, position biases and attention scales, linear decay, 1500 warm-up iterations; drop path as
+# for ImageNet and mixed precision.
 # ImageNet weights: see _base_/models/maskrcnn_ssvit.py.
 _base_ = [
     './_base_/models/upernet.py',

@@ -1,7 +1,7 @@
 # UPerNet, SASA-ResNet-50 with convolution stem, ADE20K, 512x512 crops, 160 000 iterations.
-# Paper: SASA (arXiv 1906.05909) has no table of segmentation; this config is our choice: the recipe
-# of mmsegmentation's UPerNet R50 (SGD, 0.01 for 16 images, weight decay 5e-4, polynomial decay of
-# power 0.9 to 1e-4).
+# Published: no table entry (SASA, arXiv 1906.05909, has no segmentation).
+# Our choice: the recipe of mmsegmentation's UPerNet R50 (SGD, 0.01 for 16 images, weight decay
+# 5e-4, polynomial decay of power 0.9 to 1e-4).
 # ImageNet weights: see _base_/models/maskrcnn_ssvit.py.
 _base_ = [
     './_base_/models/upernet.py',

@@ -1,4 +1,5 @@
-# SSViT-B. Paper, ADE20K table "UPerNet": 52.2 mIoU. RMT-B recipe.
+# SSViT-B, with the recipe of RMT-B.
+# Published: 52.2 mIoU (ADE20K table "UPerNet").
 _base_ = './upernet_ssvit_s_160k_ade20k.py'
 
 model = dict(

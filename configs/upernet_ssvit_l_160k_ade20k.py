@@ -1,4 +1,5 @@
-# SSViT-L. Paper, ADE20K table "UPerNet": 53.3 mIoU. RMT-L recipe.
+# SSViT-L, with the recipe of RMT-L.
+# Published: 53.3 mIoU (ADE20K table "UPerNet").
 _base_ = './upernet_ssvit_s_160k_ade20k.py'
 
 model = dict(

@@ -1,6 +1,7 @@
 """Every config parses, builds, and trains one step on the sample data as a shrunken copy with all
 parameters used."""
 
+import contextlib
 import copy
 import functools
 import re
@@ -10,7 +11,6 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import cv2
-import mmengine.config.utils
 import numpy as np
 import pytest
 import torch
@@ -19,6 +19,7 @@ from mmengine.dataset import Compose, pseudo_collate
 from mmengine.model import revert_sync_batchnorm
 from mmengine.optim import build_optim_wrapper
 from mmengine.registry import DATASETS, MODELS, DefaultScope, init_default_scope
+from torch.overrides import TorchFunctionMode
 
 from mmlocalattn.training import adapt_to_device, load_config
 
@@ -26,77 +27,11 @@ ROOT = Path(__file__).parents[1]
 CONFIGS = ROOT / 'configs'
 FILES = sorted(CONFIGS.glob('*.py'))
 PUBLISHED = [file for file in FILES if not file.name.startswith('quickstart_')]
-# The configs of each family: file name without the model, and the sizes, the recipe's first.
-SIZES = {
-    'ssvit': {
-        'maskrcnn_{}_1x_coco': 't s b l',
-        'maskrcnn_{}_3x_coco': 's b',
-        'cascade_maskrcnn_{}_3x_coco': 's b',
-        'retinanet_{}_1x_coco': 't s b l',
-        'semfpn_{}_80k_ade20k': 't s b l',
-        'upernet_{}_160k_ade20k': 's b l',
-        '{}_300e_imagenet': 't s b l',
-    },
-    'nat': {
-        'maskrcnn_{}_3x_coco': 'm t s',
-        'cascade_maskrcnn_{}_3x_coco': 'm t s b',
-        'upernet_{}_160k_ade20k': 'm t s b',
-        '{}_300e_imagenet': 'm t s b',
-    },
-    'dinat': {
-        'maskrcnn_{}_3x_coco': 'm t s',
-        'cascade_maskrcnn_{}_3x_coco': 'm t s b l',
-        'upernet_{}_160k_ade20k': 'm t s b l',
-        '{}_300e_imagenet': 'm t s b',
-    },
-    'sasa': {
-        'maskrcnn_{}_1x_coco': 'r50',
-        'retinanet_{}_1x_coco': 'r50_convhead_convstem r50_convhead_attnstem r50_baseline',
-        'retinanet_{}stem_1x_coco': 'r50_attnhead_conv r50_attnhead_attn',
-        'retinanet_{}_attnhead_convstem_1x_coco': 'r50_attnfpn',
-        'retinanet_{}_attnstem_1x_coco': 'r50_attnfpn_attnhead',
-        'retinanet_{}_150e_coco': 'r50_convhead_convstem r50_convhead_attnstem r50_baseline',
-        'retinanet_{}stem_150e_coco': 'r50_attnhead_conv r50_attnhead_attn',
-        'retinanet_{}_attnhead_convstem_150e_coco': 'r50_attnfpn',
-        'retinanet_{}_attnstem_150e_coco': 'r50_attnfpn_attnhead',
-        'upernet_{}_160k_ade20k': 'r50',
-        '{}_130e_imagenet': 'r26 r38 r50 r26_attnstem r38_attnstem r50_attnstem',
-    },
-    'qna_vit': {
-        'maskrcnn_{}_1x_coco': 't s b',
-        'maskrcnn_qna_fpn_{}_1x_coco': 't',
-        'retinanet_{}_1x_coco': 't s b',
-        'detr_{}_150e_coco': 't',
-        'semfpn_{}_80k_ade20k': 't s',
-        'upernet_{}_160k_ade20k': 't s',
-        '{}_300e_imagenet': 't t_7x7 s b',
-    },
-    'slide_nat': {'{}_300e_imagenet': 'm t s'},
-    'slide_cswin': {'{}_300e_imagenet': 't s b'},
-    'slide_pvt': {
-        'maskrcnn_{}_1x_coco': 't s m',
-        'retinanet_{}_1x_coco': 't s',
-        'semfpn_{}_80k_ade20k': 't s',
-        '{}_300e_imagenet': 't s m',
-    },
-    'slide_pvtv2': {
-        'maskrcnn_{}_1x_coco': 'b1 b2',
-        '{}_300e_imagenet': 'b1 b2 b3 b4 b5',
-    },
-    'slide_swin': {
-        'maskrcnn_{}_3x_coco': 't',
-        'cascade_maskrcnn_{}_3x_coco': 't s b',
-        'upernet_{}_160k_ade20k': 't s',
-        '{}_300e_imagenet': 't s b',
-    },
-}
-NAMES = {
-    name.format(f'{family}_{size}'): index
-    for family, configs in SIZES.items()
-    for name, sizes in configs.items()
-    for index, size in enumerate(sizes.split())
-}
-RECIPES = [name for name, index in NAMES.items() if index == 0]
+# What file names call a model and a number of epochs, where it is not the type or the number.
+METHODS = dict(
+    CascadeRCNN='cascademaskrcnn', UPerHead='upernet', FPNHead='semfpn', ImageClassifier=''
+)
+SCHEDULES = {12: '1x', 36: '3x', 310: '300e'}
 
 # Options that make each backbone tiny.
 ARCH = dict(
@@ -127,10 +62,8 @@ SMALL = {
     ),
 }
 HEADS = {'head', 'decode_head', 'auxiliary_head'}  # that read the backbone where no neck does
+TABLES = ('pos_bias', 'attention_scale')  # of position biases
 NUM_CLASSES = {'coco': 80, 'ade20k': 150, 'imagenet': 1000}
-
-# A base in mmdet or mmpretrain makes MMEngine parse all of that package's YAML files, every time.
-mmengine.config.utils.load = functools.lru_cache(mmengine.config.utils.load)
 
 
 def load(name: str | Path) -> Config:
@@ -149,22 +82,44 @@ def parameters(name: str, files: list[Path]) -> pytest.MarkDecorator:
 
 def shrink(model: ConfigDict) -> None:
     """Give the model a tiny backbone, 16 channels wherever it has more, few boxes, small images."""
-    wide = out_channels(model.backbone)
     for key, value in SMALL[model.backbone.type.removeprefix('mmlocalattn.')].items():
         model.backbone[key] = copy.deepcopy(value)
-    narrow = dict(zip(wide, out_channels(model.backbone), strict=True))
-    takers = ['neck'] if 'in_channels' in model.get('neck', {}) else HEADS & model.keys()
-    inputs = {name: model[name].in_channels for name in takers}
+    with shapes_alone():
+        inputs = inputs_of(model, MODELS.build(model.backbone).out_channels)
     for name, part in model.items():
         if name != 'backbone':
             narrow_heads(part)
-    for name, old in inputs.items():
-        model[name].in_channels = [narrow[c] for c in old] if isinstance(old, list) else narrow[old]
+    for name, channels in inputs.items():
+        model[name].in_channels = channels
 
 
-def out_channels(backbone: ConfigDict) -> tuple[int, ...]:
-    with torch.device('meta'):
-        return MODELS.build(backbone).out_channels
+def inputs_of(model: ConfigDict, channels: tuple[int, ...]) -> dict[str, int | list[int]]:
+    """The in_channels of each part that reads a backbone with these out_channels."""
+    readers = ['neck'] if 'in_channels' in model.get('neck', {}) else HEADS & model.keys()
+    return {
+        name: list(channels)
+        if isinstance(model[name].in_channels, list)
+        else channels[model[name].get('in_index', -1)]
+        for name in readers
+    }
+
+
+class NoInitialisation(TorchFunctionMode):
+    """Skip torch.nn.init and what it calls: on the meta device that is most of the work."""
+
+    def __torch_function__(self, func, types, args=(), kwargs=None):
+        name = getattr(func, '__name__', None)
+        in_init = getattr(func, '__module__', None) == 'torch.nn.init'
+        if in_init or name in ('normal_', 'uniform_', 'erfinv_', 'clamp_'):
+            return args[0] if args else kwargs['tensor']
+        return func(*args, **(kwargs or {}))
+
+
+@contextlib.contextmanager
+def shapes_alone() -> Iterator[None]:
+    """Build modules without memory and values."""
+    with torch.device('meta'), NoInitialisation():
+        yield
 
 
 def narrow_heads(node: object) -> None:
@@ -195,16 +150,16 @@ def build(cfg: Config) -> torch.nn.Module:
 
 
 @pytest.fixture(scope='session')
-def sample_data(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Two training images of the sample data set."""
+def sample_batches(tmp_path_factory: pytest.TempPathFactory) -> dict[str, dict]:
+    """A batch of the sample data set for each task."""
     folder = tmp_path_factory.mktemp('sample') / 'digit_cards'
     command = [sys.executable, str(ROOT / 'tools' / 'make_sample_data.py'), '--out', str(folder)]
     subprocess.run([*command, '--num-train', '2', '--num-val', '1', '--size', '96'], check=True)
-    return folder
+    return {task: sample_batch(task, folder) for task in ('mmdet', 'mmseg', 'mmpretrain')}
 
 
 def sample_batch(task: str, folder: Path) -> dict:
-    """The images at 64x64 with the labels of the task, a scope, as its data loader packs them."""
+    """Two images at 64x64 with the labels of the task, a scope, as its data loader packs them."""
     init_default_scope(task)
     load, resize = dict(type='LoadImageFromFile'), dict(type='Resize', scale=(64, 64))
     if task == 'mmdet':
@@ -235,11 +190,11 @@ def sample_batch(task: str, folder: Path) -> dict:
 
 
 @parameters('file', FILES)
-def test_trains_one_step(file: Path, sample_data: Path) -> None:
+def test_trains_one_step(file: Path, sample_batches: dict[str, dict]) -> None:
     cfg = load(file)
     shrink(cfg.model)
     model = build(cfg).train()
-    batch = sample_batch(cfg.default_scope, sample_data)
+    batch = copy.deepcopy(sample_batches[cfg.default_scope])
     data = model.data_preprocessor(batch, training=True)
     loss, _ = model.parse_losses(model(**data, mode='loss'))
     loss.backward()
@@ -251,8 +206,10 @@ def test_trains_one_step(file: Path, sample_data: Path) -> None:
 @parameters('file', FILES)
 def test_builds_at_full_size(file: Path) -> None:
     cfg = load(file)
-    with torch.device('meta'):
+    with shapes_alone():
         model = build(cfg)
+    for name, channels in inputs_of(cfg.model, model.backbone.out_channels).items():
+        assert cfg.model[name].in_channels == channels
     head = next(
         module
         for name, module in model.named_modules()
@@ -272,20 +229,38 @@ def test_has_auto_scale_lr(file: Path) -> None:
 
 
 @parameters('file', PUBLISHED)
-def test_names_its_source(file: Path) -> None:
-    text = file.read_text()
-    assert 'Paper' in text
-    assert 'table' in text
-    base = re.search(r"^_base_ = './(.+)\.py'$", text, re.MULTILINE)
-    if base:
-        assert base[1] in RECIPES
-        assert len(text.splitlines()) <= 10
+def test_carries_a_recipe_or_is_a_few_lines_over_one(file: Path) -> None:
+    base = sibling(file)
+    if base is None:
+        assert 'ur choice' in file.read_text()
     else:
-        assert 'ur choice' in text
+        assert len(file.read_text().splitlines()) <= 10
+        recipe = sibling(base)
+        assert recipe is None or backbone_type(recipe) != backbone_type(base)
 
 
-def test_file_names() -> None:
-    assert {file.stem for file in PUBLISHED} == set(NAMES)
+def sibling(file: Path) -> Path | None:
+    """The config that this one differs from in a few lines."""
+    base = re.search(r"^_base_ = './(.+\.py)'$", file.read_text(), re.MULTILINE)
+    return base and CONFIGS / base[1]
+
+
+def backbone_type(file: Path) -> str:
+    return parse(file).model.backbone.type.removeprefix('mmlocalattn.')
+
+
+@parameters('file', PUBLISHED)
+def test_name_says_what_it_is(file: Path) -> None:
+    """<method>_<backbone>_<size>_<schedule>_<dataset>"""
+    cfg = parse(file)
+    model_type = cfg.model.get('decode_head', cfg.model).type
+    method = METHODS.get(model_type, model_type.lower())
+    backbone = backbone_type(file).lower().removesuffix('resnet')
+    epochs, iterations = (cfg.train_cfg.get(key) for key in ('max_epochs', 'max_iters'))
+    length = f'{iterations // 1000}k' if iterations else SCHEDULES.get(epochs, f'{epochs}e')
+    dataset = cfg.train_dataloader.dataset.type.removesuffix('Dataset').lower()
+    name = rf'{method}(qnafpn)?{backbone}\w+{length}{dataset}'
+    assert re.fullmatch(name, file.stem.replace('_', ''))
 
 
 def test_no_base_that_only_one_distribution_has() -> None:
@@ -319,33 +294,32 @@ def test_no_base_that_only_one_distribution_has() -> None:
     ],
 )
 def test_optimizer(name: str, lr: float, decay: float, norm_decay: float) -> None:
+    model, rates, decays = optimized(name)
+    blocks = [block for stage in model.backbone.stages for block in stage.blocks]
+    block = next(block for block in blocks if hasattr(block.attn, 'qkv'))
+    biases = [p for name, p in model.named_parameters() if name.endswith(TABLES)]
+    assert rates == {lr}
+    assert decays[block.attn.qkv.weight] == decay
+    assert {decays[p] for p in (block.norm1.weight, *biases)} == {norm_decay}
+
+
+def test_released_qna_vit_decays_norms_but_not_tables() -> None:
+    model, rates, decays = optimized('qna_vit_t_300e_imagenet')
+    assert rates == {2e-3}
+    for name, parameter in model.named_parameters():
+        assert decays[parameter] == (0.0 if name.endswith(TABLES) else 0.05), name
+
+
+def optimized(name: str) -> tuple[torch.nn.Module, set[float], dict[torch.Tensor, float]]:
+    """A small model, its learning rates, and the weight decay of each parameter."""
     cfg = load(name)
     assert cfg.optim_wrapper.type == 'AmpOptimWrapper'
     shrink(cfg.model)
     adapt_to_device(cfg)
     model = build(cfg)
     groups = build_optim_wrapper(model, cfg.optim_wrapper).optimizer.param_groups
-    decay_of = {id(p): group['weight_decay'] for group in groups for p in group['params']}
-    blocks = [block for stage in model.backbone.stages for block in stage.blocks]
-    block = next(block for block in blocks if hasattr(block.attn, 'qkv'))
-    tables = ('pos_bias', 'attention_scale')
-    biases = [p for name, p in model.named_parameters() if name.endswith(tables)]
-    assert {group['lr'] for group in groups} == {lr}
-    assert decay_of[id(block.attn.qkv.weight)] == decay
-    assert {decay_of[id(p)] for p in (block.norm1.weight, *biases)} == {norm_decay}
-
-
-def test_released_qna_vit_decays_norms_but_not_tables() -> None:
-    cfg = load('qna_vit_t_300e_imagenet')
-    shrink(cfg.model)
-    adapt_to_device(cfg)
-    model = build(cfg)
-    groups = build_optim_wrapper(model, cfg.optim_wrapper).optimizer.param_groups
-    decay_of = {id(p): group['weight_decay'] for group in groups for p in group['params']}
-    assert {group['lr'] for group in groups} == {2e-3}
-    for name, parameter in model.named_parameters():
-        is_table = name.endswith(('pos_bias', 'attention_scale'))
-        assert decay_of[id(parameter)] == (0.0 if is_table else 0.05), name
+    decays = {p: group['weight_decay'] for group in groups for p in group['params']}
+    return model, {group['lr'] for group in groups}, decays
 
 
 @pytest.fixture
@@ -407,13 +381,8 @@ def test_backbone_weights_from_the_command_line(tmp_path: Path) -> None:
     source = build(cfg).backbone
     file = tmp_path / 'weights.pth'
     torch.save({f'backbone.{name}': value for name, value in source.state_dict().items()}, file)
-    cfg.merge_from_dict(
-        {
-            'model.backbone.init_cfg.type': 'Pretrained',
-            'model.backbone.init_cfg.prefix': 'backbone.',
-            'model.backbone.init_cfg.checkpoint': str(file),
-        }
-    )
+    options = dict(type='Pretrained', prefix='backbone.', checkpoint=str(file))
+    cfg.merge_from_dict({f'model.backbone.init_cfg.{key}': options[key] for key in options})
     model = build(cfg)
     model.init_weights()
     torch.testing.assert_close(model.backbone.state_dict(), source.state_dict())
