@@ -23,6 +23,7 @@ from setuptools import Extension, setup
 from setuptools.command.build_py import build_py
 
 CSRC = Path('mmlocalattn', 'csrc')
+LICENSE = 'Apache-2.0'
 
 
 class BuildPy(build_py):
@@ -174,12 +175,13 @@ def extension() -> Extension:
 def main() -> None:
     """Runs setuptools."""
     if os.getenv('MMLOCALATTN_WITH_OPS') == '0':
-        setup(cmdclass={'build_py': BuildPy})
+        setup(license=LICENSE, cmdclass={'build_py': BuildPy})
         return
     ext_modules = [extension()]
     from torch.utils.cpp_extension import BuildExtension
 
     setup(
+        license=LICENSE,
         ext_modules=ext_modules,
         cmdclass={'build_ext': BuildExtension, 'build_py': BuildPy},
         # Without it setuptools skips the build unless a source is newer, whatever happened to the
