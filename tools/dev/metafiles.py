@@ -94,10 +94,14 @@ PREAMBLE = """\
 """
 
 
-def main(argv: Sequence[str] | None = None) -> None:
+def parse_args(argv: Sequence[str] | None = None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__.partition('\n')[0])
     parser.add_argument('--check', action='store_true', help='write nothing, name what differs')
-    check = parser.parse_args(argv).check
+    return parser.parse_args(argv)
+
+
+def main(argv: Sequence[str] | None = None) -> None:
+    check = parse_args(argv).check
     with one_line_errors():
         wanted: dict[Path, str | None] = {**render()}
     for file in ROOT.glob('configs/*.yml'):
