@@ -7,6 +7,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from packaging.version import Version
 
 DATA = Path(__file__).parent / 'data'
 
@@ -29,10 +30,14 @@ def pytest_configure(config: pytest.Config) -> None:
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    if not torch.cuda.is_available():
-        for item in items:
-            if 'cuda' in item.keywords:
-                item.add_marker(pytest.mark.skip(reason='no GPU'))
+    installed = Version(torch.__version__)
+    for item in items:
+        if 'cuda' in item.keywords and not torch.cuda.is_available():
+            item.add_marker(pytest.mark.skip(reason='no GPU'))
+        for mark in item.iter_markers('needs_torch'):
+            version, what = mark.args
+            if installed < Version(version):
+                item.add_marker(pytest.mark.skip(reason=f'{what} needs torch {version}'))
 
 
 def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:

@@ -104,8 +104,7 @@ def load_state_dict(path: Path) -> Weights:
         ValueError: If the file holds more than tensors and plain values, or no weights.
     """
     # DeiT-style training scripts store their command line, a plain container, too.
-    with torch.serialization.safe_globals([argparse.Namespace]):
-        checkpoint = read_checkpoint(path)
+    checkpoint = read_checkpoint(path, also=[argparse.Namespace])
     for key in ('model', 'state_dict'):
         if isinstance(checkpoint.get(key), Mapping):
             checkpoint = checkpoint[key]

@@ -5,6 +5,7 @@ model's, so there is no file that was not verified.
 """
 
 import contextlib
+import importlib
 import importlib.util
 import json
 import operator
@@ -16,7 +17,6 @@ import torch
 import torch._meta_registrations
 from torch import Tensor, nn
 from torch._dynamo.exc import TorchDynamoException
-from torch.fx.experimental import _config as symbolic_config
 
 from mmlocalattn.files import whole_file
 
@@ -191,6 +191,11 @@ def export(
         ValueError: If the file's outputs differ from the model's; then there is no file.
     """
     save, _ = FORMATS[file_format]
+    if file_format != 'torchscript' and not _traces_sizes():
+        raise ValueError(
+            f'{file_format} files need torch 2.8 or newer, this is torch {torch.__version__}; '
+            'torchscript does not'
+        )
     errors = []
     with whole_file(path) as partial:
         report(f'writing {file_format}')
@@ -237,6 +242,17 @@ def verify(model: nn.Module, run: Run, size: Size, batch: int) -> float:
     return worst
 
 
+def _traces_sizes() -> bool:
+    """Whether this torch can be asked for a graph of a range of sizes."""
+    return hasattr(_symbolic_config(), 'backed_size_oblivious')
+
+
+def _symbolic_config() -> Any:
+    """PyTorch's settings for sizes that are symbols; torch 2.1 has none."""
+    name = 'torch.fx.experimental._config'
+    return importlib.import_module(name) if importlib.util.find_spec(name) else None
+
+
 def _trace(model: nn.Module, sizes: Sequence[Size]) -> torch.export.ExportedProgram:
     """The model for any batch, and for heights and widths between the smallest and the largest."""
     dims: dict[int, torch.export.Dim] = {0: torch.export.Dim('batch')}
@@ -249,7 +265,7 @@ def _trace(model: nn.Module, sizes: Sequence[Size]) -> torch.export.ExportedProg
     image = torch.randn(2, 3, *max(sizes, key=min))
     try:
         # Sizes that the graph may be told are not 1 or equal would become conditions of the file.
-        oblivious = symbolic_config.patch(backed_size_oblivious=True)  # type: ignore[attr-defined]
+        oblivious = _symbolic_config().patch(backed_size_oblivious=True)
         with torch.no_grad(), oblivious:
             return torch.export.export(
                 model,

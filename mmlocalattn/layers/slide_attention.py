@@ -50,7 +50,6 @@ class SlideAttention(nn.Module):
         nn.init.trunc_normal_(self.rel_pos_bias, std=0.02)
         for parameter in (*self.shift.values(), *self.deform.values()):
             nn.init.uniform_(parameter, -1 / kernel_size, 1 / kernel_size)
-        self.register_load_state_dict_pre_hook(_adapt_form)
 
     def forward(self, x: Tensor) -> Tensor:
         """(B, H, W, C) to the same shape."""
@@ -59,6 +58,12 @@ class SlideAttention(nn.Module):
         weight, bias = self._kernels()
         output = slide_attention(query, key, value, weight, bias, self.rel_pos_bias)
         return self.proj(output.flatten(3))
+
+    def _load_from_state_dict(
+        self, state_dict: dict[str, Any], prefix: str, *args: Any, **kwargs: Any
+    ) -> None:
+        _adapt_form(self, state_dict, prefix)
+        super()._load_from_state_dict(state_dict, prefix, *args, **kwargs)
 
     @torch.no_grad()
     def merge(self) -> None:
@@ -91,9 +96,7 @@ def _fold(
     return shift_weight + weight.to(compute), shift_bias.to(compute) + bias
 
 
-def _adapt_form(
-    layer: SlideAttention, state_dict: dict[str, Tensor], prefix: str, *args: Any
-) -> None:
+def _adapt_form(layer: SlideAttention, state_dict: dict[str, Tensor], prefix: str) -> None:
     """Give the paths of a checkpoint the form of the layer that loads it.
 
     A merged path becomes the deformed one, less the shift, beside a shift without bias. An

@@ -78,8 +78,9 @@ def shift_kernel(head_dim: int, kernel_size: int, **factory: Any) -> Tensor:
     """
     _check_kernel_size(kernel_size)
     taps = kernel_size**2
-    one_hot = torch.eye(taps, **factory).view(taps, kernel_size, kernel_size)
-    return one_hot.repeat(head_dim, 1, 1, 1)
+    one_hot = torch.zeros(taps, taps, **factory)
+    one_hot.fill_diagonal_(1)
+    return one_hot.view(taps, kernel_size, kernel_size).repeat(head_dim, 1, 1, 1)
 
 
 def slide_attention_reference(

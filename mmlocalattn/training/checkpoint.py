@@ -7,6 +7,7 @@ import zipfile
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from pickle import UnpicklingError
+from typing import Any
 
 import numpy as np
 import torch
@@ -14,6 +15,7 @@ from mmengine.logging import HistoryBuffer
 from torch import nn
 
 from mmlocalattn.files import whole_file
+from mmlocalattn.training import safe_pickle
 
 
 def allow_mmengine_checkpoints() -> None:
@@ -21,23 +23,32 @@ def allow_mmengine_checkpoints() -> None:
 
     Besides tensors a checkpoint holds the log history, a :class:`HistoryBuffer` of NumPy arrays
     and of its own methods. Only what that needs is allowed; a file with anything else is refused.
+    Before torch 2.4 there is nothing to allow, and MMEngine reads whatever a file holds.
     """
-    multiarray = importlib.import_module('numpy._core.multiarray')  # has no public name
-    dtypes = ('float32', 'float64', 'int32', 'int64', 'uint8', 'uint32', 'bool')
-    torch.serialization.add_safe_globals(
-        [
-            HistoryBuffer,
-            (_history_method, 'builtins.getattr'),
-            np.ndarray,
-            np.dtype,
-            *(type(np.dtype(name)) for name in dtypes),
-            multiarray._reconstruct,
-            multiarray.scalar,
-            # The names of the same functions in files written with NumPy 1.
-            (multiarray._reconstruct, 'numpy.core.multiarray._reconstruct'),
-            (multiarray.scalar, 'numpy.core.multiarray.scalar'),
-        ]
+    if hasattr(torch.serialization, 'add_safe_globals'):
+        torch.serialization.add_safe_globals(
+            [(value, name) for name, value in _allowed_in_checkpoints().items()]
+        )
+
+
+def _allowed_in_checkpoints() -> dict[str, Any]:
+    """What MMEngine's checkpoints hold besides tensors, by the names in the files."""
+    old = np.lib.NumpyVersion(np.__version__) < '2.0.0'
+    # Has no public name. Files have that of the NumPy that wrote them.
+    multiarray = importlib.import_module(
+        'numpy.core.multiarray' if old else 'numpy._core.multiarray'
     )
+    dtypes = ('float32', 'float64', 'int32', 'int64', 'uint8', 'uint32', 'bool')
+    classes = [HistoryBuffer, np.ndarray, np.dtype, *(type(np.dtype(name)) for name in dtypes)]
+    return {
+        'builtins.getattr': _history_method,
+        **{f'{cls.__module__}.{cls.__qualname__}': cls for cls in classes},
+        **{
+            f'numpy.{core}.multiarray.{name}': getattr(multiarray, name)
+            for core in ('core', '_core')
+            for name in ('_reconstruct', 'scalar')
+        },
+    }
 
 
 def _history_method(owner: type, name: str) -> Callable:
@@ -72,12 +83,13 @@ def last_whole_checkpoint(work_dir: str) -> str | None:
     return next((str(file) for file in newest_first if zipfile.is_zipfile(file)), None)
 
 
-def read_checkpoint(path: str | Path, mmap: bool = False) -> Mapping:
+def read_checkpoint(path: str | Path, mmap: bool = False, also: Sequence[type] = ()) -> Mapping:
     """Read a checkpoint onto the CPU; nothing in the file is executed.
 
     Args:
         path: Of the file.
         mmap: Read tensors when they are used, for a caller that wants few of them.
+        also: Classes of which the file may hold instances as well.
 
     Raises:
         FileNotFoundError: If there is no such file.
@@ -86,9 +98,8 @@ def read_checkpoint(path: str | Path, mmap: bool = False) -> Mapping:
     """
     if not os.path.isfile(path):
         raise FileNotFoundError(f'checkpoint {str(path)!r} does not exist')
-    allow_mmengine_checkpoints()
     try:
-        content = torch.load(path, map_location='cpu', mmap=mmap, weights_only=True)
+        content = _load_safely(path, mmap, also)
     except OSError:
         raise
     except Exception as error:  # of the unpickler, the archive or what they trip over
@@ -100,6 +111,16 @@ def read_checkpoint(path: str | Path, mmap: bool = False) -> Mapping:
             f"{str(path)!r} holds no weights, neither bare nor under 'model' or 'state_dict'"
         )
     return content
+
+
+def _load_safely(path: str | Path, mmap: bool, also: Sequence[type]) -> Any:
+    if hasattr(torch.serialization, 'safe_globals'):
+        allow_mmengine_checkpoints()
+        with torch.serialization.safe_globals([*also]):
+            return torch.load(path, map_location='cpu', mmap=mmap, weights_only=True)
+    allowed = {f'{cls.__module__}.{cls.__qualname__}': cls for cls in also}
+    pickle_module = safe_pickle.only({**_allowed_in_checkpoints(), **allowed})
+    return torch.load(path, map_location='cpu', mmap=mmap, pickle_module=pickle_module)
 
 
 def load_weights(

@@ -16,7 +16,7 @@ from mmengine.registry import MODELS, init_default_scope
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from mmlocalattn.training import allow_mmengine_checkpoints
+from mmlocalattn.training import load_weights
 from mmlocalattn.visualisation.attention import Attention, record_attention
 from mmlocalattn.visualisation.figure import draw_stage
 from mmlocalattn.visualisation.page import Layer, write_page
@@ -96,37 +96,9 @@ def build_backbone(cfg: Config, checkpoint: str | None = None) -> nn.Module:
     torch.manual_seed(0)
     backbone = revert_sync_batchnorm(MODELS.build({**cfg.model.backbone, 'init_cfg': None}))
     if checkpoint is not None:
-        _load_weights(backbone, checkpoint)
+        load_weights(backbone, checkpoint, 'backbone.', optional=['output_norms.'])
     backbone.eval()  # not in one line: some backbones' train() returns nothing
     return backbone
-
-
-def _load_weights(backbone: nn.Module, path: str) -> None:
-    """Load what a checkpoint has under ``backbone.``, all but the norms of the output maps."""
-    if not Path(path).is_file():
-        raise FileNotFoundError(f'checkpoint {path!r} does not exist')
-    allow_mmengine_checkpoints()
-    content = torch.load(path, map_location='cpu', weights_only=True)
-    state = content.get('state_dict', content)
-    prefix = 'backbone.'
-    own = {
-        name.removeprefix(prefix): tensor
-        for name, tensor in state.items()
-        if name.startswith(prefix)
-    }
-    try:
-        result = backbone.load_state_dict(own, strict=False)
-    except RuntimeError as error:  # of shapes
-        raise ValueError(f'checkpoint {path!r} is not of this config: {error}') from None
-    missing, unexpected = (
-        [name for name in names if not name.startswith('output_norms.')]
-        for names in (result.missing_keys, result.unexpected_keys)
-    )
-    if missing or unexpected:
-        raise ValueError(
-            f'checkpoint {path!r} is not of this config: under {prefix!r} it lacks {missing[:3]} '
-            f'and has {unexpected[:3]} besides; tools/convert_checkpoint.py converts released ones'
-        )
 
 
 def select_layers(

@@ -180,6 +180,7 @@ def test_released_initialisation():
     assert model.stages[1].downsample.conv.bias is None
 
 
+@pytest.mark.needs_torch('2.8', 'torch.compile of a backbone')
 def test_inductor() -> None:
     """What the contract shows with `aot_eager`; `bench_model.py --compile` times it."""
     torch.compiler.reset()

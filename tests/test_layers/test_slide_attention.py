@@ -140,7 +140,7 @@ def test_small_weights_survive_low_precision():
 
 
 @pytest.mark.parametrize('merges', [False, True])
-def test_autocast_and_compile(merges):
+def test_autocast(merges):
     layer, x = SlideAttention(16, 2), torch.randn(2, 9, 10, 16)
     if merges:
         layer.merge()
@@ -149,6 +149,15 @@ def test_autocast_and_compile(merges):
         y = layer(x)
     assert y.dtype == torch.bfloat16
     torch.testing.assert_close(y.float(), expected, rtol=0.05, atol=0.05)
+
+
+@pytest.mark.needs_torch('2.4', 'torch.compile of an operator')
+@pytest.mark.parametrize('merges', [False, True])
+def test_compile(merges):
+    layer, x = SlideAttention(16, 2), torch.randn(2, 9, 10, 16)
+    if merges:
+        layer.merge()
+    expected = layer(x)
     compiled = torch.compile(layer, fullgraph=True, backend='aot_eager')
     torch.testing.assert_close(compiled(x), expected)
 

@@ -64,6 +64,7 @@ def test_map_windows_calls_once_for_each_size(size, shift, expected):
     assert calls == expected
 
 
+@pytest.mark.needs_torch('2.4', 'torch.compile of an operator')
 def test_compiled_windows_are_cut_too():
     def double(windows, mask):
         assert mask is None

@@ -248,6 +248,7 @@ class OpContract:
             lambda *inputs: self.call(inputs, self.cases[case]), tensors, fast_mode=True
         )
 
+    @pytest.mark.needs_torch('2.4', 'torch.library.opcheck')
     @pytest.mark.parametrize('dtype', [torch.float32, torch.bfloat16], ids=str)
     @pytest.mark.parametrize('requires_grad', [True, False], ids=['grad', 'nograd'])
     def test_opcheck(self, case: str, dtype: torch.dtype, requires_grad: bool) -> None:
@@ -274,6 +275,7 @@ class OpContract:
         for tensor, grad in zip(mixed, self.grads(output, mixed, torch.ones_like(output))):
             assert grad.dtype == tensor.dtype
 
+    @pytest.mark.needs_torch('2.4', 'torch.compile of an operator')
     def test_compile_fullgraph(self) -> None:
         compiled = torch.compile(self.call, fullgraph=True, backend='aot_eager', dynamic=True)
         for case in list(self.cases.values())[:2]:

@@ -100,10 +100,17 @@ def test_one_tensor_and_one_output() -> None:
     x = torch.randn(2, 3, dtype=torch.float64, requires_grad=True)
     assert torch.equal(op(x, 3.0), x * 3)
     assert torch.autograd.gradcheck(op, (x, 3.0))
-    assert set(torch.library.opcheck(op.default, (x, 3.0)).values()) == {'SUCCESS'}
     with FlopCounterMode(display=False) as counter:
         op(x, 3.0).sum().backward()
     assert counter.get_total_flops() == 2 * (5 + 5 + 1)
+
+
+@pytest.mark.needs_torch('2.4', 'torch.library.opcheck')
+def test_one_tensor_passes_the_checks_of_pytorch() -> None:
+    register('test_checked(Tensor x, float factor) -> Tensor output')
+    x = torch.randn(2, 3, requires_grad=True)
+    op = torch.ops.mmlocalattn.test_checked.default
+    assert set(torch.library.opcheck(op, (x, 3.0)).values()) == {'SUCCESS'}
 
 
 @pytest.mark.parametrize(
