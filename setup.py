@@ -78,6 +78,8 @@ def cuda_toolkit() -> tuple[Path, int] | None:
     dryrun = subprocess.run(command, capture_output=True, text=True, check=True).stderr
     top = re.search(r'^#\$ TOP=(.+)$', dryrun, re.MULTILINE)
     major = re.search(r'release (\d+)\.', version)
+    if top is None or major is None:
+        stop(f'{nvcc} does not say its folder and version: set CUDA_HOME to a CUDA toolkit.')
     return Path(top[1].strip()).resolve(), int(major[1])
 
 
@@ -85,29 +87,29 @@ def wants_cuda() -> bool:
     """Whether to compile the CUDA kernels; sets CUDA_HOME for torch.utils.cpp_extension if so."""
     import torch
 
-    forced = os.getenv('FORCE_CUDA') == '1'
-    if forced and torch.version.cuda is None:
+    forced, cuda = os.getenv('FORCE_CUDA') == '1', torch.version.cuda
+    if forced and cuda is None:
         stop(
             f'FORCE_CUDA=1, but torch {torch.__version__} is built without CUDA: install a CUDA '
             'build of torch, or unset FORCE_CUDA to build the CPU kernels only.'
         )
-    if not forced and (torch.version.cuda is None or not torch.cuda.is_available()):
+    if cuda is None or not (forced or torch.cuda.is_available()):
         return False
     toolkit = cuda_toolkit()
     if toolkit is None and forced:
         stop(
-            f'FORCE_CUDA=1, but there is no nvcc: install the CUDA {torch.version.cuda} toolkit '
-            'and set CUDA_HOME to it, or unset FORCE_CUDA to build the CPU kernels only.'
+            f'FORCE_CUDA=1, but there is no nvcc: install the CUDA {cuda} toolkit and set '
+            'CUDA_HOME to it, or unset FORCE_CUDA to build the CPU kernels only.'
         )
     if toolkit is None:
         print('mmlocalattn: there is a GPU but no nvcc, so only the CPU kernels are built.')
         return False
     home, major = toolkit
-    if major != int(torch.version.cuda.split('.')[0]):
+    if major != int(cuda.split('.')[0]):
         stop(
             f'nvcc in {home} is CUDA {major}, but torch {torch.__version__} is built with CUDA '
-            f'{torch.version.cuda}: set CUDA_HOME to a CUDA {torch.version.cuda} toolkit, or build '
-            'the CPU kernels only (no FORCE_CUDA, and CUDA_VISIBLE_DEVICES= if there is a GPU).'
+            f'{cuda}: set CUDA_HOME to a CUDA {cuda} toolkit, or build the CPU kernels only '
+            '(no FORCE_CUDA, and CUDA_VISIBLE_DEVICES= if there is a GPU).'
         )
     os.environ['CUDA_HOME'] = str(home)
     return True
@@ -118,7 +120,7 @@ def wheel_cuda_headers() -> list[str]:
     if Path(os.environ['CUDA_HOME'], 'include', 'cublas_v2.h').is_file():
         return []
     spec = find_spec('nvidia')
-    roots = spec.submodule_search_locations if spec else ()
+    roots = (spec and spec.submodule_search_locations) or ()
     return sorted(str(path) for root in roots for path in Path(root).glob('*/include'))
 
 

@@ -58,7 +58,7 @@ def describe_kernels() -> str:
     except ImportError as error:  # built for another torch, or older than the Python code
         return f'{extension}\n{error}'
     served = {True: 'compiled', False: 'reference'}
-    rows = [('operator', *DEVICES)]
+    rows: list[tuple[str, ...]] = [('operator', *DEVICES)]
     for name in ops.OPS:
         rows.append((name, *(served[ops.has_kernel(name, device)] for device in DEVICES)))
     width = max(len(name) for name, *_ in rows)

@@ -48,7 +48,8 @@ class AttentionFPN(nn.Module):
                 f'got {num_outs=}, {in_channels=}, {start_level=}'
             )
         self.start_level = start_level
-        self.laterals = nn.ModuleList([nn.Conv2d(channels, out_channels, 1) for channels in used])
+        laterals = [nn.Conv2d(channels, out_channels, 1) for channels in used]
+        self.laterals = nn.ModuleList(laterals)
         self.attentions = nn.ModuleList(
             [
                 StandAloneAttention(
@@ -57,7 +58,8 @@ class AttentionFPN(nn.Module):
                 for stride in [1] * len(used) + [2] * (num_outs - len(used))
             ]
         )
-        for lateral in self.laterals:
+        for lateral in laterals:
+            assert lateral.bias is not None
             nn.init.xavier_uniform_(lateral.weight)
             nn.init.zeros_(lateral.bias)
 

@@ -61,7 +61,9 @@ class AttentionRetinaHead(RetinaHead):
         unused = sorted({'conv_cfg', 'norm_cfg'} & options.keys())
         if unused:
             raise ValueError(f'AttentionRetinaHead has no convolutions and norms, remove {unused}')
-        self.attention = dict(num_heads=num_heads, kernel_size=kernel_size, padding=padding)
+        self.attention: dict[str, Any] = dict(
+            num_heads=num_heads, kernel_size=kernel_size, padding=padding
+        )
         super().__init__(num_classes, in_channels, **options)
 
     def _init_layers(self) -> None:

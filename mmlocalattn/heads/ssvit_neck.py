@@ -28,6 +28,7 @@ class SSViTNeck(nn.Module):
         self.norm = build_norm(norm_cfg, out_channels)
         self.act = nn.SiLU()
         nn.init.normal_(self.proj.weight, std=0.02)
+        assert self.proj.bias is not None
         nn.init.zeros_(self.proj.bias)
 
     def forward(self, inputs: Sequence[Tensor]) -> tuple[Tensor]:

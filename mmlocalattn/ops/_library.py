@@ -9,14 +9,14 @@ import importlib.util
 import re
 import warnings
 from collections.abc import Callable, Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor
 
 from mmlocalattn.ops.flops import JIT_HANDLES, jit_formula, torch_formula
 
-if hasattr(torch.library, 'register_autograd'):  # torch 2.4
+if TYPE_CHECKING or hasattr(torch.library, 'register_autograd'):  # torch 2.4, which has the types
     from torch import get_autocast_dtype, is_autocast_enabled
     from torch.compiler import is_compiling
     from torch.compiler import is_exporting as is_exporting

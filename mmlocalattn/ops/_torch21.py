@@ -9,7 +9,7 @@ from collections.abc import Callable
 from typing import Any
 
 import torch
-from torch.utils.flop_counter import flop_mapping
+from torch.utils.flop_counter import flop_mapping  # type: ignore[attr-defined]  # gone in 2.4
 
 
 def register_fake(name: str, fake: Callable, *, lib: torch.library.Library) -> None:
@@ -36,7 +36,7 @@ def register_autograd(
         return output
 
     methods = {'forward': staticmethod(forward), 'backward': staticmethod(backward)}
-    function = type(own_name, (torch.autograd.Function,), methods)
+    function: Any = type(own_name, (torch.autograd.Function,), methods)
     lib.impl(own_name, function.apply, 'Autograd')
 
 

@@ -8,6 +8,7 @@ import statistics
 import time
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import torch
 from benchmarking.timing import (
@@ -95,8 +96,8 @@ def build(cfg: Config, whole: bool) -> nn.Module:
     return revert_sync_batchnorm(MODELS.build(cfg.model if whole else cfg.model.backbone))
 
 
-def make_run(cfg: Config, model: nn.Module, size: tuple[int, int], args: argparse.Namespace) -> Run:
-    """A forward pass, or a forward and backward pass."""
+def make_run(cfg: Config, model: Any, size: tuple[int, int], args: argparse.Namespace) -> Run:
+    """A forward pass, or a forward and backward pass, of a backbone or a model of mm packages."""
     if args.whole:
         batch = random_batch(cfg, size, args.batch, args.train, OBJECTS)
         if getattr(model.data_preprocessor, 'size', None):  # mmseg pads training images to it
@@ -204,7 +205,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     paths = [args.config, *args.baseline]
     with one_line_errors():
         configs = [config_of(args), *map(load_config, args.baseline)]
-    models = [build(cfg, args.whole).to(args.device) for cfg in configs]
+    models: list[Any] = [build(cfg, args.whole).to(args.device) for cfg in configs]
     for model in models:
         model.train(args.train)  # mmdet's ResNet does not return itself
     names = [Path(path).stem for path in paths]

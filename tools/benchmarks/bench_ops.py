@@ -122,7 +122,7 @@ def parse_shape(text: str, fields: str) -> tuple:
     """``'100x167,2,7,1'`` to (height, width, heads, kernel, dilation); a kernel can be ``5x11``."""
     try:
         size, *rest = text.split(',')
-        numbers = (*map(int, size.split('x')), *map(int, rest[:1]))
+        numbers: tuple = (*map(int, size.split('x')), *map(int, rest[:1]))
         if len(rest) > 1:
             kernel = tuple(map(int, rest[1].split('x')))
             numbers += (kernel[0] if len(kernel) == 1 else kernel, *map(int, rest[2:]))
@@ -165,14 +165,14 @@ def small_cases(args: argparse.Namespace) -> list[Case]:
 
 
 def slide_case(args: argparse.Namespace, *shape: int) -> Slide:
-    """Of batch, height, width, heads, kernel."""
-    return Slide(SlideProblem(**vars(make_problem(args, *shape))))
+    batch, height, width, heads, kernel = shape
+    return Slide(SlideProblem(**vars(make_problem(args, batch, height, width, heads, kernel))))
 
 
 def stand_alone_case(args: argparse.Namespace, *shape: int) -> StandAlone:
-    """Of batch, height, width, heads, kernel, head_dim."""
-    *rest, head_dim = shape
-    return StandAlone(replace(make_problem(args, *rest), head_dim=head_dim))
+    batch, height, width, heads, kernel, head_dim = shape
+    problem = make_problem(args, batch, height, width, heads, kernel)
+    return StandAlone(replace(problem, head_dim=head_dim))
 
 
 def make_problem(
@@ -249,11 +249,11 @@ def check_all(args: argparse.Namespace) -> dict[tuple[str, str], str]:
     return reasons
 
 
-def make_runs(case: Case, way: str, tensors: list[Tensor | None]) -> dict[bool, Run]:
+def make_runs(case: Case, way: str, tensors: Sequence[Tensor | None]) -> dict[bool, Run]:
     """A forward pass, and a forward and backward pass."""
     attend = case.prepare(way)
     leaves = with_grad(tensors, case.problem.dtype)
-    grad = torch.randn_like(tensors[0])
+    grad = torch.randn(case.problem.shape, **case.problem.options)
     return {
         False: lambda: attend(*tensors),
         True: lambda: gradients(attend(*leaves), leaves, grad),

@@ -78,7 +78,13 @@ class Way(NamedTuple):
     copies: int = 0
 
 
-def depthwise(setting: Setting, scores: Tensor, values: Tensor, bias: Tensor, scale: Tensor):
+def ours(setting: Setting, scores: Tensor, values: Tensor, bias: Tensor, scale: Tensor) -> Tensor:
+    return query_and_attend(scores, values, bias, scale, setting.window)
+
+
+def depthwise(
+    setting: Setting, scores: Tensor, values: Tensor, bias: Tensor, scale: Tensor
+) -> Tensor:
     """Query and attend as its authors compute it: a quotient of two depthwise convolutions of
     exponentials, which overflow where scores are large."""
     queries, heads, dim = setting.queries, setting.heads, setting.head_dim
@@ -98,9 +104,11 @@ def depthwise(setting: Setting, scores: Tensor, values: Tensor, bias: Tensor, sc
     return quotients.sum(1).permute(0, 3, 4, 1, 2)
 
 
-def query_and_attend_definition(setting: Setting, *tensors: Tensor) -> Tensor:
+def query_and_attend_definition(
+    setting: Setting, scores: Tensor, values: Tensor, bias: Tensor, scale: Tensor
+) -> Tensor:
     window = (setting.window, setting.window)
-    return query_and_attend_reference(*tensors, window, 1)[0]
+    return query_and_attend_reference(scores, values, bias, scale, window, 1)[0]
 
 
 def unfold(setting: Setting, query: Tensor, key: Tensor, value: Tensor) -> Tensor:
@@ -128,7 +136,9 @@ def dense(sees: Callable[[Setting, Tensor, Tensor], Tensor]) -> Callable[..., Te
         index = torch.arange(setting.height * setting.width, device=query.device)
         row, col = index // setting.width, index % setting.width
         mask = sees(setting, row[:, None], row) & sees(setting, col[:, None], col)
-        output = F.scaled_dot_product_attention(*map(heads_first, (query, key, value)), mask)
+        output = F.scaled_dot_product_attention(
+            heads_first(query), heads_first(key), heads_first(value), mask
+        )
         return output.transpose(1, 2).reshape(setting.shape)
 
     return attend
@@ -146,10 +156,10 @@ def neighborhood(setting: Setting, query: Tensor, key: Tensor, value: Tensor) ->
     return neighborhood_attention(query, key, value, setting.window)
 
 
-def neighborhood_definition(setting: Setting, *tensors: Tensor) -> Tensor:
+def neighborhood_definition(setting: Setting, query: Tensor, key: Tensor, value: Tensor) -> Tensor:
     window = (setting.window, setting.window)
     scale = setting.head_dim**-0.5
-    return neighborhood_attention_reference(*tensors, None, window, (1, 1), scale)[0]
+    return neighborhood_attention_reference(query, key, value, None, window, (1, 1), scale)[0]
 
 
 def swin(setting: Setting, query: Tensor, key: Tensor, value: Tensor) -> Tensor:
@@ -166,7 +176,9 @@ def swin(setting: Setting, query: Tensor, key: Tensor, value: Tensor) -> Tensor:
     if bottom or right:
         is_inside = partition(query.new_ones(1, *setting.shape[1:3], 1, 1)).transpose(2, 3) > 0
         mask = is_inside | ~is_inside.any(-1, keepdim=True)
-    output = F.scaled_dot_product_attention(*map(partition, (query, key, value)), mask)
+    output = F.scaled_dot_product_attention(
+        partition(query), partition(key), partition(value), mask
+    )
     output = output.transpose(1, 2).unflatten(1, (window, window))
     output = output.unflatten(0, (1, -1, (setting.width + right) // window))
     output = output.transpose(2, 3).flatten(3, 4).flatten(1, 2)
@@ -175,9 +187,7 @@ def swin(setting: Setting, query: Tensor, key: Tensor, value: Tensor) -> Tensor:
 
 QUERY_KEY_VALUE, QNA = (0, 1, 2), (3, 2, 4, 5)
 WAYS = {
-    OURS: Way(
-        QNA, lambda setting, *t: query_and_attend(*t, setting.window), query_and_attend_definition
-    ),
+    OURS: Way(QNA, ours, query_and_attend_definition),
     'depthwise convolutions': Way(QNA, depthwise, query_and_attend_definition),
     'unfold': Way(QUERY_KEY_VALUE, unfold, dense(sees_window_around), copies=2),
     'neighborhood_attention': Way(QUERY_KEY_VALUE, neighborhood, neighborhood_definition),

@@ -66,9 +66,9 @@ def sparse_scan_attention(
     angles = torch.randn(height, width, 16).repeat_interleave(2, -1)
     rotary = angles.sin(), angles.cos()
 
-    def run(*tensors: Tensor) -> Tensor:
+    def run(query: Tensor, key: Tensor, value: Tensor) -> Tensor:
         windows = window, anchors, dilation
-        return sparse_scan.sparse_scan_attention(*tensors, *windows, rotary=rotary)
+        return sparse_scan.sparse_scan_attention(query, key, value, *windows, rotary=rotary)
 
     return Problem(run, maps(height, width, heads, 32))
 
@@ -97,8 +97,10 @@ def stand_alone_attention(
     embeddings = torch.randn(2, heads, kernel, head_dim // 2).unbind()
 
     def run(*tensors: Tensor) -> Tensor:
-        scale = head_dim**-0.5
-        return stand_alone.stand_alone_attention(*tensors, kernel_size=kernel, scale=scale)
+        query, key, value, rows, columns = tensors
+        return stand_alone.stand_alone_attention(
+            query, key, value, rows, columns, kernel, scale=head_dim**-0.5
+        )
 
     return Problem(run, [*maps(height, width, heads, head_dim), *embeddings])
 
@@ -242,7 +244,8 @@ def relative_error(actual: Sequence[Tensor], expected: Sequence[Tensor]) -> floa
 
 
 def call_small() -> None:
-    neighborhood.neighborhood_attention(*torch.zeros(3, 1, 3, 3, 1, 8), 3)
+    query, key, value = torch.zeros(3, 1, 3, 3, 1, 8)
+    neighborhood.neighborhood_attention(query, key, value, 3)
 
 
 class Side:
@@ -297,7 +300,8 @@ class Side:
         return answer
 
     def time(self, calls: int) -> list[float]:
-        """Seconds of every call."""
+        """Seconds of every call of what was prepared."""
+        assert self.run is not None
         if calls > 1:
             self.run.call()  # does not count: the other side had the caches
         seconds = []

@@ -32,7 +32,7 @@ COMPILER, QEMU, FLAGS = 'aarch64-linux-gnu-g++', 'qemu-aarch64', '-O3'
 PACKAGES = {COMPILER: 'g++-aarch64-linux-gnu', QEMU: 'qemu-user'}
 TOLERANCES = {torch.float64: 1e-11, torch.float32: 1e-5}  # as in tests/test_ops/contract.py
 # The kernels of every folder by direction.
-ENTRIES = {
+ENTRIES: dict[str, dict[str, tuple[str, ...]]] = {
     'neighborhood': {'forward': ('forward', 'rotate'), 'backward': ('backward', 'rotate')},
     'query_and_attend': {
         'forward': ('forward',),
@@ -89,7 +89,7 @@ def build(folder: Path, compiler: str, flags: str, static: bool = False) -> Path
     text += f'build harness: link {" ".join(objects)}\n'
     (folder / 'build.ninja').write_text(text)
     jobs = str(len(os.sched_getaffinity(0)))
-    command = [sys.executable, '-m', 'ninja', '-C', folder, '-j', jobs]
+    command = [sys.executable, '-m', 'ninja', '-C', str(folder), '-j', jobs]
     result = subprocess.run(command, capture_output=True, text=True)
     if result.returncode != 0:
         raise RuntimeError(f'the harness does not build:\n{result.stdout}')
@@ -242,6 +242,7 @@ def disassemble(program: Path) -> Disassembly:
     objdump = shutil.which('aarch64-linux-gnu-objdump') or 'objdump'
     command = [objdump, '-d', '--demangle', '--no-show-raw-insn', str(program)]
     with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as process:
+        assert process.stdout is not None
         return Disassembly(process.stdout)
 
 

@@ -22,6 +22,7 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from statistics import geometric_mean, median
+from typing import Any
 
 WORKER = Path(__file__).with_name('build_worker.py')
 BUILD = 'bash tools/setup_env.sh'
@@ -116,8 +117,10 @@ class Side:
                 text=True,
             )
 
-    def ask(self, method: str, **arguments: object) -> object:
+    def ask(self, method: str, **arguments: object) -> Any:
         """The result of a method of the worker's side; one line of error if there is none."""
+        assert self.process.stdin is not None
+        assert self.process.stdout is not None
         try:
             print(json.dumps([method, arguments]), file=self.process.stdin, flush=True)
             line = self.process.stdout.readline()
@@ -199,7 +202,8 @@ def measure(
         )
     rounds, calls = plan(max(first['seconds'], second['seconds']), budget, rounds)
     samples = time_in_turns(sides, rounds, calls)
-    return {'name': name, 'error': second['error'], 'calls': calls} | summary(*samples, limit)
+    times = summary(samples[0], samples[1], limit)
+    return {'name': name, 'error': second['error'], 'calls': calls} | times
 
 
 def summary(old: list[list[float]], new: list[list[float]], limit: float) -> dict:
@@ -281,8 +285,8 @@ def print_run(run: dict, machine: str) -> None:
         f'\n{run["isa"]}, {run["threads"]} threads, {machine}; matrix product: '
         f'{run["sgemm_gflops"]:.0f} GFLOP/s, NEW / OLD {run["control"]["ratio"]:.3f}\n'
     )
-    rows = [('case', 'old ms', 'new ms', 'new / old', 'of minima', 'error', '')]
-    rows += [row(case) for case in run['cases']]
+    header = ('case', 'old ms', 'new ms', 'new / old', 'of minima', 'error', '')
+    rows = [header, *(row(case) for case in run['cases'])]
     widths = [max(map(len, cells)) for cells in zip(*rows)]
     rule = ['-' * widths[0], *('-' * (width - 1) + ':' for width in widths[1:-1]), '-' * widths[-1]]
     for cells in (rows[0], rule, *rows[1:]):
@@ -327,10 +331,10 @@ def main(argv: Sequence[str] | None = None) -> int:
         check_checkout(folder)
     if args.json and not args.json.absolute().parent.is_dir():
         raise SystemExit(f'error: there is no folder for {args.json}: make it first')
-    machine, load, runs = cpu_name(), os.getloadavg()[0], []
-    if load > os.cpu_count() / 2:
+    machine, load, cores, runs = cpu_name(), os.getloadavg()[0], os.cpu_count() or 1, []
+    if load > cores / 2:
         print(
-            f'the machine is busy (load {load:.1f}, {os.cpu_count()} cores): threads that wait for '
+            f'the machine is busy (load {load:.1f}, {cores} cores): threads that wait for '
             'each other hide what short calls take, --threads 1 shows more',
             file=sys.stderr,
         )

@@ -18,6 +18,7 @@ from collections import Counter
 from collections.abc import MutableMapping, Sequence
 from importlib.util import find_spec
 from pathlib import Path
+from typing import Any
 
 import torch
 from mmengine.config import Config
@@ -30,7 +31,7 @@ from mmlocalattn.collect_env import module_version
 from mmlocalattn.training import load_config
 
 _ARCH = dict(embed_dims=(8, 16, 24, 32), depths=(1,) * 4, num_heads=(1, 2, 3, 4))
-NARROW = {
+NARROW: dict[str, dict[str, Any]] = {
     'SSViT': dict(arch=dict(_ARCH, mlp_ratios=(2,) * 4)),
     'SlidePVT': dict(arch=dict(_ARCH, mlp_ratios=(2,) * 4, sr_ratios=(8, 4, 2, 1))),
     'QnAViT': dict(
@@ -87,7 +88,10 @@ def tasks(packages: Sequence[str], text: str) -> list[tuple[str, str]]:
     """(config, backbone) for all configs whose name contains ``text``."""
     found = []
     for package in packages:
-        folder = Path(find_spec(package).origin).parent / '.mim' / 'configs'
+        spec = find_spec(package)
+        if spec is None or spec.origin is None:
+            raise SystemExit(f'error: --packages names {package}, which is not installed')
+        folder = Path(spec.origin).parent / '.mim' / 'configs'
         for file in sorted(folder.rglob('*.py')):
             name = f'{package}::{file.relative_to(folder)}'
             if '_base_' in file.parts or 'common' in file.parts or text not in name:

@@ -3,6 +3,7 @@
 import argparse
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import torch
 from mmengine.registry import MODELS, init_default_scope
@@ -15,6 +16,11 @@ from mmlocalattn.training import load_config
 
 ROOT = Path(__file__).parents[2]
 CLASSES = 1000
+VARIANTS: tuple[tuple[str, dict[str, Any]], ...] = (
+    ('convolution', {'conv_stages': 4}),
+    ('convolution stem', {}),
+    ('attention stem', {'stem': 'attention'}),
+)
 # model, options, 1e9 FLOPs, 1e6 parameters
 TABLE_1 = [
     (f'ResNet-{depth}, {name}', {'depth': depth, **options}, *published)
@@ -23,14 +29,7 @@ TABLE_1 = [
         (38, ((6.5, 19.6), (5.7, 14.1), (6.0, 14.1))),
         (50, ((8.2, 25.6), (7.0, 18.0), (7.2, 18.0))),
     )
-    for (name, options), published in zip(
-        (
-            ('convolution', {'conv_stages': 4}),
-            ('convolution stem', {}),
-            ('attention stem', {'stem': 'attention'}),
-        ),
-        rows,
-    )
+    for (name, options), published in zip(VARIANTS, rows)
 ]
 HYBRIDS = [
     ('attention in stages 1-4', {}, 7.0, 18.0),

@@ -10,6 +10,8 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
 from math import ceil, prod
+from types import ModuleType
+from typing import TYPE_CHECKING, Any
 
 import torch
 import torch.nn.functional as F
@@ -19,7 +21,11 @@ from mmlocalattn.ops._window import window_indices
 from mmlocalattn.ops.flops import multiply_adds
 from mmlocalattn.ops.neighborhood import neighborhood_attention, neighborhood_attention_reference
 
-Attend = Callable[[Tensor, Tensor, Tensor, Tensor | None], Tensor]
+if TYPE_CHECKING:  # in torch since 2.5
+    from torch.nn.attention.flex_attention import BlockMask
+
+Attend = Callable[..., Tensor]
+"""Of the tensors of a case; here query, key, value, and bias or None."""
 
 
 class Unavailable(Exception):
@@ -44,6 +50,11 @@ class Problem:
     @property
     def shape(self) -> tuple[int, ...]:
         return self.batch, self.height, self.width, self.heads, self.head_dim
+
+    @property
+    def options(self) -> dict[str, Any]:
+        """Of its tensors."""
+        return dict(dtype=self.dtype, device=self.device)
 
     @property
     def positions(self) -> int:
@@ -104,7 +115,9 @@ def ours(problem: Problem) -> Attend:
 def reference(problem: Problem) -> Attend:
     """The PyTorch reference, with autograd's backward pass."""
     window = problem.kernel, problem.dilation, problem.scale
-    return lambda *tensors: neighborhood_attention_reference(*tensors, *window)[0]
+    return lambda query, key, value, bias: neighborhood_attention_reference(
+        query, key, value, bias, *window
+    )[0]
 
 
 def unfold(problem: Problem) -> Attend:
@@ -120,6 +133,7 @@ def unfold(problem: Problem) -> Attend:
         )  # (B, heads, H * W, taps, head_dim)
         logits = (keys @ (query * problem.scale)[..., None]).squeeze(-1)
         if bias is not None:
+            assert entries is not None
             logits = logits + window_bias(bias, entries)
         output = (logits.softmax(-1)[..., None, :] @ values).squeeze(-2)
         return heads_last(output, problem)
@@ -138,6 +152,7 @@ def sdpa(problem: Problem) -> Attend:
         query, key, value = map(heads_first, (query, key, value))
         addend = mask
         if bias is not None:
+            assert entries is not None
             values = window_bias(bias, entries)
             addend = values.new_full((problem.heads, *square), -torch.inf)
             addend = addend.scatter(2, windows.expand_as(values), values)
@@ -164,9 +179,9 @@ def flex(problem: Problem, tile: tuple[int, int] | None = None) -> Attend:
     torch._dynamo.config.accumulated_recompile_limit = 10_000
     tokens = TokenOrder(problem, tile)
     block_mask = tokens.block_mask()
-    compiled = torch.compile(flex_attention, dynamic=False, fullgraph=True)
+    compiled: Callable[..., Any] = torch.compile(flex_attention, dynamic=False, fullgraph=True)
 
-    def attend(query: Tensor, key: Tensor, value: Tensor, bias: None) -> Tensor:
+    def attend(query: Tensor, key: Tensor, value: Tensor, bias: Tensor | None) -> Tensor:
         query, key, value = (tokens.sort(tensor).transpose(1, 2) for tensor in (query, key, value))
         output = compiled(query, key, value, block_mask=block_mask, scale=problem.scale)
         return tokens.unsort(output.transpose(1, 2))
@@ -233,7 +248,7 @@ class TokenOrder:
         tap = key // dilation - start
         return (key % dilation == group) & (tap >= 0) & (tap < kernel)
 
-    def block_mask(self) -> object:
+    def block_mask(self) -> 'BlockMask':
         """The blocks that are seen in part and in whole, without the dense mask."""
         from torch.nn.attention.flex_attention import BlockMask
 
@@ -249,13 +264,13 @@ class TokenOrder:
             seen = F.pad((row & column).sum(0), (0, pad))
             counts.append(seen.view(-1, self.BLOCK).sum(1))
         count = torch.stack(counts)[None, None]
-        kinds = []
-        for kind in ((count > 0) & (count < self.BLOCK**2), count == self.BLOCK**2):
-            order = kind.int().argsort(dim=-1, descending=True, stable=True)
-            kinds += [kind.sum(-1).int(), order.int()]
+        in_part, whole = (
+            (kind.sum(-1).int(), kind.int().argsort(dim=-1, descending=True, stable=True).int())
+            for kind in ((count > 0) & (count < self.BLOCK**2), count == self.BLOCK**2)
+        )
         lengths = self.length, self.length
         return BlockMask.from_kv_blocks(
-            *kinds, BLOCK_SIZE=self.BLOCK, mask_mod=self.mask_mod, seq_lengths=lengths
+            *in_part, *whole, BLOCK_SIZE=self.BLOCK, mask_mod=self.mask_mod, seq_lengths=lengths
         )
 
 
@@ -286,7 +301,7 @@ def natten(problem: Problem) -> Attend:
 
 
 def _natten_unfused(
-    functional: object,
+    functional: ModuleType,
     problem: Problem,
     query: Tensor,
     key: Tensor,

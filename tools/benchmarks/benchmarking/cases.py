@@ -90,7 +90,7 @@ class SparseScan:
             )
         steps = [WAYS['ours' if way == TWO_OPS else way](step) for step in self.steps]
 
-        def attend(query: Tensor, key: Tensor, value: Tensor, _: None) -> Tensor:
+        def attend(query: Tensor, key: Tensor, value: Tensor, _: Tensor | None) -> Tensor:
             query, key = (rotate_pairs(t, *rotary).to(t.dtype) for t in (query, key))
             for step in steps:
                 value = step(query, key, value, None)
@@ -109,6 +109,5 @@ def make_tensors(problem: Problem) -> list[Tensor | None]:
     shapes = [problem.shape] * 3
     if problem.bias:
         shapes.append((problem.heads, *(2 * kernel - 1 for kernel in problem.kernel)))
-    options = dict(dtype=problem.dtype, device=problem.device)
-    tensors = [torch.randn(shape, **options) for shape in shapes]
-    return tensors if problem.bias else [*tensors, None]
+    tensors = [torch.randn(shape, **problem.options) for shape in shapes]
+    return [*tensors] if problem.bias else [*tensors, None]

@@ -2,8 +2,12 @@
 
 import statistics
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from mmlocalattn.tables import markdown_table
+
+if TYPE_CHECKING:  # only a plot needs it
+    from matplotlib.axes import Axes
 
 PASSES = {False: 'forward', True: 'forward+backward'}
 
@@ -102,7 +106,7 @@ def draw(records: list[dict], path: Path) -> None:
     print(path)
 
 
-def draw_bars(axes: object, records: list[dict], colors: dict[str, str]) -> None:
+def draw_bars(axes: 'Axes', records: list[dict], colors: dict[str, str]) -> None:
     groups = list(dict.fromkeys((record['map'], record['window']) for record in records))
     ways = list(dict.fromkeys(record['way'] for record in records))
     for offset, way in enumerate(ways):

@@ -63,8 +63,7 @@ class Slide:
         return list(WAYS)
 
     def make_tensors(self) -> list[Tensor]:
-        problem = self.problem
-        options = dict(dtype=problem.dtype, device=problem.device)
+        problem, options = self.problem, self.problem.options
         maps = [torch.randn(problem.shape, **options) for _ in range(3)]
         weight = torch.randn(problem.weight_shape, **options) / problem.taps
         biases = 0.1 * torch.randn(2, *weight.shape[:2], **options)
@@ -101,11 +100,11 @@ def _two_convolutions(problem: SlideProblem) -> Attend:
     def attend(*tensors: Tensor) -> Tensor:
         query, key, value, weight, fixed_bias, bias, position = tensors
         key, value = map(channels_first, (key, value))
-        copies = [
+        keys, values = (
             _copies(tensor, shift, fixed_bias) + _copies(tensor, weight, bias)
             for tensor in (key, value)
-        ]
-        return _attend_to_copies(problem, query, *copies, position)
+        )
+        return _attend_to_copies(problem, query, keys, values, position)
 
     return attend
 
@@ -116,8 +115,8 @@ def _one_convolution(problem: SlideProblem) -> Attend:
     def attend(*tensors: Tensor) -> Tensor:
         query, key, value, weight, fixed_bias, bias, position = tensors
         merged = shift + weight, fixed_bias + bias
-        copies = [_copies(channels_first(tensor), *merged) for tensor in (key, value)]
-        return _attend_to_copies(problem, query, *copies, position)
+        keys, values = (_copies(channels_first(tensor), *merged) for tensor in (key, value))
+        return _attend_to_copies(problem, query, keys, values, position)
 
     return attend
 
@@ -135,9 +134,7 @@ def channels_first(tensor: Tensor) -> Tensor:
 
 
 def _shift(problem: SlideProblem) -> Tensor:
-    kernel_size = problem.kernel[0]
-    options = dict(dtype=problem.dtype, device=problem.device)
-    return shift_kernel(problem.head_dim, kernel_size, **options)
+    return shift_kernel(problem.head_dim, problem.kernel[0], **problem.options)
 
 
 def _copies(tensor: Tensor, weight: Tensor, bias: Tensor) -> Tensor:

@@ -45,8 +45,7 @@ class StandAlone:
         return list(WAYS)
 
     def make_tensors(self) -> list[Tensor]:
-        problem = self.problem
-        options = dict(dtype=problem.dtype, device=problem.device)
+        problem, options = self.problem, self.problem.options
         half = problem.head_dim // 2
         maps = [torch.randn(problem.shape, **options) for _ in range(3)]
         rows, columns = (
@@ -60,19 +59,20 @@ class StandAlone:
 
 
 def _ours(problem: Problem) -> Attend:
-    return lambda *tensors: stand_alone_attention(*tensors, problem.kernel, scale=problem.scale)
+    return lambda query, key, value, rows, columns: stand_alone_attention(
+        query, key, value, rows, columns, problem.kernel, scale=problem.scale
+    )
 
 
 def _reference(problem: Problem) -> Attend:
-    def attend(*tensors: Tensor) -> Tensor:
-        return stand_alone_attention_reference(*tensors, problem.kernel, False, problem.scale)[0]
-
-    return attend
+    return lambda query, key, value, rows, columns: stand_alone_attention_reference(
+        query, key, value, rows, columns, problem.kernel, False, problem.scale
+    )[0]
 
 
 def _unfold(problem: Problem) -> Attend:
-    options = dict(dtype=problem.dtype, device=problem.device)
-    inside = _windows(problem, torch.ones(1, *problem.shape[1:3], 1, 1, **options))[..., 0]
+    ones = torch.ones(1, *problem.shape[1:3], 1, 1, **problem.options)
+    inside = _windows(problem, ones)[..., 0]
     mask = torch.zeros_like(inside).masked_fill(inside == 0, -torch.inf)  # (1, H, W, 1, kh * kw)
 
     def attend(*tensors: Tensor) -> Tensor:

@@ -67,8 +67,8 @@ class Problem:
 
 def make_neighborhood(
     shape: Sequence[int],
-    kernel: Sequence[int],
-    dilation: Sequence[int] = (1, 1),
+    kernel: tuple[int, int],
+    dilation: tuple[int, int] = (1, 1),
     bias: bool = False,
 ) -> Problem:
     scale = shape[4] ** -0.5
@@ -94,7 +94,7 @@ def make_neighborhood(
     )
 
 
-def make_rotary(shape: Sequence[int], kernel: Sequence[int]) -> Problem:
+def make_rotary(shape: Sequence[int], kernel: tuple[int, int]) -> Problem:
     """Sparse scan attention without anchors."""
     scale, (height, width, dim) = 0.6, (*shape[1:3], shape[4])
     angles = torch.linspace(0, 7, height * width * dim, dtype=torch.float64)
@@ -119,7 +119,7 @@ def make_rotary(shape: Sequence[int], kernel: Sequence[int]) -> Problem:
 def make_query_and_attend(
     shape: Sequence[int],
     queries: int,
-    kernel: Sequence[int],
+    kernel: tuple[int, int],
     stride: int,
     tables: bool = True,
     spread: float = 1,
@@ -173,13 +173,15 @@ def make_slide(shape: Sequence[int], kernel: int) -> Problem:
             draw(dim, taps),
             draw(heads, kernel, kernel),
         ],
-        lambda *tensors: slide_attention_reference(*tensors, scale)[0],
+        lambda query, key, value, weight, bias, position_bias: slide_attention_reference(
+            query, key, value, weight, bias, position_bias, scale
+        )[0],
         numbers,
         gradients=gradients,
     )
 
 
-def make_stand_alone(shape: Sequence[int], kernel: Sequence[int], zero_padding: bool) -> Problem:
+def make_stand_alone(shape: Sequence[int], kernel: tuple[int, int], zero_padding: bool) -> Problem:
     scale, (heads, dim) = 0.5, shape[3:]
 
     def numbers(query: Tensor, key: Tensor, value: Tensor, *rest: Tensor) -> list:
@@ -194,7 +196,9 @@ def make_stand_alone(shape: Sequence[int], kernel: Sequence[int], zero_padding: 
             draw(heads, kernel[0], dim // 2),
             draw(heads, kernel[1], dim - dim // 2),
         ],
-        lambda *tensors: stand_alone_attention_reference(*tensors, kernel, zero_padding, scale)[0],
+        lambda query, key, value, rows, columns: stand_alone_attention_reference(
+            query, key, value, rows, columns, kernel, zero_padding, scale
+        )[0],
         numbers,
     )
 
