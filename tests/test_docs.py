@@ -40,7 +40,7 @@ LINK = re.compile(r'\]\((?![a-z]+:|#)([^)#\s]+)(?:#([^)\s]+))?\)')
 # What commands may be besides the tools, which parse their own arguments. A command of a new kind
 # fails until it is understood here.
 SHELL_TOOLS = {  # what each takes
-    '.ci/run': '(--onedl)?',
+    '.ci/run': '(--onedl|--classic)?',
     'tools/dev/sanitize.sh': '.*',  # pytest's
     'tools/gpu_check.sh': r'\S*',
     'tools/lint.sh': '',

@@ -69,7 +69,7 @@ ALLOWED = {
     'data': ('cv2', 'mmlocalattn.files', 'numpy', 'rich.progress', 'sklearn.datasets'),
     'files': (),
     'tables': (),
-    'engine': ('mmengine.registry', 'mmlocalattn.training'),
+    'engine': ('mmlocalattn.training',),
     'collect_env': ('mmengine.utils.dl_utils', 'mmlocalattn.__version__', 'mmlocalattn.ops'),
 }
 # What single files may import as well.

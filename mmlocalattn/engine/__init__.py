@@ -1,7 +1,6 @@
 """Deprecated: the old place of what is in ``training``, ``data`` and ``visualisation`` now.
 
-Old configs import it (``custom_imports``) to find the layer-decay constructor or the hook by a name
-without a scope; so importing it registers both in MMEngine's own registries too.
+Old configs import it (``custom_imports``) to find what ``training`` registers.
 """
 
 import importlib
@@ -10,13 +9,7 @@ import warnings
 from types import ModuleType
 from typing import Any
 
-from mmengine.registry import HOOKS, OPTIM_WRAPPER_CONSTRUCTORS
-
-from mmlocalattn.training.layer_decay import LayerDecayOptimWrapperConstructor as _Constructor
-from mmlocalattn.training.resume import ExactResumeHook as _Hook
-
-OPTIM_WRAPPER_CONSTRUCTORS.register_module(module=_Constructor)
-HOOKS.register_module(module=_Hook)
+import mmlocalattn.training  # noqa: F401  (registers)
 
 _MOVED = {
     'mmlocalattn.training': (

@@ -3,11 +3,13 @@
 from typing import Any
 
 from mmengine.optim import DefaultOptimWrapperConstructor
+from mmengine.registry import OPTIM_WRAPPER_CONSTRUCTORS as ROOT
 from torch import nn
 
 from mmlocalattn.registry import OPTIM_WRAPPER_CONSTRUCTORS
 
 
+@ROOT.register_module()  # the name without a scope, deprecated
 @OPTIM_WRAPPER_CONSTRUCTORS.register_module()
 class LayerDecayOptimWrapperConstructor(DefaultOptimWrapperConstructor):
     """Multiply the learning rate of a layer by ``layer_decay_rate`` for every layer above it.

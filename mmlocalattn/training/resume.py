@@ -9,6 +9,7 @@ from mmengine.config import Config
 from mmengine.dataset import InfiniteSampler
 from mmengine.hooks import Hook
 from mmengine.logging import print_log
+from mmengine.registry import HOOKS as ROOT
 from mmengine.runner import IterBasedTrainLoop, Runner, set_random_seed
 
 from mmlocalattn.registry import HOOKS
@@ -44,6 +45,7 @@ def apply_resume(cfg: Config, checkpoint: str) -> None:
     print_log(f'Resuming from {checkpoint}.', logger=None)
 
 
+@ROOT.register_module()  # the name without a scope, deprecated
 @HOOKS.register_module()
 class ExactResumeHook(Hook):
     """Makes training after ``--resume`` continue exactly where the checkpoint was written.

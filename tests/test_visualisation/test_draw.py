@@ -57,7 +57,8 @@ def test_weights_of_a_checkpoint(cfg: Config, tmp_path: Path) -> None:
     )
     name = 'backbone.stages.0.blocks.0.attn.qkv.weight'
     torch.save({key: tensor for key, tensor in state.items() if key != name}, path)
-    with pytest.raises(ValueError, match=r'1 missing, that is .*attn.qkv.weight.*tools/convert_checkpoint\.py'):
+    message = r'1 missing, that is .*attn.qkv.weight.*tools/convert_checkpoint\.py'
+    with pytest.raises(ValueError, match=message):
         build_backbone(cfg, str(path))
     torch.save({name: torch.ones(2, 2)}, path)
     with pytest.raises(ValueError, match='not of this config'):
