@@ -41,6 +41,7 @@ LINK = re.compile(r'\]\((?![a-z]+:|#)([^)#\s]+)(?:#([^)\s]+))?\)')
 # fails until it is understood here.
 SHELL_TOOLS = {  # what each takes
     '.ci/run': '(--onedl|--classic)?',
+    'tools/_launch.sh': '',  # is sourced
     'tools/dev/sanitize.sh': '.*',  # pytest's
     'tools/gpu_check.sh': r'\S*',
     'tools/lint.sh': '',

@@ -3,16 +3,6 @@
 # More than one machine: set NNODES, NODE_RANK, MASTER_ADDR and PORT on each. Without a GPU, GPUS is a number of
 # processes.
 set -euo pipefail
-if [ $# -lt 3 ]; then
-    echo "usage: $0 CONFIG CHECKPOINT GPUS [arguments of tools/test.py]" >&2
-    exit 2
-fi
-TOOLS=$(cd "$(dirname "$0")" && pwd)
-
-PYTHONPATH="$TOOLS/..:${PYTHONPATH:-}" python -m torch.distributed.run \
-    --nnodes="${NNODES:-1}" \
-    --node_rank="${NODE_RANK:-0}" \
-    --master_addr="${MASTER_ADDR:-127.0.0.1}" \
-    --master_port="${PORT:-29500}" \
-    --nproc_per_node="$3" \
-    "$TOOLS/test.py" "$1" "$2" --launcher pytorch "${@:4}"
+source "$(dirname "$0")/_launch.sh"
+say_usage 'CONFIG CHECKPOINT GPUS [arguments of tools/test.py]' 3 $#
+with_torch "$3" test.py "$1" "$2" --launcher pytorch "${@:4}"
