@@ -8,6 +8,9 @@ The switches are mmcv's:
 - ``MAX_JOBS=2`` limits how many files are compiled at once.
 - ``MMLOCALATTN_WITH_OPS=0`` builds no extension; the PyTorch references then serve every device.
 - ``MMCV_CSRC_DIR=.../mmcv/ops/csrc`` replaces the helper headers of the installed mmcv.
+
+On Windows no extension is built. Apple's clang compiles the kernels for all cores if it finds
+libomp's headers, in Homebrew's folders or in that of ``LIBOMP_PREFIX``.
 """
 
 import os
@@ -15,6 +18,7 @@ import re
 import shlex
 import shutil
 import subprocess
+import sys
 from importlib.util import find_spec
 from pathlib import Path
 from typing import NoReturn
@@ -37,7 +41,7 @@ class BuildPy(build_py):
         shutil.rmtree(mim, ignore_errors=True)
         mim.mkdir(parents=True)
         for name in ('configs', 'model-index.yml', 'tools'):
-            if self.editable_mode:
+            if self.editable_mode and sys.platform != 'win32':  # where links need a privilege
                 (mim / name).symlink_to(Path('..', '..', name))
             elif Path(name).is_dir():
                 shutil.copytree(name, mim / name, ignore=shutil.ignore_patterns('__pycache__'))
@@ -68,7 +72,7 @@ def mmcv_headers() -> Path:
 def cuda_toolkit() -> tuple[Path, int] | None:
     """Root and major version of the CUDA toolkit, asked of nvcc, which may be a wrapper."""
     home = os.getenv('CUDA_HOME') or os.getenv('CUDA_PATH')
-    path = f'{home}/bin' if home else f'{os.environ["PATH"]}:/usr/local/cuda/bin'
+    path = f'{home}/bin' if home else os.pathsep.join([os.environ['PATH'], '/usr/local/cuda/bin'])
     nvcc = shutil.which('nvcc', path=path)
     if nvcc is None:
         return None
@@ -124,14 +128,49 @@ def wheel_cuda_headers() -> list[str]:
     return sorted(str(path) for root in roots for path in Path(root).glob('*/include'))
 
 
-def is_clang() -> bool:
-    """Whether the C++ compiler is clang."""
+def openmp_flags() -> tuple[list[str], list[str]]:
+    """What compiler and linker need for at::parallel_for, which else runs on one thread.
+
+    GCC's linker gets nothing, so that the extension shares the OpenMP library that torch has loaded
+    instead of bringing a second one; so does Apple's, which looks names up when they are used. But
+    GCC's library, which torch loads on Linux, lacks what clang calls.
+    """
     command = [*shlex.split(os.getenv('CXX', 'c++')), '--version']
     try:
         version = subprocess.run(command, capture_output=True, text=True, check=True).stdout
     except (OSError, subprocess.CalledProcessError):
-        return False  # the build will say what is wrong with it
-    return 'clang' in version
+        version = ''  # the build will say what is wrong with it
+    if 'Apple clang' not in version:
+        return ['-fopenmp'], ['-fopenmp'] if 'clang' in version else []
+    prefixes = os.getenv('LIBOMP_PREFIX'), '/opt/homebrew/opt/libomp', '/usr/local/opt/libomp'
+    for prefix in filter(None, prefixes):
+        if Path(prefix, 'include', 'omp.h').is_file():
+            return ['-Xpreprocessor', '-fopenmp', f'-I{prefix}/include'], []
+    print('mmlocalattn: no libomp, so the kernels run on one thread: brew install libomp')
+    return [], []
+
+
+def compilers_that_fit() -> int:
+    """How many compilers may run at once: 4 GiB each."""
+    cores = os.cpu_count() or 1
+    try:
+        memory_gib = os.sysconf('SC_PAGE_SIZE') * os.sysconf('SC_PHYS_PAGES') >> 30
+    except (AttributeError, ValueError):  # not every system says
+        return cores
+    return max(1, min(cores, memory_gib // 4))
+
+
+def builds_kernels() -> bool:
+    """Whether there is an extension to build; says why not where nobody has asked for that."""
+    if os.getenv('MMLOCALATTN_WITH_OPS') == '0':
+        return False
+    if sys.platform == 'win32':
+        print(
+            'mmlocalattn: on Windows the PyTorch references serve, no kernels are built; '
+            'WSL2 builds them.'
+        )
+        return False
+    return True
 
 
 def extension() -> Extension:
@@ -146,13 +185,10 @@ def extension() -> Extension:
     # Imported after wants_cuda has set CUDA_HOME, which it reads once.
     from torch.utils.cpp_extension import CppExtension, CUDAExtension
 
-    memory_gib = os.sysconf('SC_PAGE_SIZE') * os.sysconf('SC_PHYS_PAGES') >> 30
-    os.environ.setdefault('MAX_JOBS', str(max(1, min(os.cpu_count() or 1, memory_gib // 4))))
-    # Without -fopenmp at::parallel_for runs on one thread. The linker does not get it, so that the
-    # extension shares the OpenMP library that torch has loaded instead of bringing a second one;
-    # but that of GCC lacks what clang calls.
+    os.environ.setdefault('MAX_JOBS', str(compilers_that_fit()))
+    openmp, openmp_link = openmp_flags()
     flags = {
-        'cxx': ['-O3', '-g0', '-fopenmp', *shlex.split(os.getenv('MMLOCALATTN_CXX_ARGS', ''))],
+        'cxx': ['-O3', '-g0', *openmp, *shlex.split(os.getenv('MMLOCALATTN_CXX_ARGS', ''))],
         'nvcc': ['-O3', *os.getenv('MMCV_CUDA_ARGS', '').split()],
     }
     # What takes longest comes first.
@@ -167,7 +203,7 @@ def extension() -> Extension:
         list(map(str, sources)),
         include_dirs=list(map(str, include_dirs)),
         extra_compile_args=flags if with_cuda else flags['cxx'],
-        extra_link_args=['-fopenmp'] if is_clang() else [],
+        extra_link_args=openmp_link,
     )
     if with_cuda:
         built.include_dirs += wheel_cuda_headers()
@@ -176,7 +212,7 @@ def extension() -> Extension:
 
 def main() -> None:
     """Runs setuptools."""
-    if os.getenv('MMLOCALATTN_WITH_OPS') == '0':
+    if not builds_kernels():
         setup(license=LICENSE, cmdclass={'build_py': BuildPy})
         return
     ext_modules = [extension()]

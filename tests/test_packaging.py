@@ -15,6 +15,7 @@ import pytest
 import torch
 from packaging.requirements import Requirement
 from packaging.specifiers import SpecifierSet
+from setuptools import Distribution
 from torch.utils import cpp_extension
 
 import mmlocalattn
@@ -157,6 +158,79 @@ def test_extension_with_cuda(
     assert set() < compiled <= set(extension.sources)
     assert extension.extra_compile_args['nvcc'] == ['-O3', '--threads', '2']
     assert extension.include_dirs[-1] == str(wheels)  # after the toolkit's own
+
+
+def fake_compiler(folder: Path, version: str) -> str:
+    """A C++ compiler that says its version."""
+    path = folder / 'compiler'
+    path.write_text(f'#!/bin/sh\necho "{version}"\n')
+    path.chmod(0o755)
+    return str(path)
+
+
+@pytest.mark.parametrize(
+    ('version', 'flags'),
+    [
+        ('c++ (Debian 12.2.0-14) 12.2.0', (['-fopenmp'], [])),
+        ('Debian clang version 19.1.7', (['-fopenmp'], ['-fopenmp'])),
+    ],
+)
+def test_openmp_of_gcc_and_clang(
+    setup_py: ModuleType, tmp_path: Path, version: str, flags: tuple
+) -> None:
+    os.environ['CXX'] = fake_compiler(tmp_path, version)
+    assert setup_py.openmp_flags() == flags
+
+
+def test_openmp_of_apples_clang(
+    setup_py: ModuleType, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    os.environ['CXX'] = fake_compiler(tmp_path, 'Apple clang version 17.0.0')
+    os.environ['LIBOMP_PREFIX'] = str(tmp_path)
+    assert setup_py.openmp_flags() == ([], [])
+    assert capsys.readouterr().out.count('run on one thread: brew install libomp\n') == 1
+    (tmp_path / 'include').mkdir()
+    (tmp_path / 'include' / 'omp.h').touch()
+    assert setup_py.openmp_flags() == (
+        ['-Xpreprocessor', '-fopenmp', f'-I{tmp_path}/include'],
+        [],
+    )
+    assert capsys.readouterr().out == ''
+
+
+def test_a_system_that_does_not_say_its_memory(
+    setup_py: ModuleType, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    assert 1 <= setup_py.compilers_that_fit() <= os.cpu_count()
+    monkeypatch.delattr(os, 'sysconf')
+    assert setup_py.compilers_that_fit() == os.cpu_count()
+
+
+def test_windows_builds_no_kernels(
+    setup_py: ModuleType,
+    monkeypatch: pytest.MonkeyPatch,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    """And an editable install makes copies, not links."""
+    calls = []
+    monkeypatch.setattr(sys, 'platform', 'win32')
+    monkeypatch.setattr(setup_py, 'setup', lambda **options: calls.append(options))
+    setup_py.main()
+    assert capsys.readouterr().out.strip().endswith('no kernels are built; WSL2 builds them.')
+    (options,) = calls
+    assert 'ext_modules' not in options
+    for name in ('mmlocalattn', 'configs', 'tools'):
+        (tmp_path / name).mkdir()
+    (tmp_path / 'model-index.yml').touch()
+    monkeypatch.chdir(tmp_path)
+    command = options['cmdclass']['build_py'](Distribution())
+    command.ensure_finalized()
+    command.editable_mode = True
+    command.run()
+    mim = tmp_path / 'mmlocalattn' / '.mim'
+    assert {path.name for path in mim.iterdir()} == {'configs', 'tools', 'model-index.yml'}
+    assert not any(path.is_symlink() for path in mim.iterdir())
 
 
 def test_ninja_is_asked_at_every_build(

@@ -7,6 +7,7 @@ import functools
 import importlib
 import importlib.util
 import re
+import sys
 import warnings
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any
@@ -99,10 +100,11 @@ def warn_if_reference(name: str, device_type: str) -> None:
 def _warn_once(name: str, device_type: str) -> None:
     if device_type in ('cpu', 'cuda') and not has_kernel(name, device_type):
         force_cuda = 'FORCE_CUDA=1 ' if device_type == 'cuda' else ''
+        where = 'in WSL2, in' if sys.platform == 'win32' else 'in'
         warnings.warn(
             f'mmlocalattn::{name} has no compiled {device_type} kernel, the PyTorch reference is '
-            f'used. '
-            f'Build the kernels with `{force_cuda}{_BUILD_COMMAND}` in a checkout of mmlocalattn.',
+            f'used. Build the kernels with `{force_cuda}{_BUILD_COMMAND}` {where} a checkout of '
+            'mmlocalattn.',
             stacklevel=4,
         )
 
