@@ -1,20 +1,16 @@
 """What setup.py builds and installs, and the errors of setup.py and tools/setup_env.sh."""
 
-import email
 import importlib.util
 import os
 import re
-import shutil
 import subprocess
 import sys
-import tarfile
 from pathlib import Path
 from types import ModuleType, SimpleNamespace
 
 import pytest
 import torch
 from packaging.requirements import Requirement
-from packaging.specifiers import SpecifierSet
 from setuptools import Distribution
 from torch.utils import cpp_extension
 
@@ -246,89 +242,6 @@ def test_configs_and_tools_are_found_beside_the_package() -> None:
     mim = Path(mmlocalattn.__file__).parent / '.mim'
     assert (mim / 'configs' / 'maskrcnn_ssvit_s_1x_coco.py').is_file()
     assert (mim / 'tools' / 'train.py').is_file()
-
-
-@pytest.fixture(scope='module')
-def source_tree(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A copy of the repository's own files, to build in."""
-    tree = tmp_path_factory.mktemp('source') / 'mmlocalattn'
-    skipped = ('.venv*', '.git', '.mim', '.*_cache', '__pycache__', '*.so', '*.egg-info')
-    skipped += ('build', 'dist', 'data', 'work_dirs')
-    return shutil.copytree(ROOT, tree, ignore=shutil.ignore_patterns(*skipped))
-
-
-def run_setup(tree: Path, *arguments: str) -> None:
-    subprocess.run(
-        [sys.executable, 'setup.py', '--quiet', *arguments],
-        cwd=tree,
-        env={**os.environ, 'MMLOCALATTN_WITH_OPS': '0'},
-        capture_output=True,
-        check=True,
-    )
-
-
-def test_wheel_content(source_tree: Path, tmp_path: Path) -> None:
-    run_setup(source_tree, 'build_py', '--build-lib', str(tmp_path))
-    assert [path.name for path in tmp_path.iterdir()] == ['mmlocalattn']
-    for name in ('configs', 'tools'):
-        ours = {path.relative_to(ROOT) for path in (ROOT / name).rglob('*.py')}
-        shipped = tmp_path / 'mmlocalattn' / '.mim'
-        assert {path.relative_to(shipped) for path in (shipped / name).rglob('*.py')} == ours
-    assert (shipped / 'model-index.yml').is_file()
-    assert (shipped / 'configs' / 'metafile_ssvit.yml').is_file()
-    assert (tmp_path / 'mmlocalattn' / 'ops' / 'neighborhood.py').is_file()
-
-
-@pytest.fixture(scope='module')
-def sdist(source_tree: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[str, bytes]:
-    """The files of the source distribution by their paths in it."""
-    folder = tmp_path_factory.mktemp('dist')
-    run_setup(source_tree, 'sdist', '--dist-dir', str(folder))
-    archive = folder / f'mmlocalattn-{mmlocalattn.__version__}.tar.gz'
-    assert list(folder.iterdir()) == [archive]
-    with tarfile.open(archive) as file:
-        members = [member for member in file if member.isfile()]
-        return {
-            member.name.partition('/')[2]: file.extractfile(member).read() for member in members
-        }
-
-
-def test_sdist_content(sdist: dict[str, bytes]) -> None:
-    # mmengine takes its first line for the package
-    assert sdist['mmlocalattn.egg-info/top_level.txt'] == b'mmlocalattn\n'
-    assert not any(name.endswith('entry_points.txt') for name in sdist)
-    wanted = ['pyproject.toml', 'setup.py', 'requirements/reference.txt', '.pre-commit-config.yaml']
-    wanted += ['LICENSE', 'CITATION.cff', 'mkdocs.yml', 'model-index.yml']
-    for pattern in (
-        '*.md',
-        '.github/**/*.*',
-        'mmlocalattn/csrc/**/*.*',
-        'configs/**/*.py',
-        'configs/*.yml',
-        'docs/**/*.md',
-        'tools/*.*',
-        'tools/*/*.py',
-    ):
-        wanted += (str(path.relative_to(ROOT)) for path in ROOT.glob(pattern))
-    assert not {*wanted} - {*sdist}
-
-
-def test_metadata(sdist: dict[str, bytes]) -> None:
-    metadata = email.message_from_bytes(sdist['PKG-INFO'])
-    assert metadata['Version'] == mmlocalattn.__version__
-    assert metadata['License'] == 'Apache-2.0'
-    assert metadata['Author'] == 'The mmlocalattn authors'
-    assert 'OpenMMLab' in metadata['Keywords'].split(',')
-    assert 'Typing :: Typed' in metadata.get_all('Classifier')
-    pythons = SpecifierSet(metadata['Requires-Python'])
-    named = [name.rpartition(' ')[2] for name in metadata.get_all('Classifier') if '3.' in name]
-    assert named == [
-        python for python in ('3.9', '3.10', '3.11', '3.12', '3.13') if python in pythons
-    ]
-    urls = [url.rpartition('/')[2] for url in metadata.get_all('Project-URL')]
-    cited = re.findall(r"'arXiv:(.+)'", (ROOT / 'CITATION.cff').read_text())
-    assert sorted(urls) == sorted(cited)
-    assert {'upstream', 'onedl', 'tests', 'lint'} <= {*metadata.get_all('Provides-Extra')}
 
 
 def test_version_has_one_source() -> None:
