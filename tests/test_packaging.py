@@ -255,7 +255,7 @@ def setup_env(venv: Path, variables: dict[str, str]) -> subprocess.CompletedProc
     """tools/setup_env.sh for a virtual environment, where it ought to stop."""
     return subprocess.run(
         ['bash', ROOT / 'tools' / 'setup_env.sh'],
-        env={**os.environ, 'MMLOCALATTN_VENV': str(venv), **variables},
+        env={**os.environ, 'MMLOCALATTN_VENV': str(venv), 'MMLOCALATTN_STACK': '', **variables},
         cwd=venv.parent,
         capture_output=True,
         text=True,

@@ -119,6 +119,8 @@ class AttentionStem(nn.Module):
             hidden = _to_blocks(outside).transpose(1, 2)[:, None]  # (blocks of an image, 1, 1, 16)
             hidden = hidden.repeat(x.shape[0], 1, 1, 1)
             logits = logits.masked_fill(hidden, -torch.inf)
+        # One dtype, which under autocast torch 2.1 wants of the caller.
+        value, logits = value.to(query.dtype), logits.to(query.dtype)
         y = F.scaled_dot_product_attention(query, key, value, attn_mask=logits, scale=1.0)
         return _to_map(y.transpose(1, 2).flatten(2), x.shape)
 

@@ -114,6 +114,7 @@ def attend(
         Like ``query``.
     """
     if mask is None:
+        bias = bias if bias is None else bias.to(query.dtype)  # under autocast, as torch 2.1 wants
         return F.scaled_dot_product_attention(query, key, value, bias)
     # Its check of the mask would be a condition on the number of windows in the exported graph.
     logits = query * query.shape[-1] ** -0.5 @ key.transpose(-2, -1)

@@ -41,4 +41,4 @@ def only(allowed: Mapping[str, Any]) -> Any:
     def load(file: Any, **options: Any) -> Any:
         return Unpickler(file, **options).load()
 
-    return SimpleNamespace(Unpickler=Unpickler, load=load)
+    return SimpleNamespace(__name__='pickle', Unpickler=Unpickler, load=load)

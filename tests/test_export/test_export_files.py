@@ -5,7 +5,6 @@ import subprocess
 import sys
 from pathlib import Path
 
-import onnxruntime
 import pytest
 import torch
 from mmdet.models.necks import FPN
@@ -24,6 +23,7 @@ def nat() -> FeatureMaps:
     return FeatureMaps(NAT(NARROW, out_indices=(0,), kernel_size=3)).eval()
 
 
+@pytest.mark.needs_torch('2.8', 'a graph for a range of sizes')
 def test_pt2_in_a_fresh_process(tmp_path: Path) -> None:
     path, image = tmp_path / 'nat.pt2', torch.randn(3, 3, 75, 90)
     assert max(export(nat(), path, 'pt2', SIZES, {'part': 'backbone'})) < 1e-5
@@ -57,7 +57,10 @@ def test_torchscript_takes_its_size_only(tmp_path: Path) -> None:
         loaded(torch.randn(1, 3, 80, 64))
 
 
+@pytest.mark.needs_torch('2.8', 'a graph for a range of sizes')
 def test_onnx_of_position_biases(tmp_path: Path) -> None:
+    import onnxruntime
+
     path, image = tmp_path / 'nat.onnx', torch.randn(3, 3, 79, 66)
     assert max(export(nat(), path, 'onnx', SIZES, {})) < 1e-5
     session = onnxruntime.InferenceSession(path, providers=['CPUExecutionProvider'])
@@ -75,6 +78,7 @@ def test_a_file_that_differs_is_not_left(tmp_path: Path, monkeypatch: pytest.Mon
     assert not any(tmp_path.iterdir())
 
 
+@pytest.mark.needs_torch('2.8', 'a graph for a range of sizes')
 def test_one_window_or_several(tmp_path: Path) -> None:
     class Swin(torch.nn.Module):
         def __init__(self) -> None:
@@ -88,6 +92,7 @@ def test_one_window_or_several(tmp_path: Path) -> None:
     assert max(export(Swin().eval(), tmp_path / 'swin.pt2', 'pt2', sizes, {})) < 1e-5
 
 
+@pytest.mark.needs_torch('2.8', 'a graph for a range of sizes')
 def test_maps_of_odd_and_even_sides_in_a_neck(tmp_path: Path) -> None:
     """The last map, which FPN pools, has 16, 15 and 17 rows."""
     model = FeatureMaps(nat().extract, FPN([8], 4, num_outs=2)).eval()
@@ -95,6 +100,7 @@ def test_maps_of_odd_and_even_sides_in_a_neck(tmp_path: Path) -> None:
     assert max(export(model, tmp_path / 'fpn.pt2', 'pt2', sizes, {})) < 1e-5
 
 
+@pytest.mark.needs_torch('2.8', 'a graph for a range of sizes')
 def test_a_course_that_depends_on_the_size_is_refused(tmp_path: Path) -> None:
     class Branch(torch.nn.Module):
         def forward(self, image: torch.Tensor) -> tuple[torch.Tensor]:
@@ -102,6 +108,13 @@ def test_a_course_that_depends_on_the_size_is_refused(tmp_path: Path) -> None:
 
     with pytest.raises(ValueError, match='export one file per size'):
         export(Branch(), tmp_path / 'branch.pt2', 'pt2', SIZES, {})
+    assert not any(tmp_path.iterdir())
+
+
+def test_an_older_torch_says_so(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr('mmlocalattn.export.files._symbolic_config', lambda: None)
+    with pytest.raises(ValueError, match=r'^pt2 files need torch 2\.8 or newer, this is torch \d'):
+        export(nat(), tmp_path / 'nat.pt2', 'pt2', SIZES, {})
     assert not any(tmp_path.iterdir())
 
 

@@ -5,7 +5,6 @@ import json
 from collections.abc import Callable
 from pathlib import Path
 
-import onnx
 import pytest
 import tiny_data
 import torch
@@ -25,10 +24,13 @@ model['backbone'].update(scan=[dict(local_kernel=3, anchor_kernel=1)] * 4)
     return lambda text: tiny_data.write_config(tmp_path / 'config.py', text, tmp_path, small)
 
 
+@pytest.mark.needs_torch('2.8', 'a graph for a range of sizes')
 def test_onnx_of_windows_that_grow_with_the_map(
     config: Callable[[str], str], tmp_path: Path
 ) -> None:
     """Maps of 16 and 45 rows at least: 3 and 7 anchors."""
+    import onnx
+
     out = tmp_path / 'ssvit.onnx'
     narrow = dict(embed_dims=8, depths=1, num_heads=2, mlp_ratios=2)
     options = [f'model.backbone.arch.{key}=[{value}]' for key, value in narrow.items()]
@@ -68,6 +70,7 @@ def test_whole_models(
     assert [output.shape for output in outputs] == shapes
 
 
+@pytest.mark.needs_torch('2.8', 'a graph for a range of sizes')
 def test_what_is_missing(
     config: Callable[[str], str],
     tmp_path: Path,

@@ -4,6 +4,7 @@ Several models are timed in turns in one process; the table shows medians.
 """
 
 import argparse
+import contextlib
 import statistics
 import time
 from collections.abc import Sequence
@@ -105,9 +106,9 @@ def make_run(cfg: Config, model: Any, size: tuple[int, int], args: argparse.Name
         data = model.data_preprocessor(batch, training=args.train)
     else:
         images = torch.randn(args.batch, 3, *size, device=args.device)
-    amp = torch.autocast(
-        args.device.type, getattr(torch, args.dtype), enabled=args.dtype != 'float32'
-    )
+    amp: contextlib.AbstractContextManager = contextlib.nullcontext()
+    if args.dtype != 'float32':
+        amp = torch.autocast(args.device.type, getattr(torch, args.dtype))
 
     def run() -> None:
         model.zero_grad(set_to_none=True)
@@ -145,12 +146,18 @@ def check_compiled(
     return seconds
 
 
+def eager() -> contextlib.AbstractContextManager:
+    """Where compiled models run as they were, which counters of FLOPs need."""
+    has_stances = hasattr(torch.compiler, 'set_stance')  # since torch 2.6
+    return torch.compiler.set_stance('force_eager') if has_stances else contextlib.nullcontext()
+
+
 def measure(names: Sequence[str], runs: Sequence[Run], args: argparse.Namespace) -> list[dict]:
     """Time the models in turns; one record each."""
     records = []
     for name, run, samples in zip(names, runs, time_in_turns(runs, args.device, args.rounds)):
         seconds = statistics.median(samples)
-        with torch.compiler.set_stance('force_eager'), FlopCounterMode(display=False) as counter:
+        with eager(), FlopCounterMode(display=False) as counter:
             run()
         records.append(
             {

@@ -116,7 +116,7 @@ def ssvit_tiny(height: int, width: int) -> Problem:
     for name, parameter in model.named_parameters():
         if parameter.dim() > 1:  # by name: a build may make its parameters in another order
             generator = torch.Generator().manual_seed(crc32(name.encode()))
-            nn.init.normal_(parameter, std=0.02, generator=generator)
+            parameter.data.normal_(std=0.02, generator=generator)
     return Problem(model, [torch.randn(1, 3, height, width)], model)
 
 

@@ -42,12 +42,22 @@ def test_every_operator_is_timed(tool: ModuleType) -> None:
 
 
 @pytest.mark.parametrize('bias', [(), ('--bias',)], ids=['plain', 'bias'])
-@pytest.mark.parametrize('dtype', ['float32', 'bfloat16', 'float16'])
+@pytest.mark.parametrize(
+    'dtype',
+    [
+        'float32',
+        'bfloat16',
+        pytest.param(
+            'float16', marks=pytest.mark.needs_torch('2.4', 'a float16 product on the CPU')
+        ),
+    ],
+)
 def test_ways_agree(tool: ModuleType, dtype: str, bias: tuple[str, ...]) -> None:
     args = tool.parse_args(['--dtype', dtype, '--baselines', *WAYS, *bias])
     assert tool.check_all(args) == {}
 
 
+@pytest.mark.needs_torch('2.5', 'flex attention')
 def test_flex_agrees(tool: ModuleType, monkeypatch: pytest.MonkeyPatch) -> None:
     """Not compiled, which takes longer than the whole suite may."""
     monkeypatch.setattr(torch, 'compile', lambda function, **_: function)
@@ -56,6 +66,7 @@ def test_flex_agrees(tool: ModuleType, monkeypatch: pytest.MonkeyPatch) -> None:
         assert tool.check_all(args) == {}
 
 
+@pytest.mark.needs_torch('2.5', 'flex attention')
 @pytest.mark.parametrize('tile', [None, (8, 16), (4, 4)])
 def test_block_mask_is_the_windows(tool: ModuleType, tile: tuple[int, int] | None) -> None:
     from benchmarking.baselines import TokenOrder
@@ -179,7 +190,7 @@ def test_what_fails_is_left_out(
     def fails(problem):
         def attend(*tensors):
             if problem.height != 13:
-                raise torch.OutOfMemoryError('too large\nmore')
+                raise torch.cuda.OutOfMemoryError('too large\nmore')
             return right(problem)(*tensors)
 
         return attend

@@ -5,6 +5,7 @@ compiled functions), and returns a function of query, key, value, each (B, H, W,
 and bias or None.
 """
 
+import importlib.util
 import inspect
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -170,6 +171,8 @@ def flex(problem: Problem, tile: tuple[int, int] | None = None) -> Attend:
         tile: Order the tokens by tiles of this (height, width) instead of row by row; see
             :class:`TokenOrder`. Bringing them into order and back is part of what is timed.
     """
+    if importlib.util.find_spec('torch.nn.attention') is None:
+        raise Unavailable('needs torch 2.5')
     from torch.nn.attention.flex_attention import flex_attention
 
     if problem.bias:
