@@ -44,6 +44,7 @@ LINK = re.compile(r'\]\((?![a-z]+:|#)([^)#\s]+)(?:#([^)\s]+))?\)')
 SHELL_TOOLS = {  # what each takes
     '.ci/run': '(--onedl|--classic)?',
     'tools/_launch.sh': '',  # is sourced
+    'tools/dev/build_wheel.sh': r'(--cuda)? ?\S*',
     'tools/dev/sanitize.sh': '.*',  # pytest's
     'tools/gpu_check.sh': r'\S*',
     'tools/lint.sh': '',

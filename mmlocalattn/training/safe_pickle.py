@@ -4,6 +4,7 @@ There ``torch.load(weights_only=True)`` takes tensors alone and cannot be told w
 ``torch.load(file, pickle_module=only(allowed))`` does the same with what is allowed.
 """
 
+import codecs
 import pickle
 from collections import OrderedDict
 from collections.abc import Mapping
@@ -17,6 +18,7 @@ def only(allowed: Mapping[str, Any]) -> Any:
     """A stand-in for the module :mod:`pickle` that makes tensors, and what is allowed by name."""
     rebuild = torch._utils
     known = {
+        '_codecs.encode': codecs.encode,  # of bytes, by NumPy
         'collections.OrderedDict': OrderedDict,
         'torch.Size': torch.Size,
         'torch.device': torch.device,
@@ -35,7 +37,7 @@ def only(allowed: Mapping[str, Any]) -> Any:
         def find_class(self, module: str, name: str) -> Any:
             full_name = f'{"builtins" if module == "__builtin__" else module}.{name}'
             if full_name not in known:
-                raise pickle.UnpicklingError(f'checkpoint asks for {full_name}, not allowed')
+                raise pickle.UnpicklingError(f'Unsupported global: GLOBAL {full_name}')
             return known[full_name]
 
     def load(file: Any, **options: Any) -> Any:

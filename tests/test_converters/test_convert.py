@@ -10,6 +10,7 @@ from torch import nn
 from mmlocalattn.backbones.ssvit import SSViT
 from mmlocalattn.converters.convert import FAMILIES, convert_checkpoint
 from mmlocalattn.registry import MODELS
+from mmlocalattn.training import read_checkpoint
 
 ARCH = {
     'embed_dims': [16, 32, 64, 96],
@@ -39,7 +40,7 @@ def test_result_is_plain_and_complete(src, tmp_path):
     dst = tmp_path / 'new' / 'ssvit.pth'
     converted = convert_checkpoint('ssvit', src, dst, ARCH)
     assert (converted.about, converted.parts) == ({'arch': ARCH}, ['backbone', 'head', 'neck'])
-    checkpoint = torch.load(dst, weights_only=True)
+    checkpoint = read_checkpoint(dst)
     assert set(checkpoint) == {'state_dict', 'meta'}
     assert checkpoint['meta']['arch'] == ARCH
     assert checkpoint['meta']['source'] == 'released.pth'

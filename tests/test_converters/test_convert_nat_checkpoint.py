@@ -14,6 +14,7 @@ from tiny_data import NUM_IMAGES, data, quick  # noqa: F401
 
 from mmlocalattn.backbones.nat import NAT, DiNAT
 from mmlocalattn.converters.convert import FAMILIES, convert_checkpoint
+from mmlocalattn.training import read_checkpoint
 
 CONFIGS = Path(__file__).parents[2] / 'configs'
 ARCH = {
@@ -83,7 +84,7 @@ def build(model, scope='mmpretrain', device='cpu'):
 
 
 def weights_of(path):
-    return torch.load(path, weights_only=True)['state_dict']
+    return read_checkpoint(path)['state_dict']
 
 
 def test_the_released_names_are_those_of_the_golden_arrays(golden):
@@ -107,7 +108,7 @@ def classifier(tmp_path):
 def test_classifier(classifier, family, tmp_path):
     dst = tmp_path / 'ours.pth'
     converted = convert_checkpoint(family, tmp_path / 'released.pth', dst, ARCH)
-    meta = torch.load(dst, weights_only=True)['meta']
+    meta = read_checkpoint(dst)['meta']
     assert (meta['arch'], meta['kernel_size']) == (ARCH, 7)
     assert converted.parts == ['backbone', 'head']
     other = build(CLASSIFIER)
@@ -172,7 +173,7 @@ def test_whole_model(name, tmp_path):
 
     family = 'nat_seg' if 'upernet' in name else 'nat_det'
     convert_checkpoint(family, src, dst, config=tmp_path / 'small.py')
-    checkpoint = torch.load(dst, weights_only=True)
+    checkpoint = read_checkpoint(dst)
     assert checkpoint['meta']['config'] == 'small.py'
     assert set(checkpoint) == {'state_dict', 'meta'}
 

@@ -9,6 +9,7 @@ from torch import nn
 from mmlocalattn.backbones.qna_vit import QnAViT
 from mmlocalattn.converters.convert import FAMILIES, convert_checkpoint
 from mmlocalattn.converters.qna_vit import MARKS, convert, infer_arch
+from mmlocalattn.training import read_checkpoint
 
 PARTS = {
     'norm1.weight': 'LayerNorm_0/scale',
@@ -148,7 +149,7 @@ def test_round_trip_through_files(ours, flax, tmp_path, form):
         moments = {'mu': {'w': torch.zeros(2)}, 'count': 375300}
         src.write_bytes(pack({'step': 375300, 'params': nested(flax), 'opt_state': moments}))
     run(src, tmp_path / 'ours.pth')
-    checkpoint = torch.load(tmp_path / 'ours.pth', weights_only=True)
+    checkpoint = read_checkpoint(tmp_path / 'ours.pth')
     assert checkpoint['state_dict'].keys() == ours.keys()
     for name, value in ours.items():
         assert torch.equal(checkpoint['state_dict'][name], value), name

@@ -8,6 +8,7 @@ from mmengine.registry import DefaultScope
 from mmengine.runner import load_checkpoint
 
 from mmlocalattn.converters.convert import FAMILIES, convert_checkpoint
+from mmlocalattn.training import read_checkpoint
 
 ARCH = {
     'embed_dims': [16, 32, 64, 128],
@@ -39,7 +40,7 @@ def released(golden) -> dict[str, torch.Tensor]:
 def run(weights: dict, folder: Path, family: str = 'slide_swin') -> dict:
     torch.save({'model': weights}, folder / 'released.pth')
     convert_checkpoint(family, folder / 'released.pth', folder / 'ours.pth', ARCH)
-    return torch.load(folder / 'ours.pth', weights_only=True)
+    return read_checkpoint(folder / 'ours.pth')
 
 
 def fails(weights: dict, folder: Path, message: str, **options: str) -> None:

@@ -9,6 +9,8 @@ import pytest
 import tiny_data
 import torch
 
+from mmlocalattn.training import read_checkpoint
+
 TOOL = tiny_data.load_tool('convert_checkpoint')
 ARCH = {
     'embed_dims': [16, 32, 64, 96],
@@ -32,7 +34,7 @@ def paths(golden, tmp_path: Path) -> list[str]:
 
 def test_says_what_was_written(paths: list[str], capsys: pytest.CaptureFixture) -> None:
     TOOL.main(['ssvit', *paths, '--arch', json.dumps(ARCH)])
-    count = len(torch.load(paths[1], weights_only=True)['state_dict'])
+    count = len(read_checkpoint(paths[1])['state_dict'])
     expected = f'{paths[1]}: ssvit, arch {ARCH}, {count} tensors in backbone, head, neck\n'
     assert capsys.readouterr().out == expected
 

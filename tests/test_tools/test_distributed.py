@@ -12,6 +12,8 @@ import tiny_data
 import torch
 from tiny_data import ROOT, data, quick  # noqa: F401
 
+from mmlocalattn.training import read_checkpoint
+
 TRAIN = tiny_data.load_tool('train')
 
 # The global batch is four images either way. Batch statistics and random steps are off, because
@@ -52,9 +54,7 @@ def test_two_processes_equal_one(tmp_path: Path, data: Path, quick: None) -> Non
     assert len(losses[0]) == 2
     assert losses[0][0] != losses[0][1]
     assert losses[1] == pytest.approx(losses[0], rel=1e-5)
-    weights = [
-        torch.load(folder / 'iter_2.pth', weights_only=True)['state_dict'] for folder in (one, two)
-    ]
+    weights = [read_checkpoint(folder / 'iter_2.pth')['state_dict'] for folder in (one, two)]
     torch.testing.assert_close(weights[1], weights[0], rtol=1e-3, atol=1e-5)
 
 

@@ -11,7 +11,7 @@ import tiny_data
 import torch
 from tiny_data import ROOT, data, quick  # noqa: F401
 
-from mmlocalattn.training import allow_mmengine_checkpoints
+from mmlocalattn.training import allow_mmengine_checkpoints, read_checkpoint
 
 TRAIN = tiny_data.load_tool('train')
 PASS = 3  # iterations over all images
@@ -44,7 +44,7 @@ def run_and_kill(config: str, work_dir: Path, iteration: int) -> None:
 def weights(work_dir: Path) -> dict[str, torch.Tensor]:
     last = (work_dir / 'last_checkpoint').read_text()
     allow_mmengine_checkpoints()  # onedl's MMEngine takes its permissions back after a load
-    return torch.load(last, weights_only=True)['state_dict']
+    return read_checkpoint(last)['state_dict']
 
 
 @pytest.mark.parametrize(
@@ -89,7 +89,7 @@ def test_trains_a_classifier_with_ema(
     assert f'No checkpoint in {tmp_path}: training from the start.' in printed
     assert 'No GPU found: training in float32' in printed
     assert f'Scaling the original LR by {2 / 2048}' in printed
-    checkpoint = torch.load(tmp_path / 'epoch_1.pth', weights_only=True)
+    checkpoint = read_checkpoint(tmp_path / 'epoch_1.pth')
     assert {'state_dict', 'ema_state_dict', 'optimizer', 'param_schedulers'} <= checkpoint.keys()
 
 

@@ -11,7 +11,6 @@ from mmengine.logging import HistoryBuffer
 from torch import nn
 
 from mmlocalattn.training import (
-    allow_mmengine_checkpoints,
     last_whole_checkpoint,
     load_weights,
     read_checkpoint,
@@ -95,11 +94,10 @@ def test_read_seed(tmp_path: Path) -> None:
 
 
 def test_log_history_is_allowed(tmp_path: Path) -> None:
-    allow_mmengine_checkpoints()
     history = HistoryBuffer([1.0, 2.0], [1, 1])
     scalar = np.float32(3.0)
     torch.save(dict(loss=history, scalar=scalar), tmp_path / 'a.pth')
-    loaded = torch.load(tmp_path / 'a.pth', weights_only=True)
+    loaded = read_checkpoint(tmp_path / 'a.pth')
     assert loaded['loss'].mean() == 1.5
     assert loaded['scalar'] == scalar
 
@@ -119,13 +117,13 @@ class AskForAttribute:
     [(HistoryBuffer, '__init__'), (np.ndarray, 'tofile'), (HistoryBuffer, 'mean')],
 )
 def test_only_history_methods_are_allowed(tmp_path: Path, owner: type, name: str) -> None:
-    allow_mmengine_checkpoints()
-    torch.save(AskForAttribute(owner, name), tmp_path / 'a.pth')
+    path = tmp_path / 'a.pth'
+    torch.save(dict(method=AskForAttribute(owner, name)), path)
     if name == 'mean':
-        assert torch.load(tmp_path / 'a.pth', weights_only=True) is HistoryBuffer.mean
+        assert read_checkpoint(path)['method'] is HistoryBuffer.mean
     else:
-        with pytest.raises(Exception, match='which is not allowed'):
-            torch.load(tmp_path / 'a.pth', weights_only=True)
+        with pytest.raises(ValueError, match='which is not allowed'):
+            read_checkpoint(path)
 
 
 @pytest.mark.parametrize(
@@ -144,7 +142,9 @@ def test_files_with_more_or_less_are_refused(tmp_path: Path, content: object, me
     assert '\n' not in str(raised.value)
 
 
-@pytest.mark.parametrize(('content', 'reason'), [(b'', 'EOFError'), (b'hello', 'KeyError')])
+@pytest.mark.parametrize(
+    ('content', 'reason'), [(b'', 'EOFError'), (b'hello', '(KeyError|UnpicklingError)')]
+)
 def test_other_files_are_refused(tmp_path: Path, content: bytes, reason: str) -> None:
     path = tmp_path / 'a.pth'
     path.write_bytes(content)
