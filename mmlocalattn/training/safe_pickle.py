@@ -6,7 +6,7 @@ There ``torch.load(weights_only=True)`` takes tensors alone and cannot be told w
 
 import codecs
 import pickle
-from collections import OrderedDict
+from collections import Counter, OrderedDict
 from collections.abc import Mapping
 from types import SimpleNamespace
 from typing import Any
@@ -19,6 +19,10 @@ def only(allowed: Mapping[str, Any]) -> Any:
     rebuild = torch._utils
     known = {
         '_codecs.encode': codecs.encode,  # of bytes, by NumPy
+        'builtins.bytearray': bytearray,
+        'builtins.complex': complex,
+        'builtins.set': set,
+        'collections.Counter': Counter,
         'collections.OrderedDict': OrderedDict,
         'torch.Size': torch.Size,
         'torch.device': torch.device,
