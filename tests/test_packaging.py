@@ -289,6 +289,25 @@ def test_setup_env_says_what_is_missing(
     assert not (tmp_path / 'venv').exists()
 
 
+def test_setup_env_asks_for_disk(tmp_path: Path) -> None:
+    df = tmp_path / 'df'
+    df.write_text('#!/bin/sh\necho head; echo /dev/x 1000000 1 3200000 1% /\n')
+    df.chmod(0o755)
+    run = setup_env(tmp_path / 'venv', {'PATH': f'{tmp_path}:{os.environ["PATH"]}'})
+    assert run.returncode == 1
+    assert f'{tmp_path} has 3 GiB free and 10 are needed' in run.stderr
+    assert not (tmp_path / 'venv').exists()
+
+
+def test_setup_env_asks_for_the_package_index(tmp_path: Path) -> None:
+    """Before the download; the virtual environment is there by then."""
+    nothing = {'PIP_CONFIG_FILE': os.devnull, 'PIP_INDEX_URL': 'http://127.0.0.1:9/simple'}
+    run = setup_env(tmp_path / 'venv', {'PYTHON': sys.executable, **nothing})
+    assert run.returncode == 1
+    assert 'pip cannot fetch from its package index, see above; a proxy goes to' in run.stderr
+    assert 'packages' not in run.stdout
+
+
 @pytest.mark.parametrize('stack', ['', 'onedl', 'classic'])
 def test_setup_env_keeps_the_stacks_apart(stack: str, tmp_path: Path) -> None:
     other = 'reference' if stack else 'onedl_reference'

@@ -112,9 +112,9 @@ check_machine() {
         die "$parent has $free_gib GiB free and 10 are needed; MMLOCALATTN_VENV can name another place"
     if [ -r /proc/meminfo ]; then
         available_mib=$(($(awk '/^MemAvailable:/ {print $2}' /proc/meminfo) >> 10))
-        [ "$available_mib" -ge 2000 ] ||
-            die "$available_mib MiB of memory are free and a compiler needs 2000; close other programs or add swap"
-        jobs=$((available_mib / 2000))
+        [ "$available_mib" -ge 2500 ] ||
+            die "$available_mib MiB of memory are free and a compiler needs 2500; close other programs or add swap"
+        jobs=$((available_mib / 2500))
         [ "$jobs" -le "$(nproc)" ] || jobs=$(nproc)
         export MAX_JOBS=${MAX_JOBS:-$jobs}
     fi
