@@ -68,7 +68,7 @@ watch_log() {
         sleep 1
         seconds=$((SECONDS - began))
         if ((seconds > 0 && seconds % 15 == 0)); then
-            say "  $seconds s: $(grep . "$1" | tail -n 1 | sed -E 's/^(\[[0-9/]+\]) .* ([^ ]+\.(cpp|cu)) .*/\1 \2/' | cut -c 1-100)"
+            say "  $seconds s: $(grep -v -e '^$' -e ^WARNING "$1" | tail -n 1 | sed -E 's/^(\[[0-9/]+\]) .* ([^ ]+\.(cpp|cu)) .*/\1 \2/' | cut -c 1-100)"
         fi
     done
 }

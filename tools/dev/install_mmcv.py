@@ -159,8 +159,10 @@ def built_wheel(pin: str, folder: Path) -> Path:
         merged = Path(name, 'merged')
         shutil.copytree(source, merged)
         csrc = merged / 'mmcv' / 'ops' / 'csrc' / 'pytorch'
-        merge([*csrc.glob('*.cpp'), *csrc.glob('cpu/*.cpp')], csrc)
+        files = [*csrc.glob('*.cpp'), *csrc.glob('cpu/*.cpp')]
+        units = merge(files, csrc)
         merge([*csrc.glob('cuda/*.cu')], csrc / 'cuda')
+        print(f'compiling {len(files)} files as {units} units', flush=True)
         wheel = build(merged, log)
         if wheel is None:
             print(f'the units do not compile ({log}): file by file, which takes longer', flush=True)
