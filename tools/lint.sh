@@ -20,7 +20,10 @@ sys.exit(any(version(name) != pin for name, pin in pins))
 PY
 }
 
-python=$(command -v "${PYTHON:-python3}")
+python=$(command -v "${PYTHON:-python3}") || {
+    echo "[lint] error: there is no ${PYTHON:-python3}; name one in PYTHON" >&2
+    exit 1
+}
 if ! has_tools "$python"; then
     venv=$PWD/.venv-lint
     if ! has_tools "$venv/bin/python"; then

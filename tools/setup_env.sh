@@ -25,6 +25,11 @@ requirements=("$pins" requirements/tests.txt)
 index_probe='addict==2.4.0' # a few kB, and among the pins
 mmcv_pin='^(onedl-)?mmcv=='
 
+[ $# = 0 ] || {
+    echo "usage: bash tools/setup_env.sh (what can be set is in its first lines)" >&2
+    exit 2
+}
+
 say() { printf '[setup] %s\n' "$*"; }
 die() {
     printf '[setup] error: %s\n' "$*" >&2

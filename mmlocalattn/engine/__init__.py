@@ -6,6 +6,8 @@ Old configs import it (``custom_imports``) to find what ``training`` registers.
 import importlib
 import sys
 import warnings
+from collections.abc import Sequence
+from importlib.machinery import ModuleSpec
 from types import ModuleType
 from typing import Any
 
@@ -30,45 +32,53 @@ _MOVED = {
     'mmlocalattn.visualisation': ('record_attention',),
 }
 _MOVED_MODULES = {
-    'checkpoint': 'mmlocalattn.training.checkpoint',
-    'data_check': 'mmlocalattn.data.check',
-    'exact_resume': 'mmlocalattn.training.resume',
-    'export': 'mmlocalattn.export.files',
-    'history': 'mmlocalattn.training.history',
-    'launch': 'mmlocalattn.training.config',
-    'layer_decay': 'mmlocalattn.training.layer_decay',
-    'onnx_operators': 'mmlocalattn.export.onnx_operators',
-    'pictures': 'mmlocalattn.visualisation.pictures',
-    'visualisation': 'mmlocalattn.visualisation.attention',
+    'checkpoint': ('mmlocalattn.training.checkpoint',),
+    'data_check': ('mmlocalattn.data.check',),
+    'exact_resume': ('mmlocalattn.training.resume',),
+    'export': ('mmlocalattn.export.files',),
+    'history': ('mmlocalattn.training.history',),
+    'launch': (
+        'mmlocalattn.training.config',
+        'mmlocalattn.training.arguments',
+        'mmlocalattn.training.launch',
+    ),
+    'layer_decay': ('mmlocalattn.training.layer_decay',),
+    'onnx_operators': ('mmlocalattn.export.onnx_operators',),
+    'pictures': ('mmlocalattn.visualisation.pictures',),
+    'visualisation': ('mmlocalattn.visualisation.attention',),
 }
 
+__all__ = [name for names in _MOVED.values() for name in names]
 
-def _moved(old: str, new: str, name: str) -> Any:
-    """What the old module's ``name`` is called in the new one, with a warning that says so."""
-    value = getattr(importlib.import_module(new), name)
-    warnings.warn(
-        f'{old}.{name} is {new}.{name} now; the old name goes with the next minor version',
-        DeprecationWarning,
-        stacklevel=3,
-    )
-    return value
+
+def _moved(old: str, modules: Sequence[str], name: str) -> Any:
+    """What the old module's ``name`` is called in one of the new ones, with a warning of it."""
+    for new in modules:
+        value = getattr(importlib.import_module(new), name, None)
+        if value is not None:
+            warnings.warn(
+                f'{old}.{name} is {new}.{name} now; the old name goes with the next minor version',
+                DeprecationWarning,
+                stacklevel=3,
+            )
+            return value
+    raise AttributeError(f'module {old!r} has no attribute {name!r}')
 
 
 def __getattr__(name: str) -> Any:
-    for module, names in _MOVED.items():
-        if name in names:
-            return _moved(__name__, module, name)
-    raise AttributeError(f'module {__name__!r} has no attribute {name!r}')
+    return _moved(__name__, [new for new, names in _MOVED.items() if name in names], name)
 
 
 class _MovedModule(ModuleType):
     """Stands for a module that has another name now."""
 
     def __getattr__(self, name: str) -> Any:
-        if name.startswith('__'):
-            raise AttributeError(f'module {self.__name__!r} has no attribute {name!r}')
-        return _moved(self.__name__, _MOVED_MODULES[self.__name__.rpartition('.')[2]], name)
+        hidden = name.startswith('__')  # Python asks for some
+        modules = () if hidden else _MOVED_MODULES[self.__name__.rpartition('.')[2]]
+        return _moved(self.__name__, modules, name)
 
 
 for _name in _MOVED_MODULES:
-    sys.modules[f'{__name__}.{_name}'] = _MovedModule(f'{__name__}.{_name}')
+    _module = _MovedModule(f'{__name__}.{_name}')
+    _module.__spec__ = ModuleSpec(_module.__name__, None)
+    sys.modules[_module.__name__] = globals()[_name] = _module

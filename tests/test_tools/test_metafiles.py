@@ -107,9 +107,9 @@ def test_header_names_the_paper_and_its_table(metafiles: ModuleType, file: Path)
             None,
         ),
         (
-            '# Published: no table entry (83.2 top-1 in a plot).\n# Weights: u/f.pth\n',
+            '# Published: no table entry (83.2 top-1 in a plot).\n# Weights: https://u/f.pth\n',
             [],
-            'u/f.pth',
+            'https://u/f.pth',
         ),
     ],
 )
@@ -133,6 +133,10 @@ def test_header(
         ('# Published: 47.3 AP (table 1).\n', "'47.3 AP', which is not a number and one of box AP"),
         ('# Published: 47,3 box AP (table 1).\n', "'47,3 box AP', which is not"),
         ('# Published: nothing (no table).\n', "'nothing', which is not"),
+        (
+            '# Published: 1.0 box AP (table 1).\n# Weights: on request\n',
+            "has weights ['on request'], not one https address",
+        ),
     ],
 )
 def test_header_of_another_form(

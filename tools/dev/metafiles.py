@@ -206,8 +206,10 @@ def read_header(file: Path) -> tuple[dict[str, float], str | None]:
                 f'{", ".join(METRICS)}, nor "no table entry"'
             )
         published[metric] = float(number)
-    weights = re.search(r'^# Weights: (\S+)$', header, re.MULTILINE)
-    return published, weights and weights[1]
+    weights = re.findall(r'^# Weights: *(.*)$', header, re.MULTILINE)
+    if len(weights) > 1 or not all(re.fullmatch(r'https://\S+', url) for url in weights):
+        raise ValueError(f'{file.name}: the header has weights {weights}, not one https address')
+    return published, weights[0] if weights else None
 
 
 def results(published: dict[str, float], dataset: str) -> list[dict]:

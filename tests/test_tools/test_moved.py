@@ -1,4 +1,4 @@
-"""The old paths of the benchmarks print the new ones and hand their arguments on."""
+"""Old paths of tools print the new ones and hand their arguments on."""
 
 import os
 import runpy
@@ -11,12 +11,19 @@ import tiny_data
 TOOLS = tiny_data.ROOT / 'tools'
 
 
-@pytest.mark.parametrize('name', ['ops', 'model', 'windows'])
+@pytest.mark.parametrize(
+    ('old', 'new'),
+    [
+        ('benchmark_ops.py', 'benchmarks/bench_ops.py'),
+        ('benchmark_model.py', 'benchmarks/bench_model.py'),
+        ('benchmark_windows.py', 'benchmarks/bench_windows.py'),
+        ('quickstart_report.py', 'analysis/quickstart_report.py'),
+    ],
+)
 def test_old_paths(
-    name: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+    old: str, new: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     started = []
-    old, new = f'benchmark_{name}.py', f'benchmarks/bench_{name}.py'
     monkeypatch.setattr(os, 'execv', lambda *command: started.append(command))
     monkeypatch.setattr(sys, 'argv', [old, '--rounds', '1'])
     runpy.run_path(str(TOOLS / old), run_name='__main__')
