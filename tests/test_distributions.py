@@ -45,7 +45,13 @@ def test_wheel_content(source_tree: Path, tmp_path: Path) -> None:
         assert {path.relative_to(shipped) for path in (shipped / name).rglob('*.py')} == ours
     assert (shipped / 'model-index.yml').is_file()
     assert (shipped / 'configs' / 'metafile_ssvit.yml').is_file()
-    assert (tmp_path / 'mmlocalattn' / 'ops' / 'neighborhood.py').is_file()
+    for name in (
+        'ops/neighborhood.py',
+        'visualisation/page.css',
+        'visualisation/page.html',
+        'py.typed',
+    ):
+        assert (tmp_path / 'mmlocalattn' / name).is_file()
 
 
 @pytest.fixture(scope='module')

@@ -11,6 +11,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from mmlocalattn.files import whole_file
 from mmlocalattn.visualisation.attention import Attention
 
 TEMPLATE = Path(__file__).with_suffix('.html')
@@ -51,7 +52,9 @@ def write_page(
     Raises:
         ValueError: If ``max_bytes`` is not enough for the fewest queries.
     """
-    template, (height, width) = TEMPLATE.read_text('utf-8'), image.shape[:2]
+    style = TEMPLATE.with_suffix('.css').read_text('utf-8')
+    template = TEMPLATE.read_text('utf-8').replace('STYLE\n', style, 1)
+    height, width = image.shape[:2]
     data = dict(
         title=title,
         weights=weights,
@@ -67,7 +70,8 @@ def write_page(
         queries = torch.cartesian_prod(rows, columns)
         for entry, step in zip(described['steps'], attention.steps):
             entry.update(_pack(step.weights(queries)[:, list(heads)], attention.is_signed))
-    path.write_text(template.replace('DATA', _to_json(data), 1), 'utf-8')
+    with whole_file(path) as partial:
+        partial.write_text(template.replace('DATA', _to_json(data), 1), 'utf-8')
     return [(len(rows), len(columns)) for rows, columns in kept]
 
 
