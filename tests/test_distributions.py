@@ -7,9 +7,11 @@ import shutil
 import subprocess
 import sys
 import tarfile
+import zipfile
 from pathlib import Path
 
 import pytest
+import torch
 from packaging.specifiers import SpecifierSet
 
 import mmlocalattn
@@ -143,3 +145,22 @@ def test_the_source_distribution_installs(
     )
     assert run.stdout.split() == [str(tmp_path / 'mmlocalattn' / 'registry.py'), 'SSViT']
     assert (tmp_path / 'mmlocalattn' / '.mim' / 'tools' / 'train.py').is_file()
+
+
+def test_a_wheel_names_its_torch(
+    source_tree: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Without kernels, which take minutes."""
+    monkeypatch.setenv('MMLOCALATTN_WITH_OPS', '0')
+    monkeypatch.setenv('PYTHON', sys.executable)
+    script = source_tree / 'tools' / 'dev' / 'build_wheel.sh'
+    done = subprocess.run(['bash', script, tmp_path], capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    torch_version = torch.__version__.partition('+')[0]
+    (wheel,) = tmp_path.iterdir()
+    assert wheel.name.startswith(f'mmlocalattn-{mmlocalattn.__version__}+torch{torch_version}.cpu-')
+    assert done.stdout.splitlines()[-1] == str(wheel)
+    with zipfile.ZipFile(wheel) as file:
+        names = file.namelist()
+    assert 'mmlocalattn/.mim/tools/train.py' in names
+    assert not [name for name in names if name.startswith(('tests/', 'tools/', 'build/'))]
