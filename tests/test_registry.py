@@ -19,9 +19,11 @@ def our_scope():
 
 
 def lines_printed(code):
-    """What a fresh process prints, without its warnings."""
+    """What code prints in a fresh process, without what the packages do there."""
+    code = f'import functools\nprint = functools.partial(print, ">")\n{code}'
     command = [sys.executable, '-W', 'ignore', '-c', code]
-    return subprocess.run(command, capture_output=True, text=True, check=True).stdout.splitlines()
+    output = subprocess.run(command, capture_output=True, text=True, check=True).stdout
+    return [line[2:] for line in output.splitlines() if line.startswith('> ')]
 
 
 def test_registered_names():
