@@ -6,8 +6,8 @@ mmcv compiles some 77 C++ files, and nearly all of the time goes into PyTorch's 
 file parses anew. Here they are compiled as a few units that include many of them. Nothing else
 differs: setup.py, its switches (FORCE_CUDA, MMCV_CUDA_ARGS, MAX_JOBS, ...), the flags and the
 operators are mmcv's own. Files whose names for functions or types clash go to different units, and
-a file's macros end with it. Should the units not compile after all, mmcv is built file by file, and
-that is said.
+a file's macros end with it. CUDA files stay apart, because names in their headers clash. Should the
+units not compile after all, mmcv is built file by file, and that is said.
 
 The wheel is kept, by the versions of torch and Python, and is all that the next time needs.
 Runs in a Python that has torch and what mmcv's setup.py needs.
@@ -161,7 +161,6 @@ def built_wheel(pin: str, folder: Path) -> Path:
         csrc = merged / 'mmcv' / 'ops' / 'csrc' / 'pytorch'
         files = [*csrc.glob('*.cpp'), *csrc.glob('cpu/*.cpp')]
         units = merge(files, csrc)
-        merge([*csrc.glob('cuda/*.cu')], csrc / 'cuda')
         print(f'compiling {len(files)} files as {units} units', flush=True)
         wheel = build(merged, log)
         if wheel is None:
