@@ -11,26 +11,9 @@ from importlib.machinery import ModuleSpec
 from types import ModuleType
 from typing import Any
 
-import mmlocalattn.training  # noqa: F401  (registers)
+import mmlocalattn.training
 
-_MOVED = {
-    'mmlocalattn.training': (
-        'ExactResumeHook',
-        'History',
-        'LayerDecayOptimWrapperConstructor',
-        'adapt_to_device',
-        'add_common_arguments',
-        'add_config_arguments',
-        'allow_mmengine_checkpoints',
-        'config_of',
-        'last_whole_checkpoint',
-        'load_config',
-        'read_history',
-        'read_seed',
-    ),
-    'mmlocalattn.data': ('check_data',),
-    'mmlocalattn.visualisation': ('record_attention',),
-}
+_MOVED = ('mmlocalattn.training', 'mmlocalattn.data', 'mmlocalattn.visualisation')
 _MOVED_MODULES = {
     'checkpoint': ('mmlocalattn.training.checkpoint',),
     'data_check': ('mmlocalattn.data.check',),
@@ -48,7 +31,7 @@ _MOVED_MODULES = {
     'visualisation': ('mmlocalattn.visualisation.attention',),
 }
 
-__all__ = [name for names in _MOVED.values() for name in names]
+__all__ = [*mmlocalattn.training.__all__, 'check_data', 'record_attention']
 
 
 def _moved(old: str, modules: Sequence[str], name: str) -> Any:
@@ -66,7 +49,7 @@ def _moved(old: str, modules: Sequence[str], name: str) -> Any:
 
 
 def __getattr__(name: str) -> Any:
-    return _moved(__name__, [new for new, names in _MOVED.items() if name in names], name)
+    return _moved(__name__, _MOVED if name in __all__ else (), name)
 
 
 class _MovedModule(ModuleType):

@@ -10,7 +10,7 @@ from torch import nn
 
 from mmlocalattn import __version__
 from mmlocalattn.export.files import FeatureMaps, Size, exportable
-from mmlocalattn.training import load_weights
+from mmlocalattn.training import load_weights, preprocessor_of
 
 CLASSIFIER_SIZES: list[Size] = [(224, 224), (256, 320), (384, 288)]
 DENSE_SIZES: list[Size] = [(512, 512), (480, 640), (608, 448)]
@@ -53,7 +53,7 @@ def build_exportable(
 
 def describe(cfg: Config, part: str, sizes: list[Size], file_format: str) -> dict:
     """What a user of the file must know, for its metadata."""
-    preprocessor = cfg.model.get('data_preprocessor') or cfg.get('data_preprocessor') or {}
+    preprocessor = preprocessor_of(cfg)
     keys = ('mean', 'std', 'bgr_to_rgb', 'to_rgb', 'pad_size_divisor')
     return {
         'mmlocalattn': __version__,

@@ -16,7 +16,7 @@ from mmlocalattn.training.checkpoint import (
     read_seed,
     save_checkpoint,
 )
-from mmlocalattn.training.config import find_config, load_config
+from mmlocalattn.training.config import find_config, load_config, preprocessor_of
 from mmlocalattn.training.history import History, read_history
 from mmlocalattn.training.launch import (
     adapt_to_device,
@@ -48,6 +48,7 @@ __all__ = [
     'load_config',
     'load_weights',
     'one_line_errors',
+    'preprocessor_of',
     'read_checkpoint',
     'read_history',
     'read_seed',

@@ -49,6 +49,11 @@ def find_config(path: str) -> Path:
     return file
 
 
+def preprocessor_of(cfg: Config) -> Mapping:
+    """The data preprocessor of a config, in its model or, as in mmpretrain, beside it."""
+    return cfg.model.get('data_preprocessor') or cfg.get('data_preprocessor') or {}
+
+
 @contextlib.contextmanager
 def _bases_of_packages() -> Iterator[None]:
     """Let MMEngine find the bases of a config through :func:`_find_base`.

@@ -16,7 +16,7 @@ from mmengine.registry import MODELS, init_default_scope
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from mmlocalattn.training import load_weights
+from mmlocalattn.training import load_weights, preprocessor_of
 from mmlocalattn.visualisation.attention import Attention, record_attention
 from mmlocalattn.visualisation.figure import draw_stage
 from mmlocalattn.visualisation.page import Layer, write_page
@@ -71,7 +71,7 @@ def prepare_image(image: NDArray[np.uint8], cfg: Config, short_side: int) -> Ten
     scale = short_side / min(image.shape[:2])
     height, width = (max(round(side * scale / MULTIPLE), 1) * MULTIPLE for side in image.shape[:2])
     resized = cv2.resize(image, (width, height), interpolation=cv2.INTER_AREA).astype(np.float32)
-    options = cfg.model.get('data_preprocessor') or cfg.get('data_preprocessor') or {}
+    options = preprocessor_of(cfg)
     if options.get('bgr_to_rgb') or options.get('to_rgb'):
         resized = resized[..., ::-1]
     if options.get('mean') is not None:

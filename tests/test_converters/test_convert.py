@@ -5,6 +5,7 @@ import argparse
 import pytest
 import torch
 from mmengine.model import BaseModule
+from tiny_data import SSVIT_ARCH, released_ssvit
 from torch import nn
 
 from mmlocalattn.backbones.ssvit import SSViT
@@ -12,21 +13,10 @@ from mmlocalattn.converters.convert import FAMILIES, convert_checkpoint
 from mmlocalattn.registry import MODELS
 from mmlocalattn.training import read_checkpoint
 
-ARCH = {
-    'embed_dims': [16, 32, 64, 96],
-    'depths': [2, 2, 2, 2],
-    'num_heads': [1, 2, 2, 3],
-    'mlp_ratios': [4, 4, 3, 3],
-    'layer_scale': [None, None, 1e-6, 1e-6],
-}
-
 
 @pytest.fixture
 def released(golden):
-    arrays = golden('ssvit_small_224x256')
-    return {
-        name[6:]: torch.from_numpy(arrays[name]) for name in arrays if name.startswith('param/')
-    }
+    return released_ssvit(golden)
 
 
 @pytest.fixture
@@ -38,11 +28,14 @@ def src(released, tmp_path):
 
 def test_result_is_plain_and_complete(src, tmp_path):
     dst = tmp_path / 'new' / 'ssvit.pth'
-    converted = convert_checkpoint('ssvit', src, dst, ARCH)
-    assert (converted.about, converted.parts) == ({'arch': ARCH}, ['backbone', 'head', 'neck'])
+    converted = convert_checkpoint('ssvit', src, dst, SSVIT_ARCH)
+    assert (converted.about, converted.parts) == (
+        {'arch': SSVIT_ARCH},
+        ['backbone', 'head', 'neck'],
+    )
     checkpoint = read_checkpoint(dst)
     assert set(checkpoint) == {'state_dict', 'meta'}
-    assert checkpoint['meta']['arch'] == ARCH
+    assert checkpoint['meta']['arch'] == SSVIT_ARCH
     assert checkpoint['meta']['source'] == 'released.pth'
     assert [path.name for path in dst.parent.iterdir()] == ['ssvit.pth']
 
@@ -51,8 +44,8 @@ def test_result_loads_whole_in_a_classifier(src, tmp_path):
     from mmengine.runner import load_checkpoint
     from mmpretrain.registry import MODELS as MMPRETRAIN
 
-    convert_checkpoint('ssvit', src, tmp_path / 'ssvit.pth', ARCH)
-    backbone = dict(type='mmlocalattn.SSViT', arch=ARCH, out_indices=(3,), output_norm=False)
+    convert_checkpoint('ssvit', src, tmp_path / 'ssvit.pth', SSVIT_ARCH)
+    backbone = dict(type='mmlocalattn.SSViT', arch=SSVIT_ARCH, out_indices=(3,), output_norm=False)
     model = MMPRETRAIN.build(
         dict(
             type='ImageClassifier',
@@ -71,9 +64,9 @@ def test_result_loads_in_the_backbone_of_a_detector(src, released, tmp_path):
             self.backbone = MODELS.build(backbone)
             self.neck = nn.Conv2d(16, 4, 1)
 
-    convert_checkpoint('ssvit', src, tmp_path / 'ssvit.pth', ARCH)
+    convert_checkpoint('ssvit', src, tmp_path / 'ssvit.pth', SSVIT_ARCH)
     init_cfg = dict(type='Pretrained', checkpoint=str(tmp_path / 'ssvit.pth'), prefix='backbone.')
-    model = Detector(dict(type='SSViT', arch=ARCH, init_cfg=init_cfg))
+    model = Detector(dict(type='SSViT', arch=SSVIT_ARCH, init_cfg=init_cfg))
     model.init_weights()
 
     theirs = {
@@ -90,7 +83,7 @@ def test_result_loads_in_the_backbone_of_a_detector(src, released, tmp_path):
 @pytest.mark.parametrize('key', ['model', 'state_dict', None])
 def test_where_the_weights_lie(released, tmp_path, key):
     torch.save(released if key is None else {key: released}, tmp_path / 'released.pth')
-    convert_checkpoint('ssvit', tmp_path / 'released.pth', tmp_path / 'ssvit.pth', ARCH)
+    convert_checkpoint('ssvit', tmp_path / 'released.pth', tmp_path / 'ssvit.pth', SSVIT_ARCH)
     assert len(torch.load(tmp_path / 'ssvit.pth')['state_dict']) == len(released) - 4
 
 
@@ -101,7 +94,9 @@ def test_backbone_alone(released, tmp_path):
         if name.startswith(('patch_embed.', 'layers.'))
     }
     torch.save(backbone, tmp_path / 'released.pth')
-    converted = convert_checkpoint('ssvit', tmp_path / 'released.pth', tmp_path / 'o.pth', ARCH)
+    converted = convert_checkpoint(
+        'ssvit', tmp_path / 'released.pth', tmp_path / 'o.pth', SSVIT_ARCH
+    )
     assert converted.parts == ['backbone']
 
 
@@ -111,7 +106,7 @@ def test_lists_every_difference_and_writes_nothing(released, tmp_path):
     released['patch_embed.proj.0.bias'] = torch.zeros(9)
     torch.save(released, tmp_path / 'released.pth')
     with pytest.raises(ValueError, match='does not match the model') as error:
-        convert_checkpoint('ssvit', tmp_path / 'released.pth', tmp_path / 'ssvit.pth', ARCH)
+        convert_checkpoint('ssvit', tmp_path / 'released.pth', tmp_path / 'ssvit.pth', SSVIT_ARCH)
     lines = [' '.join(line.split()) for line in str(error.value).splitlines()]
     assert set(lines[1:]) == {
         'missing backbone.stages.2.blocks.1.attn.lepe.bias (64,)',
@@ -168,7 +163,7 @@ class Surprise:
 def test_rejects_other_files(tmp_path, capsys, content, message):
     torch.save(content, tmp_path / 'released.pth')
     with pytest.raises(ValueError, match=message):
-        convert_checkpoint('ssvit', tmp_path / 'released.pth', tmp_path / 'ssvit.pth', ARCH)
+        convert_checkpoint('ssvit', tmp_path / 'released.pth', tmp_path / 'ssvit.pth', SSVIT_ARCH)
     assert 'executed' not in capsys.readouterr().out
     assert not (tmp_path / 'ssvit.pth').exists()
 
@@ -193,6 +188,6 @@ def test_an_interrupted_write_leaves_the_old_file(src, tmp_path, monkeypatch):
 
     monkeypatch.setattr(torch, 'save', full_disk)
     with pytest.raises(OSError, match='No space left'):
-        convert_checkpoint('ssvit', src, dst, ARCH)
+        convert_checkpoint('ssvit', src, dst, SSVIT_ARCH)
     assert dst.read_text() == 'old'
     assert sorted(path.name for path in tmp_path.iterdir()) == ['released.pth', 'ssvit.pth']

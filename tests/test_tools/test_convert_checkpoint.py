@@ -12,30 +12,22 @@ import torch
 from mmlocalattn.training import read_checkpoint
 
 TOOL = tiny_data.load_tool('convert_checkpoint')
-ARCH = {
-    'embed_dims': [16, 32, 64, 96],
-    'depths': [2, 2, 2, 2],
-    'num_heads': [1, 2, 2, 3],
-    'mlp_ratios': [4, 4, 3, 3],
-    'layer_scale': [None, None, 1e-6, 1e-6],
-}
 
 
 @pytest.fixture
 def paths(golden, tmp_path: Path) -> list[str]:
     """A released classifier of SSViT, and where to write."""
-    arrays = golden('ssvit_small_224x256')
-    released = {
-        name[6:]: torch.from_numpy(arrays[name]) for name in arrays if name.startswith('param/')
-    }
+    released = tiny_data.released_ssvit(golden)
     torch.save({'model': released}, tmp_path / 'released.pth')
     return [str(tmp_path / 'released.pth'), str(tmp_path / 'ours.pth')]
 
 
 def test_says_what_was_written(paths: list[str], capsys: pytest.CaptureFixture) -> None:
-    TOOL.main(['ssvit', *paths, '--arch', json.dumps(ARCH)])
+    TOOL.main(['ssvit', *paths, '--arch', json.dumps(tiny_data.SSVIT_ARCH)])
     count = len(read_checkpoint(paths[1])['state_dict'])
-    expected = f'{paths[1]}: ssvit, arch {ARCH}, {count} tensors in backbone, head, neck\n'
+    expected = (
+        f'{paths[1]}: ssvit, arch {tiny_data.SSVIT_ARCH}, {count} tensors in backbone, head, neck\n'
+    )
     assert capsys.readouterr().out == expected
 
 

@@ -3,7 +3,7 @@
 import functools
 import importlib.util
 import json
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from types import ModuleType
 
@@ -147,6 +147,23 @@ train_cfg = dict(max_epochs=1)
 param_scheduler = [dict(type='ConstantLR', factor=1.0)]
 default_hooks = dict(logger=dict(interval=1))
 """
+
+
+SSVIT_ARCH = {  # of the golden SSViT
+    'embed_dims': [16, 32, 64, 96],
+    'depths': [2, 2, 2, 2],
+    'num_heads': [1, 2, 2, 3],
+    'mlp_ratios': [4, 4, 3, 3],
+    'layer_scale': [None, None, 1e-6, 1e-6],
+}
+
+
+def released_ssvit(golden: Callable[[str], dict]) -> dict[str, torch.Tensor]:
+    """The weights of a released SSViT classifier, of the names and the arch of the golden one."""
+    arrays = golden('ssvit_small_224x256')
+    return {
+        name[6:]: torch.from_numpy(arrays[name]) for name in arrays if name.startswith('param/')
+    }
 
 
 def write_config(path: Path, text: str, data: Path, extra: str = '') -> str:
