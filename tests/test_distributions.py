@@ -17,15 +17,22 @@ from packaging.specifiers import SpecifierSet
 import mmlocalattn
 
 ROOT = Path(__file__).parents[1]
+PACKAGE_DATA = ('py.typed', 'visualisation/page.css', 'visualisation/page.html')
 
 
 @pytest.fixture(scope='module')
 def source_tree(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A copy of the repository's own files, to build in."""
     tree = tmp_path_factory.mktemp('source') / 'mmlocalattn'
-    skipped = ('.venv*', '.git', '.mim', '.*_cache', '__pycache__', '*.so', '*.egg-info')
-    skipped += ('build', 'dist', 'data', 'work_dirs')
-    return shutil.copytree(ROOT, tree, ignore=shutil.ignore_patterns(*skipped))
+    everywhere = shutil.ignore_patterns(
+        '.venv*', '.git', '.mim', '.*_cache', '__pycache__', '*.so', '*.egg-info'
+    )
+    here = {'build', 'dist', 'data', 'work_dirs'}
+
+    def ignore(folder: str, names: list[str]) -> set[str]:
+        return everywhere(folder, names) | (here & {*names} if Path(folder) == ROOT else set())
+
+    return shutil.copytree(ROOT, tree, ignore=ignore)
 
 
 def run_setup(tree: Path, *arguments: str) -> None:
@@ -47,13 +54,9 @@ def test_wheel_content(source_tree: Path, tmp_path: Path) -> None:
         assert {path.relative_to(shipped) for path in (shipped / name).rglob('*.py')} == ours
     assert (shipped / 'model-index.yml').is_file()
     assert (shipped / 'configs' / 'metafile_ssvit.yml').is_file()
-    for name in (
-        'ops/neighborhood.py',
-        'visualisation/page.css',
-        'visualisation/page.html',
-        'py.typed',
-    ):
-        assert (tmp_path / 'mmlocalattn' / name).is_file()
+    files = [path for path in (ROOT / 'mmlocalattn').rglob('*.py') if '.mim' not in path.parts]
+    files += [ROOT / 'mmlocalattn' / name for name in PACKAGE_DATA]
+    assert not [path for path in files if not (tmp_path / path.relative_to(ROOT)).is_file()]
 
 
 @pytest.fixture(scope='module')
@@ -84,6 +87,8 @@ def test_sdist_content(sdist: dict[str, bytes]) -> None:
     for pattern in (
         '*.md',
         '.github/**/*.*',
+        'mmlocalattn/*.py',
+        'mmlocalattn/[!.]*/**/*.py',
         'mmlocalattn/csrc/**/*.*',
         'configs/**/*.py',
         'configs/*.yml',

@@ -308,9 +308,11 @@ def test_setup_env_asks_for_the_package_index(tmp_path: Path) -> None:
     assert 'packages' not in run.stdout
 
 
-@pytest.mark.parametrize('stack', ['', 'onedl', 'classic'])
-def test_setup_env_keeps_the_stacks_apart(stack: str, tmp_path: Path) -> None:
-    other = 'reference' if stack else 'onedl_reference'
+@pytest.mark.parametrize(
+    ('stack', 'other'),
+    [('', 'classic_reference'), ('onedl', 'reference'), ('classic', 'onedl_reference')],
+)
+def test_setup_env_keeps_the_stacks_apart(stack: str, other: str, tmp_path: Path) -> None:
     (tmp_path / f'mmlocalattn-{other}.sha256').write_text('')
     run = setup_env(tmp_path, {'MMLOCALATTN_STACK': stack, 'PYTHON': 'false'})
     assert run.returncode == 1

@@ -1,6 +1,6 @@
 # How dist_*.sh and slurm_*.sh start many processes; they source this.
 tools=$(cd "$(dirname "${BASH_SOURCE[0]}")" && pwd)
-export PYTHONPATH="$tools/..:${PYTHONPATH:-}"
+export PYTHONPATH=$tools/..${PYTHONPATH:+:$PYTHONPATH}
 
 # say_usage ARGUMENTS MINIMUM GIVEN: ends the script if it was given fewer arguments than the minimum.
 say_usage() {

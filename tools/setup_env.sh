@@ -43,7 +43,7 @@ case "$stack" in
 esac
 
 # run NAME USUALLY COMMAND...: runs a command of minutes. Its output goes to a log; shown are how long it should
-# take, or took here the last time, and every 15 seconds where it is.
+# take, or took here the last time, and every 15 seconds where it is. `set -e` is off in a function that it runs.
 run() {
     local name=$1 usually=$2 log=build/setup_$1.log record=$cache/times/$stack-$1 status=0
     shift 2
@@ -171,7 +171,7 @@ install_reference() {
 }
 
 install_package() {
-    MMLOCALATTN_WITH_OPS=0 pip_install --quiet --no-build-isolation --no-deps -e .
+    MMLOCALATTN_WITH_OPS=0 pip_install --quiet --no-build-isolation --no-deps -e . || return
     # Objects are kept for each stack, so that swapping the kernels only links them.
     [ "${MMLOCALATTN_WITH_OPS:-1}" = 0 ] ||
         PATH=$venv/bin:$PATH "$python" setup.py build_ext --inplace --build-temp "build/temp-${stack:-upstream}"

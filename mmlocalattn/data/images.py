@@ -6,6 +6,8 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
+from mmlocalattn.files import whole_file
+
 
 def read_image(path: str | Path) -> NDArray[np.uint8]:
     """Read a colour image, (H, W, 3) BGR.
@@ -23,10 +25,11 @@ def read_image(path: str | Path) -> NDArray[np.uint8]:
 
 
 def write_image(path: Path, image: NDArray[np.uint8]) -> None:
-    """Write a BGR or one-channel image, (H, W, 3) or (H, W).
+    """Write a BGR or one-channel image, (H, W, 3) or (H, W); its folder is made.
 
     Raises:
         ValueError: If it cannot be written.
     """
-    if not cv2.imwrite(str(path), image):
-        raise ValueError(f'{str(path)!r} cannot be written: is its folder there, and not full?')
+    with whole_file(path) as partial:
+        if not cv2.imwrite(str(partial), image):
+            raise ValueError(f'{str(path)!r} cannot be written: is the disk full?')

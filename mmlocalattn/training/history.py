@@ -37,13 +37,13 @@ class History:
         """The iterations at which a value or metric was logged, and what it was.
 
         Raises:
-            KeyError: If it never was; lists what was.
+            ValueError: If it never was; lists what was.
         """
         rows = self.val if name in self.metrics() else self.train
         known = [iteration for iteration in sorted(rows) if name in rows[iteration]]
         if not known:
             logged = ', '.join([*self.values(), *self.metrics()])
-            raise KeyError(f'{name!r} was not logged; there are {logged}')
+            raise ValueError(f'{name!r} was not logged; there are {logged}')
         return known, [rows[iteration][name] for iteration in known]
 
 

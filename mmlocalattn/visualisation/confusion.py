@@ -23,6 +23,7 @@ from mmengine.dataset import BaseDataset
 from numpy.typing import NDArray
 from rich.progress import track
 
+from mmlocalattn.files import whole_file
 from mmlocalattn.visualisation.pictures import build_dataset
 
 MAX_VALUES = 30  # classes; more would leave no room for numbers in the cells
@@ -166,9 +167,11 @@ def _count_pixels(dataset: BaseDataset, predictions: Path) -> NDArray[np.int64]:
         if predicted.shape != true.shape:
             raise ValueError(f'{path} has the size {predicted.shape}, its image {true.shape}')
         counted = true != dataset.ignore_index
-        if predicted.max() >= number or true[counted].max(initial=0) >= number:
-            raise ValueError(f'{path} or its annotation has a class above {number - 1}')
-        matrix += _count_pairs(true[counted], predicted[counted], number)
+        true, predicted = true[counted], predicted[counted]
+        highest = max(true.max(initial=0), predicted.max(initial=0))
+        if predicted.min(initial=0) < 0 or highest >= number:
+            raise ValueError(f'{path} or its annotation has a class outside 0 to {number - 1}')
+        matrix += _count_pairs(true, predicted, number)
     return matrix
 
 
@@ -200,10 +203,13 @@ def draw_confusion(confusion: Confusion, path: Path) -> None:
     if len(classes) <= MAX_VALUES:
         for (row, column), share in np.ndenumerate(shares):
             axes.text(
-                *(column, row, f'{share:.0f}'),
+                column,
+                row,
+                f'{share:.0f}',
                 ha='center',
                 va='center',
                 color='black' if share > 60 else 'white',
                 fontsize=font_size,
             )
-    figure.savefig(path, dpi=150, bbox_inches='tight')
+    with whole_file(path) as partial:
+        figure.savefig(partial, format=path.suffix[1:] or 'png', dpi=150, bbox_inches='tight')

@@ -6,6 +6,7 @@ from typing import NamedTuple
 
 from matplotlib.figure import Figure
 
+from mmlocalattn.files import whole_file
 from mmlocalattn.training import History
 
 
@@ -54,13 +55,10 @@ def compare_runs(histories: Mapping[str, History], keys: Sequence[str]) -> list[
             for name, history in histories.items()
             if key in (*history.values(), *history.metrics())
         }
-        try:
-            lines = [
-                Line(name, history.curve(key), key in history.metrics())
-                for name, history in (logged or histories).items()
-            ]
-        except KeyError as error:
-            raise ValueError(error.args[0]) from None
+        lines = [
+            Line(name, history.curve(key), key in history.metrics())
+            for name, history in (logged or histories).items()
+        ]
         plots.append(Plot(key, lines))
     return plots
 
@@ -80,8 +78,8 @@ def draw_curves(plots: Sequence[Plot], path: Path) -> None:
         axes.set(xlabel='iteration', ylabel=plot.ylabel, yscale=plot.yscale)
         axes.grid(alpha=0.3)
         axes.legend(fontsize='small')
-    path.parent.mkdir(parents=True, exist_ok=True)
-    figure.savefig(path, dpi=120)
+    with whole_file(path) as partial:
+        figure.savefig(partial, format=path.suffix[1:] or 'png', dpi=120)
 
 
 def summarise_run(history: History) -> list[str]:

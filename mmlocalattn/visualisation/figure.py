@@ -13,6 +13,7 @@ from matplotlib.lines import Line2D
 from matplotlib.patches import Rectangle
 from numpy.typing import NDArray
 
+from mmlocalattn.files import whole_file
 from mmlocalattn.visualisation.attention import Attention, Step
 
 COLUMNS = 9  # pictures side by side
@@ -67,7 +68,8 @@ def draw_stage(
         _draw_layer(axes, attention, heads, image, point)
         above += height
     _draw_legend(figure, above + 0.05, any(attention.is_signed for attention, _ in layers))
-    figure.savefig(path, dpi=110, facecolor=GROUND)
+    with whole_file(path) as partial:
+        figure.savefig(partial, format='png', dpi=110, facecolor=GROUND)
 
 
 def _write(figure: Figure, above: float, text: str, left: float = MARGIN, **style: Any) -> None:

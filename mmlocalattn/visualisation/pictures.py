@@ -4,7 +4,7 @@ import time
 from collections.abc import Mapping
 
 import numpy as np
-from mmengine.config import Config
+from mmengine.config import Config, ConfigDict
 from mmengine.dataset import BaseDataset
 from mmengine.registry import DATASETS, VISUALIZERS, init_default_scope
 from mmengine.structures import BaseDataElement
@@ -23,8 +23,11 @@ def dataset_meta(cfg: Config, split: str = 'test') -> dict:
 
     Returns:
         The ``metainfo`` of the first data set inside wrappers, without what is None there.
+
+    Raises:
+        ValueError: If the config has no such data loader.
     """
-    leaf = next(leaf_datasets(cfg[f'{split}_dataloader'].dataset))
+    leaf = next(leaf_datasets(_dataset_of(cfg, split)))
     meta = DATASETS.build({**leaf, 'lazy_init': True}).metainfo
     return {key: value for key, value in meta.items() if value is not None}
 
@@ -40,12 +43,17 @@ def build_dataset(cfg: Config, split: str) -> BaseDataset:
         FileNotFoundError: If a file or folder of it does not exist; says how to get it.
         ValueError: If the config has no such data loader.
     """
+    dataset = _dataset_of(cfg, split)
+    check_data(cfg, (split,))
+    init_default_scope(cfg.default_scope)
+    return DATASETS.build(dataset)
+
+
+def _dataset_of(cfg: Config, split: str) -> ConfigDict:
     loader = cfg.get(f'{split}_dataloader')
     if loader is None:
         raise ValueError(f'{cfg.filename!r} has no {split}_dataloader')
-    check_data(cfg, (split,))
-    init_default_scope(cfg.default_scope)
-    return DATASETS.build(loader.dataset)
+    return loader.dataset
 
 
 def build_visualizer(cfg: Config, meta: Mapping) -> Visualizer:

@@ -19,6 +19,7 @@ from numpy.typing import NDArray
 from rich.progress import track
 
 from mmlocalattn.data.images import read_image, write_image
+from mmlocalattn.files import whole_file
 from mmlocalattn.training import adapt_to_device, allow_mmengine_checkpoints
 from mmlocalattn.visualisation.pictures import build_visualizer, dataset_meta, draw_sample
 
@@ -151,8 +152,6 @@ def draw_files(predictor: Predictor, targets: Mapping[Path, Path]) -> None:
     Raises:
         ValueError: If a file cannot be read or written; says which.
     """
-    for target in targets.values():
-        target.parent.mkdir(parents=True, exist_ok=True)
     images = [file for file in targets if not is_video(file)]
     for file in track(images, description='images', disable=not images):
         draw_image(predictor, file, targets[file])
@@ -184,20 +183,22 @@ def draw_video(predictor: Predictor, source: Path, target: Path) -> None:
     video = cv2.VideoCapture(str(source))
     frames_per_second = video.get(cv2.CAP_PROP_FPS) or 25
     total = int(video.get(cv2.CAP_PROP_FRAME_COUNT)) or None
-    writer = None
-    for frame in track(_frames(video), description=source.name, total=total):
-        picture = predictor.draw(frame)
-        if writer is None:
-            size = picture.shape[1::-1]
-            writer = cv2.VideoWriter(
-                str(target), cv2.VideoWriter.fourcc(*'mp4v'), frames_per_second, size
-            )
+    codec = cv2.VideoWriter.fourcc(*'mp4v')
+    writer = cv2.VideoWriter()
+    with whole_file(target) as partial:
+        try:
+            for frame in track(_frames(video), description=source.name, total=total):
+                picture = predictor.draw(frame)
+                size = picture.shape[1::-1]
+                if not (
+                    writer.isOpened() or writer.open(str(partial), codec, frames_per_second, size)
+                ):
+                    raise ValueError(f'{str(target)!r} cannot be written')
+                writer.write(picture)
             if not writer.isOpened():
-                raise ValueError(f'{str(target)!r} cannot be written')
-        writer.write(picture)
-    if writer is None:
-        raise ValueError(f'{str(source)!r} cannot be read as a video')
-    writer.release()
+                raise ValueError(f'{str(source)!r} cannot be read as a video')
+        finally:
+            writer.release()
 
 
 def _frames(video: cv2.VideoCapture) -> Iterator[NDArray]:

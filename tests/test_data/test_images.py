@@ -20,5 +20,16 @@ def test_errors(tmp_path: Path) -> None:
         read_image(tmp_path / 'text.png')
     with pytest.raises(FileNotFoundError, match=r"image '.*none\.png' does not exist"):
         read_image(tmp_path / 'none.png')
+
+
+def test_a_picture_that_cannot_be_written_is_not_left(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fail(path: str, image: np.ndarray) -> bool:
+        Path(path).write_text('half')
+        return False
+
+    monkeypatch.setattr('cv2.imwrite', fail)
     with pytest.raises(ValueError, match=r"none/a\.png' cannot be written"):
         write_image(tmp_path / 'none' / 'a.png', np.zeros((2, 2, 3), np.uint8))
+    assert not any((tmp_path / 'none').iterdir())

@@ -25,7 +25,7 @@ def test_what_was_logged(tmp_path: Path) -> None:
     assert history.curve('loss') == ([1, 2], [1.0, 0.5])
     assert history.curve('time') == ([1, 2], [0.6, 0.6])
     with pytest.raises(
-        KeyError, match="'mAP' was not logged; there are loss, loss_cls, time, mIoU"
+        ValueError, match="'mAP' was not logged; there are loss, loss_cls, time, mIoU"
     ):
         history.curve('mAP')
 

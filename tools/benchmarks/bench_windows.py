@@ -26,6 +26,7 @@ from benchmarking.timing import (
 )
 from torch import Tensor
 
+from mmlocalattn.files import whole_file
 from mmlocalattn.ops.neighborhood import neighborhood_attention, neighborhood_attention_reference
 from mmlocalattn.ops.query_and_attend import query_and_attend, query_and_attend_reference
 from mmlocalattn.tables import markdown_table
@@ -244,7 +245,8 @@ def check_all(args: argparse.Namespace) -> None:
     """
     setting = Setting(17, 13, 2, 8, args.queries, 5, torch.float32, args.device)
     tensors = setting.tensors()
-    for name, way in WAYS.items():
+    for name in args.ways:
+        way = WAYS[name]
         chosen = [tensors[index] for index in way.uses]
         output, truth = (attend(setting, *chosen) for attend in (way.run, way.definition))
         error = ((output - truth).abs().max() / truth.abs().max()).item()
@@ -332,7 +334,8 @@ def draw(records: list[dict], path: Path) -> None:
             axes.set(title=title, xlabel='window', ylabel=unit, yscale='log')
             axes.set_xticks(sorted({record['window'] for record in records}))
             axes.legend(fontsize='small')
-    figure.savefig(path, dpi=120)
+    with whole_file(path) as partial:
+        figure.savefig(partial, format='png', dpi=120)
     print(path)
 
 

@@ -9,7 +9,10 @@
 set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/../.."
 
-python=$(command -v "${PYTHON:-python}")
+python=$(command -v "${PYTHON:-python}") || {
+    echo "[build_wheel] error: there is no ${PYTHON:-python}; name one in PYTHON" >&2
+    exit 1
+}
 device=cpu
 if [ "${1:-}" = --cuda ]; then
     export FORCE_CUDA=1
@@ -32,7 +35,7 @@ PY
 build=build/wheel-$tag
 rm -rf "$build/lib"
 mkdir -p "$build" "$folder"
-PATH=$(dirname "$python"):$PATH "$python" setup.py --quiet \
+PATH=$(cd "$(dirname "$python")" && pwd):$PATH "$python" setup.py --quiet \
     egg_info --egg-base "$build" --tag-build "+$tag" \
     build --build-base "$build" --build-lib "$build/lib" \
     bdist_wheel --bdist-dir "$build/bdist" --dist-dir "$folder"

@@ -18,8 +18,8 @@ flags="-O0 $sanitizers --param asan-instrumentation-with-call-threshold=0"
 [ -n "${MMLOCALATTN_UBSAN_MESSAGES:-}" ] || flags+=' -fsanitize-undefined-trap-on-error'
 echo '[sanitize] compile the CPU kernels'
 mkdir -p build
-MMLOCALATTN_CXX_ARGS=$flags LDFLAGS=$sanitizers CUDA_VISIBLE_DEVICES= \
-    PATH=$(dirname "$(command -v "$python")"):$PATH \
+MMLOCALATTN_WITH_OPS=1 MMLOCALATTN_CXX_ARGS=$flags LDFLAGS=$sanitizers CUDA_VISIBLE_DEVICES= \
+    PATH=$(cd "$(dirname "$(command -v "$python")")" && pwd):$PATH \
     "$python" setup.py --quiet build --build-base build/sanitize --build-lib build/sanitize/lib >build/sanitize.log 2>&1 || {
     tail -n 40 build/sanitize.log >&2
     exit 1
@@ -32,10 +32,17 @@ for library in libasan.so libubsan.so libstdc++.so; do
 done
 echo '[sanitize] contract of the operators'
 rm -f build/sanitize/report.*
-LD_PRELOAD=$libraries ASAN_OPTIONS=detect_leaks=0:log_path=build/sanitize/report \
-    UBSAN_OPTIONS=print_stacktrace=1:log_path=build/sanitize/report \
-    PYTHONPATH=build/sanitize/lib OMP_NUM_THREADS=${OMP_NUM_THREADS:-1} \
-    "$python" -P -m pytest --quiet --numprocesses auto tests/test_ops -k test_cpu_kernel_is_reference "$@" || {
+sanitized() {
+    LD_PRELOAD=$libraries ASAN_OPTIONS=detect_leaks=0:log_path=build/sanitize/report \
+        UBSAN_OPTIONS=print_stacktrace=1:log_path=build/sanitize/report \
+        PYTHONPATH=build/sanitize/lib OMP_NUM_THREADS=${OMP_NUM_THREADS:-1} "$python" -P "$@"
+}
+# Without these kernels every test of them would be skipped.
+sanitized -c '
+from mmlocalattn import ops
+assert "build/sanitize/lib" in ops.__file__, ops.__file__
+assert all(ops.has_kernel(name, "cpu") for name in ops.OPS)'
+sanitized -m pytest --quiet --numprocesses auto tests/test_ops -k test_cpu_kernel_is_reference "$@" || {
     head -n 40 build/sanitize/report.* >&2
     exit 1
 }

@@ -4,6 +4,7 @@ import statistics
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from mmlocalattn.files import whole_file
 from mmlocalattn.tables import markdown_table
 
 if TYPE_CHECKING:  # only a plot needs it
@@ -102,7 +103,8 @@ def draw(records: list[dict], path: Path) -> None:
             timed = [r for r in records if (r['op'], r['pass']) == (op, name) and 'gflops' in r]
             draw_bars(axes, timed, colors)
             axes.set(title=f'{op}, {name}', ylabel='useful GFLOP/s', yscale='log')
-    figure.savefig(path, dpi=120)
+    with whole_file(path) as partial:
+        figure.savefig(partial, format='png', dpi=120)
     print(path)
 
 
