@@ -14,6 +14,7 @@ from mmengine.config import Config
 from mmengine.registry import MODELS, init_default_scope
 from torch import Tensor
 
+from mmlocalattn.adapt.nodes import dicts
 from mmlocalattn.adapt.optimizer import fit_layer_decay, fit_optimizer
 from mmlocalattn.adapt.zoo import BACKBONES
 
@@ -139,13 +140,9 @@ def _owners(node: Any) -> Iterator[tuple[dict, str]]:
 
 def _types(node: Any) -> Iterator[str]:
     """All ``type`` entries without their scope."""
-    if isinstance(node, Mapping):
-        if isinstance(node.get('type'), str):
-            yield node['type'].rpartition('.')[2]
-        node = list(node.values())
-    if isinstance(node, (list, tuple)):
-        for value in node:
-            yield from _types(value)
+    for part in dicts(node):
+        if isinstance(part.get('type'), str):
+            yield part['type'].rpartition('.')[2]
 
 
 def _run(backbone: Mapping) -> list[Tensor]:
@@ -296,15 +293,8 @@ def _fit_preprocessor(node: Any, to_rgb: str) -> None:
         node: A config or a part of it. Changed in place.
         to_rgb: The key by which the toolbox swaps the channels of its BGR images.
     """
-    if isinstance(node, (list, tuple)):
-        for child in node:
-            _fit_preprocessor(child, to_rgb)
-    if not isinstance(node, dict):
-        return
-    for key, child in node.items():
-        is_innermost = isinstance(child, dict) and 'data_preprocessor' not in child
-        if key == 'data_preprocessor' and is_innermost:
+    for part in dicts(node):
+        child = part.get('data_preprocessor')
+        if isinstance(child, dict) and 'data_preprocessor' not in child:
             child.pop('rgb_to_bgr', None)
-            child.update(mean=list(_MEAN), std=list(_STD))
-            child[to_rgb] = True
-        _fit_preprocessor(child, to_rgb)
+            child.update({'mean': list(_MEAN), 'std': list(_STD), to_rgb: True})

@@ -5,7 +5,6 @@ run_model(swapped)
 """
 
 import copy
-from collections.abc import Iterator
 
 import torch
 from mmengine.config import Config
@@ -13,6 +12,8 @@ from mmengine.logging import MessageHub
 from mmengine.model import revert_sync_batchnorm
 from mmengine.registry import MODELS, init_default_scope
 from mmengine.structures import InstanceData, PixelData
+
+from mmlocalattn.adapt.nodes import dicts
 
 SIDES = (128, 256)
 """Of the random images, pixels; the second for models that small ones are too small for."""
@@ -62,16 +63,6 @@ def small_model(cfg: Config, side: int) -> dict:
             part['size'] = (side, side)
         part.pop('batch_augments', None)
     return model
-
-
-def dicts(node: object) -> Iterator[dict]:
-    """Every dict in nested dicts and lists, from the outermost to the innermost."""
-    if isinstance(node, dict):
-        yield node
-        node = list(node.values())
-    if isinstance(node, (list, tuple)):
-        for child in node:
-            yield from dicts(child)
 
 
 def _run_model(cfg: Config, side: int) -> None:

@@ -7,6 +7,7 @@ from mmengine.logging import print_log
 from mmengine.registry import RUNNERS
 from mmengine.runner import Runner
 
+from mmlocalattn.adapt.nodes import dicts
 from mmlocalattn.training.checkpoint import allow_mmengine_checkpoints
 
 AMP_DEVICES = ('cuda', 'npu', 'mlu', 'musa')  # of MMEngine's AmpOptimWrapper
@@ -65,7 +66,9 @@ def adapt_to_device(cfg: Config) -> None:
         for key in ('loss_scale', 'dtype', 'use_fsdp'):
             wrapper.pop(key, None)
         print_log('No GPU found: training in float32 instead of mixed precision.', logger=None)
-    _replace_type(cfg.model, 'SyncBN', 'BN')
+    for part in dicts(cfg.model):
+        if part.get('type') == 'SyncBN':
+            part['type'] = 'BN'
     if cfg.get('launcher', 'none') == 'pytorch':
         torch.distributed.init_process_group('gloo')
         cfg.model_wrapper_cfg = dict(
@@ -74,14 +77,3 @@ def adapt_to_device(cfg: Config) -> None:
             broadcast_buffers=False,
             find_unused_parameters=cfg.get('find_unused_parameters', False),
         )
-
-
-def _replace_type(node: object, old: str, new: str) -> None:
-    """Replace ``type=old`` by ``type=new`` in nested dicts and lists."""
-    if isinstance(node, dict):
-        if node.get('type') == old:
-            node['type'] = new
-        node = list(node.values())
-    if isinstance(node, (list, tuple)):
-        for child in node:
-            _replace_type(child, old, new)

@@ -9,7 +9,8 @@ from mmengine.config import Config
 from mmengine.registry import MODELS, init_default_scope
 from tiny_data import quick  # noqa: F401
 
-from mmlocalattn.adapt.trial import dicts, random_batch, run_model, small_model
+from mmlocalattn.adapt.nodes import dicts
+from mmlocalattn.adapt.trial import random_batch, run_model, small_model
 from mmlocalattn.training import load_config
 
 pytestmark = pytest.mark.usefixtures('quick')

@@ -2,6 +2,7 @@
 
 import json
 import pickle
+import shutil
 from pathlib import Path
 
 import cv2
@@ -87,6 +88,10 @@ pipeline[1].update(reduce_zero_label=True)
     maps = [cv2.imread(str(path), 0) for path in (data / 'maps').iterdir()]
     squares = [sum(int((index_map == label).sum()) for index_map in maps) for label in (1, 2)]
     assert matrix == [[squares[0], 0], [0, squares[1]]]
+    copy = shutil.copytree(data / 'maps', tmp_path / 'maps')
+    cv2.imwrite(str(next(copy.iterdir())), np.zeros_like(maps[0]))  # no class of theirs
+    with pytest.raises(ValueError, match='has a class outside 0 to 1'):
+        count(config, copy)
 
 
 def test_classification(tmp_path: Path, data: Path) -> None:  # noqa: F811

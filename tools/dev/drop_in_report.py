@@ -26,7 +26,8 @@ from mmengine.logging import MMLogger
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
 from mmlocalattn.adapt import BACKBONES, CannotAdapt, swap_backbone
-from mmlocalattn.adapt.trial import SIDES, dicts, run_model, small_model
+from mmlocalattn.adapt.nodes import dicts
+from mmlocalattn.adapt.trial import SIDES, run_model, small_model
 from mmlocalattn.collect_env import module_version
 from mmlocalattn.training import load_config
 
