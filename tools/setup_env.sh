@@ -37,7 +37,8 @@ die() {
 }
 
 case "$stack" in
-    '' | onedl) pythons='3.11 3.12' ;;
+    '') pythons='3.11 3.12' ;;
+    onedl) pythons='3.11 3.12 3.13' ;;
     classic) pythons='3.10 3.11' ;;
     *) die "there is no MMLOCALATTN_STACK=$stack; set it to onedl or classic, or leave it unset for the reference" ;;
 esac
@@ -162,8 +163,9 @@ install_mmcv() (
 )
 
 install_reference() {
+    # Python compiles a module when it is first imported: most of them never are.
     run packages 'a download of about 3 GB, 3 to 10 minutes' \
-        pip_install -r <(cat "${requirements[@]}" | grep -vE "$mmcv_pin")
+        pip_install --no-compile -r <(cat "${requirements[@]}" | grep -vE "$mmcv_pin")
     run mmcv 'compiled from source once, 3 to 6 minutes on two cores' install_mmcv
     "$python" -c 'import torch, mmcv._ext, mmdet, mmseg, mmpretrain' ||
         die "the packages in $venv do not import, see above; remove the folder and run this again"
