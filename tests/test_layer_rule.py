@@ -41,6 +41,7 @@ ALLOWED = {
     'training': (
         'mmengine',
         'mmlocalattn.adapt',
+        'mmlocalattn.command_line',
         'mmlocalattn.files',
         'mmlocalattn.registry',
         'numpy',
@@ -67,6 +68,7 @@ ALLOWED = {
         'rich.progress',
     ),
     'data': ('cv2', 'mmlocalattn.files', 'numpy', 'rich.progress', 'sklearn.datasets'),
+    'command_line': ('mmlocalattn.adapt.zoo',),
     'files': (),
     'tables': (),
     'engine': ('mmlocalattn.training',),
