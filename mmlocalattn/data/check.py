@@ -66,7 +66,8 @@ def check_overlap(train: Sequence[str], other: Sequence[str], loader: str) -> It
         other: Of another loader.
         loader: Its name.
     """
-    both = {osp.realpath(path) for path in train} & {osp.realpath(path) for path in other}
+    known = {osp.realpath(path) for path in train}
+    both = {path for path in other if osp.realpath(path) in known}
     if both:
         yield Finding(
             'note',

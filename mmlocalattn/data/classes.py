@@ -4,7 +4,7 @@ import difflib
 from collections import Counter
 from collections.abc import Iterator, Sequence
 
-from mmlocalattn.data.findings import Finding
+from mmlocalattn.data.findings import Finding, Severity
 
 
 def check_names(loader: str, classes: object) -> Iterator[Finding]:
@@ -15,6 +15,15 @@ def check_names(loader: str, classes: object) -> Iterator[Finding]:
         classes: Of the data set.
     """
     where = f'{loader}.dataset.metainfo.classes'
+    if not classes:
+        yield Finding(
+            'error',
+            'classes',
+            where,
+            '',
+            'there are no names of classes, and the metrics need them',
+            "Set metainfo=dict(classes=('background', ...))",
+        )
     if isinstance(classes, str):
         yield Finding(
             'error',
@@ -50,6 +59,8 @@ def check_categories(
         categories: Names, in the order of the file.
         classes: Names, in the order of the config.
     """
+    if isinstance(classes, str) or len(set(classes)) < len(classes):
+        return  # wrong without the file, which check_names says
     known = [name for name in categories if name in classes]
     lists = f'classes={_names(classes)}, the file has {_names(categories)}'
     twice = [name for name, number in Counter(known).items() if number > 1]
@@ -99,7 +110,7 @@ def check_num_classes(
     loader: str,
     classes: Sequence[str],
     heads: Sequence[tuple[str, int]],
-    more_is: str = 'error',
+    more_is: Severity = 'error',
 ) -> Iterator[Finding]:
     """Compare the heads of a model with the classes of a data set.
 
@@ -119,7 +130,7 @@ def check_num_classes(
             else 'there is no output for the rest'
         )
         yield Finding(
-            more_is if more else 'error',  # type: ignore[arg-type]  # a Literal, given as one
+            more_is if more else 'error',
             'num_classes',
             name,
             '',

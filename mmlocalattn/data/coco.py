@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from mmlocalattn.data.boxes import check_annotation, check_boxes
-from mmlocalattn.data.classes import check_categories, check_names
+from mmlocalattn.data.classes import check_categories
 from mmlocalattn.data.findings import Budget, Finding
 from mmlocalattn.data.image_files import check_size
 
@@ -108,8 +108,6 @@ def check_coco(data: CocoData, reader: CocoReader) -> Iterator[Finding]:
         data: The data set.
         reader: Of its file, with how much is looked at.
     """
-    yield from check_names(data.loader, data.classes)
-    classes = [data.classes] if isinstance(data.classes, str) else data.classes
     try:
         content = reader.read(data.ann_file)
     except ValueError as error:
@@ -123,10 +121,10 @@ def check_coco(data: CocoData, reader: CocoReader) -> Iterator[Finding]:
         )
         return
     if content is None:
-        yield from check_categories(data.ann_file, read_categories(data.ann_file), classes)
+        yield from check_categories(data.ann_file, read_categories(data.ann_file), data.classes)
         return
     categories = [category['name'] for category in content['categories']]
-    yield from check_categories(data.ann_file, categories, classes)
+    yield from check_categories(data.ann_file, categories, data.classes)
     yield from _check_ids(data.ann_file, content)
     yield from _check_objects(data, content, reader.budget)
     if data.training:

@@ -1,6 +1,7 @@
 """Checks of segmentation maps, images whose values are class indices."""
 
 import os
+from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
@@ -9,9 +10,10 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from mmlocalattn.data.classes import check_names
 from mmlocalattn.data.findings import Budget, Finding, Severity
 from mmlocalattn.data.image_files import picture_sizes, unreadable
+
+SUFFIXES = ('.bmp', '.jpeg', '.jpg', '.png', '.tif', '.tiff', '.webp')
 
 
 @dataclass(frozen=True)
@@ -28,6 +30,8 @@ class MapData:
         backend: mmcv's, which reads the maps.
         raw: Whether the rotation flag of pictures is ignored.
         training: Whether a model is trained on it.
+        folder: Of the pictures.
+        suffix: That their names end with.
     """
 
     loader: str
@@ -39,11 +43,14 @@ class MapData:
     backend: str = 'pillow'
     raw: bool = False
     training: bool = True
+    folder: str = ''
+    suffix: str = ''
 
 
 def check_index_maps(data: MapData, budget: Budget) -> Iterator[Finding]:
     """Check one data set: each map, and what occurs in all of them."""
-    yield from check_names(data.loader, data.classes)
+    if not data.pairs:
+        yield _no_images(data)
     pixels = np.zeros(256, np.int64)  # of each label, as the model sees them
     looked_at = broken = 0
     for picture, path in budget.choose(data.pairs, f'index maps of {data.loader}'):
@@ -53,6 +60,28 @@ def check_index_maps(data: MapData, budget: Budget) -> Iterator[Finding]:
         yield from findings
     if data.training and looked_at and not broken:
         yield from _check_occurrence(data, pixels, looked_at)
+
+
+def _no_images(data: MapData) -> Finding:
+    suffixes = Counter(
+        os.path.splitext(name)[1]
+        for _, _, names in os.walk(data.folder)
+        for name in names
+        if name.lower().endswith(SUFFIXES)
+    )
+    setting = f'{data.loader}.dataset.img_suffix'
+    seen, fix = 'there are no images', f'See {setting} and data_prefix'
+    if suffixes:
+        (suffix, number), *_ = suffixes.most_common(1)
+        seen, fix = f'{number} end with {suffix!r}', f'Set {setting}={suffix!r}'
+    return Finding(
+        'error',
+        'missing image',
+        data.folder,
+        '',
+        f'no image of it ends with {data.suffix!r}, which {data.loader} asks for: {seen}',
+        fix,
+    )
 
 
 def check_index_map(

@@ -5,7 +5,6 @@ from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
-from mmlocalattn.data.classes import check_names
 from mmlocalattn.data.findings import Budget, Finding
 from mmlocalattn.data.image_files import picture_sizes, unreadable
 
@@ -29,7 +28,6 @@ class LabelData:
 
 def check_labelled_images(data: LabelData, budget: Budget) -> Iterator[Finding]:
     """Check one data set: its labels and its pictures."""
-    yield from check_names(data.loader, data.classes)
     for path, label in data.samples:
         if not 0 <= label < len(data.classes):
             yield Finding(

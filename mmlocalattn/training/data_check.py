@@ -9,9 +9,9 @@ from pathlib import Path
 from mmengine.config import Config
 
 from mmlocalattn.data.check import check_data, check_dataset, check_overlap
-from mmlocalattn.data.classes import check_num_classes
+from mmlocalattn.data.classes import check_names, check_num_classes
 from mmlocalattn.data.coco import CocoData, CocoReader, check_same_images, completed
-from mmlocalattn.data.findings import Budget, Finding, first_of_each_kind
+from mmlocalattn.data.findings import Budget, Finding, Severity, first_of_each_kind
 from mmlocalattn.data.index_maps import MapData
 from mmlocalattn.data.labelled_images import LabelData
 from mmlocalattn.files import whole_file
@@ -85,6 +85,8 @@ def run_findings(
     checked = set()
     for dataset in everything:
         yield from dataset.findings
+        if dataset.data is not None:
+            yield from check_names(dataset.loader, dataset.data.classes)
     yield from _check_same_classes(everything)
     if with_model:
         yield from _check_model(cfg, everything)
@@ -131,7 +133,7 @@ def _check_same_classes(datasets: Sequence[Described]) -> Iterator[Finding]:
 def _check_model(cfg: Config, datasets: Sequence[Described]) -> Iterator[Finding]:
     named = next((dataset for dataset in datasets if dataset.things), None)
     if named is not None and not isinstance(named.things, str):
-        more_is = 'warning' if isinstance(named.data, LabelData) else 'error'
+        more_is: Severity = 'warning' if isinstance(named.data, LabelData) else 'error'
         yield from check_num_classes(named.loader, named.things, class_settings(cfg), more_is)
     yield from check_class_weights(cfg)
     if any(dataset.loader == 'train_dataloader' for dataset in datasets):

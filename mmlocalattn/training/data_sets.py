@@ -117,23 +117,27 @@ def _data(cfg: Config, split: str, entry: Mapping, dataset: Any) -> Data | None:
             filter_empty=bool(filters.get('filter_empty_gt')),
             min_size=filters.get('min_size', 0),
         )
-    if 'BaseSegDataset' in names and dataset.metainfo.get('classes'):
+    if 'BaseSegDataset' in names:
         default = 'pillow' if cfg.get('default_scope') == 'mmseg' else 'cv2'
         head = cfg.model.get('decode_head') or {}
         head = head[-1] if isinstance(head, (list, tuple)) else head
         return MapData(
             **common,
             pairs=[(it['img_path'], it.get('seg_map_path')) for it in dataset.load_data_list()],
-            classes=dataset.metainfo['classes'],
+            classes=dataset.metainfo.get('classes') or (),
             reduce_zero_label=bool(dataset.reduce_zero_label),
             ignore_index=head.get('ignore_index', 255),
             label_map=dataset.label_map,
             backend=_first(pipeline, 'LoadAnnotations').get('imdecode_backend', default),
             raw=raw,
+            folder=dataset.data_prefix.get('img_path') or '',
+            suffix=dataset.img_suffix,
         )
     if 'CustomDataset' in names and getattr(dataset, 'with_label', True):
         samples = [(item['img_path'], item['gt_label']) for item in dataset.load_data_list()]
-        return LabelData(**common, samples=samples, classes=dataset.metainfo.get('classes') or ())
+        number = (cfg.model.get('head') or {}).get('num_classes', 0)
+        names_of_labels = dataset.metainfo.get('classes') or tuple(map(str, range(number)))
+        return LabelData(**common, samples=samples, classes=names_of_labels)
     return None
 
 
