@@ -50,6 +50,7 @@ class Budget:
         progress: Wraps an iteration that may take long, given what it goes over and what that is
             called.
         skipped: What was not looked at.
+        started: When the first item was, by ``time.monotonic()``: imports before it do not count.
     """
 
     items: int | None = None
@@ -58,7 +59,7 @@ class Budget:
     seconds: float | None = None
     progress: Callable[[Iterable, str], Iterable] | None = None
     skipped: list[str] = field(default_factory=list)
-    started: float = field(default_factory=time.monotonic)
+    started: float | None = None
 
     def choose(self, items: Sequence[T], name: str) -> Iterator[T]:
         """The items to look at, the same ones on every run unless the time is over.
@@ -82,7 +83,9 @@ class Budget:
 
     def is_over(self) -> bool:
         """Whether the time is."""
-        return self.seconds is not None and time.monotonic() - self.started > self.seconds
+        now = time.monotonic()
+        self.started = now if self.started is None else self.started
+        return self.seconds is not None and now - self.started > self.seconds
 
     def takes(self, size: int) -> bool:
         """Whether a file of so many bytes may be read whole; it counts from then on."""

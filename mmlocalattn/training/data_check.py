@@ -16,7 +16,13 @@ from mmlocalattn.data.index_maps import MapData
 from mmlocalattn.data.labelled_images import LabelData
 from mmlocalattn.files import whole_file
 from mmlocalattn.training.data_sets import Described, describe, evaluator_files, image_paths
-from mmlocalattn.training.model_check import check_batch, check_class_weights, class_settings
+from mmlocalattn.training.model_check import (
+    check_batch,
+    check_class_weights,
+    check_masks,
+    check_single_class,
+    class_settings,
+)
 
 CHECK_ALL = 'python tools/analysis/check_data.py'
 RANK = ('RANK', 'SLURM_PROCID', 'OMPI_COMM_WORLD_RANK')
@@ -136,12 +142,14 @@ def _check_model(cfg: Config, datasets: Sequence[Described]) -> Iterator[Finding
         more_is: Severity = 'warning' if isinstance(named.data, LabelData) else 'error'
         yield from check_num_classes(named.loader, named.things, class_settings(cfg), more_is)
     yield from check_class_weights(cfg)
-    if any(dataset.loader == 'train_dataloader' for dataset in datasets):
+    yield from check_single_class(cfg)
+    if any(isinstance(dataset.data, CocoData) for dataset in datasets):
+        yield from check_masks(cfg, sorted({dataset.split for dataset in datasets}))
+    if any(dataset.split == 'train' for dataset in datasets):
         sizes = [
             len(dataset.data.pairs if isinstance(dataset.data, MapData) else dataset.data.samples)
             for dataset in datasets
-            if dataset.loader == 'train_dataloader'
-            and isinstance(dataset.data, (MapData, LabelData))
+            if dataset.split == 'train' and isinstance(dataset.data, (MapData, LabelData))
         ]
         yield from check_batch(cfg, sizes[0] if len(sizes) == 1 else None)
 

@@ -1,5 +1,6 @@
 """The data sets of a config in plain terms, which the checks of :mod:`mmlocalattn.data` take."""
 
+import os
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -35,6 +36,11 @@ class Described:
     things: Any = None
     data: Data | None = None
     findings: tuple[Finding, ...] = ()
+
+    @property
+    def split(self) -> str:
+        """``'train'``, ``'val'`` or ``'test'``."""
+        return self.loader.removesuffix('_dataloader')
 
 
 def describe(cfg: Config, split: str) -> Iterator[Described]:
@@ -176,4 +182,5 @@ def image_paths(data: Data, contents: Mapping[str, dict | None]) -> list[str]:
     if isinstance(data, LabelData):
         return [picture for picture, _ in data.samples]
     content = contents.get(data.ann_file)
-    return [f'{data.images}/{image["file_name"]}' for image in (content or {}).get('images', ())]
+    images = (content or {}).get('images', ())
+    return [os.path.join(data.images, image['file_name']) for image in images]

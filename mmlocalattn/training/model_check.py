@@ -3,7 +3,7 @@
 import inspect
 import os
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 import torch
@@ -104,6 +104,83 @@ def check_class_weights(cfg: Config) -> Iterator[Finding]:
                         f'{len(weights)} weights for {number} classes',
                         'Give one for each class',
                     )
+
+
+def check_single_class(cfg: Config) -> Iterator[Finding]:
+    """Find segmentation heads that choose among one class, whose loss is always 0."""
+    for head in dicts(cfg.model):
+        for key in ('decode_head', 'auxiliary_head'):
+            for part in _list(head.get(key)):
+                losses = _list(part.get('loss_decode')) or [{'type': 'CrossEntropyLoss'}]
+                if part.get('num_classes') == 1 and any(
+                    type_name(loss) == 'CrossEntropyLoss' and not loss.get('use_sigmoid')
+                    for loss in losses
+                ):
+                    yield Finding(
+                        'error',
+                        'num_classes',
+                        type_name(part),
+                        '',
+                        f'{key}.num_classes is 1, and a softmax over one class is always right: '
+                        'the loss would be 0',
+                        "Name the rest, classes=('background', ...), and set num_classes=2",
+                    )
+
+
+def check_masks(cfg: Config, splits: Sequence[str]) -> Iterator[Finding]:
+    """Compare the masks that a detector learns and predicts with those that it is given and asked.
+
+    Args:
+        cfg: Of mmdet.
+        splits: Of ``'train'``, ``'val'`` and ``'test'``.
+    """
+    words = ' '.join(
+        f'{key} {value if key == "type" else ""}'
+        for part in dicts(cfg.model)
+        for key, value in part.items()
+        if value is not None
+    )
+    for split in () if _may_have_masks(words) else splits:
+        for metric in dicts(cfg.get(f'{split}_evaluator')) if split != 'train' else ():
+            if 'segm' in _list(metric.get('metric')):
+                yield Finding(
+                    'error',
+                    'masks',
+                    f'{split}_evaluator.metric',
+                    '',
+                    f"'segm' compares masks, which {type_name(cfg.model)} does not predict",
+                    f"Set {split}_evaluator.metric='bbox'",
+                )
+    pipeline = list(dicts((cfg.get('train_dataloader') or {}).get('dataset')))
+    loads = [step for step in pipeline if type_name(step) == 'LoadAnnotations']
+    learns = any(isinstance(part.get('mask_head'), dict) for part in dicts(cfg.model))
+    if (
+        'train' in splits
+        and learns
+        and loads
+        and 'BoxInst' not in words  # learns masks from boxes
+        and not any(step.get('with_mask') for step in loads)
+    ):
+        yield Finding(
+            'error',
+            'masks',
+            'train_dataloader.dataset.pipeline',
+            '',
+            'LoadAnnotations loads no masks, and the model has a mask_head',
+            "Write dict(type='LoadAnnotations', with_bbox=True, with_mask=True)",
+        )
+
+
+def _may_have_masks(words: str) -> bool:
+    """Whether a model may predict masks, by all that is named in it."""
+    return bool(re.search('mask|ins|solo|yolact|segm|panoptic', words, re.IGNORECASE))
+
+
+def _list(value: Any) -> list:
+    """One or several things, as configs take them, or none."""
+    if value is None:
+        return []
+    return list(value) if isinstance(value, (list, tuple)) else [value]
 
 
 def num_processes(cfg: Config) -> int:

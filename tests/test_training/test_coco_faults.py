@@ -193,6 +193,18 @@ COCO_ERRORS = [
         "in COCO's format",
     ),
     (
+        lambda cfg: cfg.merge_from_dict(
+            dict(model=dict(_delete_=True, type='RetinaNet', bbox_head=dict(num_classes=2)))
+        ),
+        "val_evaluator.metric: 'segm' compares masks, which RetinaNet does not predict. Set "
+        "val_evaluator.metric='bbox'",
+    ),
+    (
+        set_('train_dataloader.dataset.pipeline.1.with_mask', False),
+        'train_dataloader.dataset.pipeline: LoadAnnotations loads no masks, and the model has a '
+        "mask_head. Write dict(type='LoadAnnotations', with_bbox=True, with_mask=True)",
+    ),
+    (
         set_('val_evaluator.ann_file', 'no.json'),
         "'no.json', which val_evaluator reads, does not exist. Set val_evaluator.ann_file to the "
         'annotations of val_dataloader.',

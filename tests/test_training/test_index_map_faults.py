@@ -107,6 +107,19 @@ MAP_ERRORS = [
         'model.auxiliary_head.0.num_classes=3, or the classes in metainfo',
     ),
     (
+        each(
+            set_('model.decode_head.num_classes', 1),
+            set_('model.auxiliary_head', None),
+            *(
+                set_(f'{split}_dataloader.dataset.metainfo.classes', ('ground',))
+                for split in SPLITS
+            ),
+            both(full(0)),
+        ),
+        'UPerHead: decode_head.num_classes is 1, and a softmax over one class is always right: the '
+        "loss would be 0. Name the rest, classes=('background', ...), and set num_classes=2",
+    ),
+    (
         set_('model.decode_head.loss_decode', dict(class_weight=[1.0, 2.0])),
         'UPerHead.loss_decode.class_weight: 2 weights for 3 classes. Give one for each class',
     ),
