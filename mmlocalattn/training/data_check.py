@@ -51,7 +51,7 @@ def check_run(
     described = describe_all(cfg, splits)
     findings = list(run_findings(cfg, described, reader, with_model))
     errors = [finding for finding in findings if finding.severity == 'error']
-    config = cfg.get('filename') or 'CONFIG'
+    config = cfg.filename or 'CONFIG'
     if errors:
         more = f' ({len(errors) - 1} more: {CHECK_ALL} {config})' if len(errors) > 1 else ''
         raise ValueError(errors[0].message + more)
