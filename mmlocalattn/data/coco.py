@@ -15,6 +15,12 @@ from mmlocalattn.data.classes import check_categories
 from mmlocalattn.data.findings import Budget, Finding
 from mmlocalattn.data.image_files import check_size
 
+KINDS: dict[str, Any] = {
+    'width': (int, float),
+    'height': (int, float),
+    'file_name': str,
+}  # of values; ids and names may be texts
+
 
 @dataclass(frozen=True)
 class CocoData:
@@ -82,9 +88,14 @@ def _read(path: str) -> dict:
         if not isinstance(entries, list):
             raise ValueError(f'it has no list of {key}')
         for i, entry in enumerate(entries):
-            missing = [name for name in needed if name not in entry]
-            if missing:
-                raise ValueError(f'entry {i} of its {key} has no {" and no ".join(missing)}')
+            if not isinstance(entry, dict):
+                raise ValueError(f'entry {i} of its {key} is no dict')
+            for name in needed:
+                if name not in entry:
+                    raise ValueError(f'entry {i} of its {key} has no {name}')
+                kind = KINDS.get(name, (int, str))
+                if not isinstance(entry[name], kind):
+                    raise ValueError(f'{name} of entry {i} of its {key} is {entry[name]!r}')
     return content
 
 
@@ -189,7 +200,7 @@ def _check_objects(data: CocoData, content: dict, budget: Budget) -> Iterator[Fi
         and not annotation.get('ignore')
     ]
     boxes = []
-    for annotation in budget.choose(annotations, f'annotations of {data.loader}'):
+    for annotation in budget.choose(annotations, f'annotations of {data.loader}', times=200):
         image = images[annotation['image_id']]
         size = image['width'], image['height']
         findings = list(check_annotation(data.ann_file, annotation, size, data.masks))
@@ -267,6 +278,14 @@ def _check_pictures(data: CocoData, content: dict, budget: Budget) -> Iterator[F
         yield from check_size(data.ann_file, path, (image['width'], image['height']), data.raw)
 
 
+def _boxes(content: dict) -> dict[Any, list[str]]:
+    """The boxes of each image, in an order of their own."""
+    boxes: dict[Any, list[str]] = {}
+    for annotation in content['annotations']:
+        boxes.setdefault(annotation['image_id'], []).append(str(annotation.get('bbox')))
+    return {image: sorted(texts) for image, texts in boxes.items()}
+
+
 def is_complete(annotation: dict) -> bool:
     """Whether an annotation has what MMDetection and pycocotools ask for without saying so."""
     return 'area' in annotation and 'iscrowd' in annotation
@@ -312,7 +331,19 @@ def check_same_images(loader: CocoData, evaluator: str, reader: CocoReader) -> I
     name = loader.loader.replace('dataloader', 'evaluator')
     fix = f'Give {name} the ann_file of {loader.loader}'
     other = [key for key in seen if expected.get(key) != seen[key]]
-    if other:
+    objects, expected_objects = map(_boxes, contents)
+    moved = [key for key in objects if key in seen and objects[key] != expected_objects.get(key)]
+    if not other and len(moved) > len(objects) / 2:
+        yield Finding(
+            'error',
+            'evaluator',
+            evaluator,
+            f'image {moved[0]}',
+            f'{name} compares with other objects than {loader.loader} reads for it from '
+            f'{loader.ann_file}: they are two data sets',
+            fix,
+        )
+    elif other:
         yield Finding(
             'error',
             'evaluator',

@@ -201,3 +201,22 @@ def test_labels_of_a_list(capsys: pytest.CaptureFixture[str]) -> None:
 def test_head_with_more_classes_than_folders(capsys: pytest.CaptureFixture[str]) -> None:
     check_run(label_config(1000), ['train'])
     assert 'warning: model.head.num_classes: 1000, but the data' in capsys.readouterr().out
+
+
+@pytest.mark.usefixtures('labelled')
+@pytest.mark.parametrize(
+    ('entries', 'expected'),
+    [
+        (
+            dict(metainfo=dict(classes=('cat', 'cow', 'dog'))),
+            "The number of subfolders (2) doesn't match the number of specified classes (3). "
+            'Please check the data folder.',
+        ),
+        (dict(extensions=['.bmp']), r'Found 0 files in subfolders of: .*'),
+    ],
+)
+def test_data_sets_that_cannot_be_made(entries: dict, expected: str) -> None:
+    line = 'train_dataloader.dataset, CustomDataset: it cannot be made: '
+    pattern = re.escape(line + expected).replace(r'\.\*', '.*')
+    with pytest.raises(ValueError, match=f'^{pattern}$'):
+        check_run(label_config(2, **entries), ['train'])
