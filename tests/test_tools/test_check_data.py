@@ -131,8 +131,8 @@ def test_browse_names_the_map_that_is_no_index_map(own: Path, tmp_path: Path) ->
         with pytest.raises(SystemExit) as stopped:
             BROWSE.main([path, '--number', number])
         assert stopped.value.code == (
-            f'error: {own}/maps/4.png: 3 channels where one of class indices is meant (its channels '
-            'are equal, so keep one). Write the index of its class for each pixel'
+            f'error: {own}/maps/4.png: 3 channels where one of class indices is meant (its '
+            'channels are equal, so keep one). Write the index of its class for each pixel'
         )
     tiny_data.run(BROWSE, path, '--number', 3, '--output-dir', tmp_path / 'out')
     assert len(list((tmp_path / 'out').iterdir())) == 3

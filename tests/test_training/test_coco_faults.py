@@ -235,8 +235,8 @@ COCO_ERRORS = [
     ),
     (
         with_file(lambda content: content['images'][1].update(width='40')),
-                lambda content: [it.update(bbox=[1, 1, 3, 3]) for it in content['annotations']]
-        "it in COCO's format",
+        "train.json: train_dataloader cannot read it: width of entry 1 of its images is '40'. "
+        "Write it in COCO's format",
     ),
     (
         set_('train_dataloader.dataset.type', 'KittenDataset'),
