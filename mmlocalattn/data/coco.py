@@ -99,17 +99,28 @@ def _read(path: str) -> dict:
     return content
 
 
-def read_categories(path: str) -> list[str]:
-    """The names of the categories, without reading all of a large file."""
+def read_first(path: str, key: str, number: int) -> list[dict]:
+    """The first entries of a list of a file, without reading a large file as JSON.
+
+    Args:
+        path: Of the file.
+        key: ``'images'``, ``'categories'`` or ``'annotations'``.
+        number: Of entries.
+    """
     text = Path(path).read_text(errors='replace')
-    found = re.search(r'"categories"\s*:\s*', text)
-    if not found:
-        return []
-    try:
-        entries, _ = json.JSONDecoder().raw_decode(text, found.end())
-        return [entry['name'] for entry in entries]
-    except (ValueError, TypeError, KeyError):
-        return []
+    start = re.search(rf'"{key}"\s*:\s*\[\s*', text)
+    entries: list[dict] = []
+    decoder, position = json.JSONDecoder(), start.end() if start else len(text)
+    between = re.compile(r'\s*,\s*')
+    while len(entries) < number:
+        try:
+            entry, position = decoder.raw_decode(text, position)
+        except ValueError:  # the end of the list
+            break
+        entries.append(entry)
+        comma = between.match(text, position)
+        position = comma.end() if comma else len(text)
+    return entries
 
 
 def check_coco(data: CocoData, reader: CocoReader) -> Iterator[Finding]:
@@ -132,15 +143,24 @@ def check_coco(data: CocoData, reader: CocoReader) -> Iterator[Finding]:
         )
         return
     if content is None:
-        yield from check_categories(data.ann_file, read_categories(data.ann_file), data.classes)
+        content = {
+            'categories': read_first(data.ann_file, 'categories', 100_000),
+            'images': read_first(data.ann_file, 'images', reader.budget.items or 0),
+        }
+        yield from _check_categories(data, content)
+        yield from _check_pictures(data, content, reader.budget)
         return
-    categories = [category['name'] for category in content['categories']]
-    yield from check_categories(data.ann_file, categories, data.classes)
+    yield from _check_categories(data, content)
     yield from _check_ids(data.ann_file, content)
     yield from _check_objects(data, content, reader.budget)
     if data.training:
         yield from _check_what_is_left(data, content)
     yield from _check_pictures(data, content, reader.budget)
+
+
+def _check_categories(data: CocoData, content: dict) -> Iterator[Finding]:
+    categories = [category['name'] for category in content['categories']]
+    yield from check_categories(data.ann_file, categories, data.classes)
 
 
 def _check_ids(ann_file: str, content: dict) -> Iterator[Finding]:

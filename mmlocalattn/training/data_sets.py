@@ -128,14 +128,18 @@ def _data(cfg: Config, split: str, entry: Mapping, dataset: Any) -> Data | None:
         default = 'pillow' if cfg.get('default_scope') == 'mmseg' else 'cv2'
         head = cfg.model.get('decode_head') or {}
         head = head[-1] if isinstance(head, (list, tuple)) else head
+        loads = _first(pipeline, 'LoadAnnotations')  # a test set may have no maps
         return MapData(
             **common,
-            pairs=[(it['img_path'], it.get('seg_map_path')) for it in dataset.load_data_list()],
+            pairs=[
+                (item['img_path'], item.get('seg_map_path') if loads else None)
+                for item in dataset.load_data_list()
+            ],
             classes=dataset.metainfo.get('classes') or (),
             reduce_zero_label=bool(dataset.reduce_zero_label),
             ignore_index=head.get('ignore_index', 255),
             label_map=dataset.label_map,
-            backend=_first(pipeline, 'LoadAnnotations').get('imdecode_backend', default),
+            backend=loads.get('imdecode_backend', default),
             raw=raw,
             folder=dataset.data_prefix.get('img_path') or '',
             suffix=dataset.img_suffix,

@@ -24,6 +24,7 @@ from broken_data import (
     write_image,
 )
 from mmengine.config import Config
+from mmengine.registry import DATASETS
 
 from mmlocalattn.data.findings import Budget
 from mmlocalattn.training.data_check import check_all, check_run
@@ -102,6 +103,34 @@ def test_classes_of_files_that_are_too_large_are_checked() -> None:
     classes('dog', 'cat')(cfg)
     with pytest.raises(ValueError, match='has another order than the file'):
         check_run(cfg, SPLITS, budget=Budget(megabytes=0))
+
+
+@pytest.mark.usefixtures('folder')
+def test_first_pictures_of_files_that_are_too_large_are_checked() -> None:
+    cfg = coco_config()
+    first('images', width=30)(cfg)
+    with pytest.raises(ValueError, match=r'30x30 .* in the file, but the picture is'):
+        check_run(cfg, SPLITS, budget=Budget(items=1, megabytes=0))
+
+
+@pytest.mark.usefixtures('folder')
+def test_maps_that_no_pipeline_loads_may_be_missing(capsys: pytest.CaptureFixture[str]) -> None:
+    cfg = map_config()
+    cfg.val_dataloader.dataset.pipeline.pop()
+    Path('maps_val/1.png').unlink()
+    check_run(cfg, SPLITS)
+    assert capsys.readouterr().out == ''
+
+
+@pytest.mark.usefixtures('folder')
+def test_labels_are_those_of_the_order_in_the_file() -> None:
+    """Of MMDetection, which is why ``metainfo.classes`` may not have another."""
+    entry = coco_config().train_dataloader.dataset
+    for classes_of_config in (('cat', 'dog'), ('dog', 'cat')):
+        entry.metainfo.classes = classes_of_config
+        dataset = DATASETS.build({**entry, 'pipeline': [], '_scope_': 'mmdet'})
+        labels = [dataset.get_data_info(i)['instances'][0]['bbox_label'] for i in range(2)]
+        assert labels == [0, 1]
 
 
 @pytest.mark.usefixtures('folder')
