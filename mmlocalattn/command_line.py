@@ -6,7 +6,9 @@ once. What the arguments mean stands in :mod:`mmlocalattn.training.arguments`.
 
 import argparse
 import contextlib
+import sys
 from collections.abc import Iterator
+from typing import Any
 
 from mmlocalattn.adapt.zoo import BACKBONES
 
@@ -57,6 +59,46 @@ def add_config_arguments(parser: argparse.ArgumentParser, many: bool = False) ->
         metavar='KEY=VALUE',
         help='change entries of the config: train_dataloader.batch_size=4; lists as key="[a,b]"',
     )
+
+
+def add_size_arguments(parser: argparse.ArgumentParser, help: str, many: bool = False) -> None:
+    """Add ``--size HxW``, of one image or of ``many``, and its old name ``--shape H W``.
+
+    Args:
+        parser: Gets ``size``, a pair or a list of pairs, None if it is not given.
+        help: Of what the size is, and what it is without the argument.
+        many: Whether several sizes can be given.
+    """
+    nargs = '+' if many else None
+    parser.add_argument('--size', nargs=nargs, type=image_size, metavar='HxW', help=help)
+    parser.add_argument(
+        '--shape',
+        nargs=2,
+        dest='size',
+        action=_Shape,
+        const=many,
+        metavar=('H', 'W'),
+        help='the old name of --size HxW, which goes with the next minor version',
+    )
+
+
+class _Shape(argparse.Action):
+    """``--shape H W`` as ``--size HxW``; ``const`` says whether that takes a list."""
+
+    def __call__(
+        self,
+        parser: argparse.ArgumentParser,
+        namespace: argparse.Namespace,
+        values: Any,
+        option: str | None = None,
+    ) -> None:
+        text = 'x'.join(values)
+        print(f'--shape is --size {text} now', file=sys.stderr)
+        try:
+            size = image_size(text)
+        except argparse.ArgumentTypeError as error:
+            raise argparse.ArgumentError(self, str(error)) from None
+        setattr(namespace, self.dest, [size] if self.const else size)
 
 
 def key_value(text: str) -> str:

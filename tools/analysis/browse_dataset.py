@@ -35,7 +35,12 @@ def main(argv: Sequence[str] | None = None) -> None:
 
     from mmlocalattn.data.images import write_image
     from mmlocalattn.training import config_of
-    from mmlocalattn.visualisation.pictures import build_dataset, build_visualizer, draw_item
+    from mmlocalattn.visualisation.pictures import (
+        build_dataset,
+        build_visualizer,
+        draw_item,
+        read_item,
+    )
 
     with one_line_errors():
         cfg = config_of(args)
@@ -44,10 +49,10 @@ def main(argv: Sequence[str] | None = None) -> None:
     args.output_dir.mkdir(parents=True, exist_ok=True)
     number = min(args.number or len(dataset), len(dataset))
     for index in track(range(number), description='drawing'):
-        item = dataset[index]
-        stem = Path(item['data_samples'].get('img_path', 'image')).stem
-        picture = draw_item(visualizer, item)
         with one_line_errors():
+            item = read_item(dataset, index)
+            stem = Path(item['data_samples'].get('img_path', 'image')).stem
+            picture = draw_item(visualizer, item)
             write_image(args.output_dir / f'{index:06d}_{stem}.png', picture)
     print(f'{number} of {len(dataset)} images in {args.output_dir}')
 

@@ -62,7 +62,7 @@ def point(text: str) -> tuple[int, int]:
 
 def main(argv: Sequence[str] | None = None) -> None:
     args = parse_args(argv)
-    from mmlocalattn.data.images import read_image
+    from mmlocalattn.data.images import as_picture
     from mmlocalattn.training import config_of
     from mmlocalattn.visualisation.draw import (
         attention_of,
@@ -70,19 +70,20 @@ def main(argv: Sequence[str] | None = None) -> None:
         draw_layers,
         select_layers,
     )
+    from mmlocalattn.visualisation.pictures import image_reader
 
     out = Path(args.out)
     with one_line_errors():
-        image = read_image(args.image)
+        cfg = config_of(args)
+        image = image_reader(cfg)(args.image)
         points = args.points or [(image.shape[1] // 2, image.shape[0] // 2)]
         check_points(points, image)
-        cfg = config_of(args)
         records = attention_of(cfg, image, args.checkpoint, args.short_side)
         layers = select_layers(records, args.stages, args.blocks, args.heads)
         title = Path(args.config).stem + (f' with {args.backbone}' if args.backbone else '')
         weights = Path(args.checkpoint).name if args.checkpoint else 'random weights'
         limit = int(args.max_mb * 1e6)
-        files = draw_layers(layers, image, points, out, title, weights, limit)
+        files = draw_layers(layers, as_picture(image), points, out, title, weights, limit)
     print(*files, sep='\n')
 
 
