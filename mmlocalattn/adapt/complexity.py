@@ -80,7 +80,7 @@ class _Stopped(ValueError):
 def _count(cfg: Config, height: int, width: int, device: str) -> Complexity:
     images = torch.zeros(1, channels_of(cfg), height, width, device=device)
     counter = FlopCounterMode(display=False, custom_mapping=_ELEMENTWISE)
-    model = _build(cfg).to(device)
+    model = _build(cfg, device)
     touched = _Touched()
     try:
         with torch.no_grad(), counter, touched:
@@ -96,12 +96,17 @@ def _count(cfg: Config, height: int, width: int, device: str) -> Complexity:
     return Complexity((height, width), flops, params, tuple(_untouched(model, touched.seen)))
 
 
-def _build(cfg: Config) -> Any:
+def _build(cfg: Config, device: str) -> Any:
+    """The model of a config; for ``'meta'`` without weights, unless it is built from numbers."""
     try:
-        model = revert_sync_batchnorm(MODELS.build(copy.deepcopy(cfg.model))).eval()
+        with torch.device(device):
+            model = MODELS.build(copy.deepcopy(cfg.model))
     except Exception as error:  # a package that is missing, a weight that cannot be loaded
+        if device != 'cpu':
+            return _build(cfg, 'cpu').to(device)
         raise ValueError(f'{cfg.filename}: the model does not build: {_one_line(error)}') from error
-    return model.requires_grad_(False)  # the counter would ask for gradients
+    # The counter would ask for gradients.
+    return revert_sync_batchnorm(model).eval().requires_grad_(False)
 
 
 def _one_line(error: Exception) -> str:

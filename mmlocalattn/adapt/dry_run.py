@@ -61,8 +61,7 @@ def fix_regions(model: Any) -> None:
 
 def _chooser(model: Any, name: str, head: Any) -> Callable:
     """In place of the ``predict_by_feat`` of a head, by its name in the model."""
-    kind = 'rpn' if name.endswith('rpn_head') else 'rcnn'
-    number = model.test_cfg.get(kind, model.test_cfg).get('max_per_img', DETECTIONS)
+    number = _limit(model, name)
 
     def choose(*_: Any, results_list: Any = None, **__: Any) -> list[InstanceData]:
         if results_list is not None:  # of a head that adds masks to boxes
@@ -74,6 +73,14 @@ def _chooser(model: Any, name: str, head: Any) -> Callable:
         return [found]
 
     return choose
+
+
+def _limit(model: nn.Module, name: str) -> int:
+    """How many regions of an image the config of a part, or of what it is in, lets through."""
+    config = getattr(model.get_submodule(name), 'test_cfg', None) or {}
+    if 'max_per_img' in config:
+        return config['max_per_img']
+    return _limit(model, name.rpartition('.')[0]) if name else DETECTIONS
 
 
 def _regions(number: int, device: torch.device) -> InstanceData:
