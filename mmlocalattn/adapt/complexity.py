@@ -79,8 +79,8 @@ class _Stopped(ValueError):
 
 def _count(cfg: Config, height: int, width: int, device: str) -> Complexity:
     images = torch.zeros(1, channels_of(cfg), height, width, device=device)
+    model = _build(cfg, device)  # first: that imports the operators, whose formulas are asked for
     counter = FlopCounterMode(display=False, custom_mapping=_ELEMENTWISE)
-    model = _build(cfg, device)
     touched = _Touched()
     try:
         with torch.no_grad(), counter, touched:
