@@ -6,8 +6,10 @@ once. What the arguments mean stands in :mod:`mmlocalattn.training.arguments`.
 
 import argparse
 import contextlib
+import os
 import sys
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 from mmlocalattn.adapt.zoo import BACKBONES
@@ -20,7 +22,9 @@ def add_common_arguments(parser: argparse.ArgumentParser) -> None:
     """
     add_config_arguments(parser)
     parser.add_argument(
-        '--work-dir', help='folder of logs and checkpoints; default work_dirs/<config name>'
+        '--work-dir',
+        type=output_path,
+        help='folder of logs and checkpoints; default work_dirs/<config name>',
     )
     parser.add_argument('--launcher', choices=['none', 'pytorch', 'slurm', 'mpi'], default='none')
     parser.add_argument(
@@ -122,6 +126,34 @@ def image_size(text: str) -> tuple[int, int]:
     if not (height.isdecimal() and width.isdecimal() and int(height) and int(width)):
         raise argparse.ArgumentTypeError(f'{text!r} is not HEIGHTxWIDTH')
     return int(height), int(width)
+
+
+def positive(text: str) -> int:
+    """A whole number from 1, for ``type=`` of an argument.
+
+    Raises:
+        argparse.ArgumentTypeError: If the text says something else.
+    """
+    if not (text.isdecimal() and int(text)):
+        raise argparse.ArgumentTypeError(f'{text!r} is no whole number from 1')
+    return int(text)
+
+
+def output_path(text: str) -> Path:
+    """Where a file or a folder can be written, for ``type=`` of an argument; makes nothing.
+
+    So that nobody computes for hours what cannot be kept.
+
+    Raises:
+        argparse.ArgumentTypeError: If it cannot be written there.
+    """
+    path = Path(text)
+    parent = next(folder for folder in path.absolute().parents if folder.exists())
+    if not (parent.is_dir() and os.access(parent, os.W_OK)):
+        raise argparse.ArgumentTypeError(
+            f'{text!r} cannot be written: {str(parent)!r} is no folder that can be written to'
+        )
+    return path
 
 
 @contextlib.contextmanager

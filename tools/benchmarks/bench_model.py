@@ -10,7 +10,13 @@ from typing import Any
 
 from benchmarking.choices import DTYPES
 
-from mmlocalattn.command_line import add_config_arguments, add_size_arguments, one_line_errors
+from mmlocalattn.command_line import (
+    add_config_arguments,
+    add_size_arguments,
+    one_line_errors,
+    output_path,
+    positive,
+)
 
 
 def parse_args(argv: Sequence[str] | None = None) -> argparse.Namespace:
@@ -28,7 +34,7 @@ def parse_args(argv: Sequence[str] | None = None) -> argparse.Namespace:
         '--train', '--backward', action='store_true', help='forward and backward, not only forward'
     )
     add_size_arguments(parser, many=True, help='image sizes, default 800x1344')
-    parser.add_argument('--batch', type=int, default=1)
+    parser.add_argument('--batch', type=positive, default=1)
     parser.add_argument('--device', default='cpu', help='cpu, cuda or cuda:N')
     parser.add_argument(
         '--dtype',
@@ -42,9 +48,9 @@ def parse_args(argv: Sequence[str] | None = None) -> argparse.Namespace:
         help='time each backbone also as torch.compile makes it: one graph, for the size, or '
         'for any if there are several; its outputs are compared first',
     )
-    parser.add_argument('--rounds', type=int, default=3)
+    parser.add_argument('--rounds', type=positive, default=3)
     parser.add_argument('--profile', action='store_true', help="print PyTorch's profile of a pass")
-    parser.add_argument('--out', type=Path, help='JSON file to write')
+    parser.add_argument('--out', type=output_path, help='JSON file to write')
     args = parser.parse_args(argv)
     if args.compile and args.whole:
         parser.error('--compile is for backbones: leave out --whole')
@@ -68,9 +74,9 @@ def main(argv: Sequence[str] | None = None) -> None:
     from mmlocalattn.device import usable_device
     from mmlocalattn.training import config_of, load_config
 
-    args.device = usable_device(args.device)
     paths = [args.config, *args.baseline]
     with one_line_errors():
+        args.device = usable_device(args.device)
         configs = [config_of(args), *map(load_config, args.baseline)]
     models: list[Any] = [build(cfg, args.whole).to(args.device) for cfg in configs]
     for model in models:
