@@ -113,7 +113,7 @@ def test_says_what_is_not_counted(
     tool: ModuleType, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     head = "model['auxiliary_head'] = dict(type='FCNHead', in_channels=16, channels=8, in_index=2"
-    extra = f'{head}, num_classes=3, norm_cfg=norm_cfg)\n'
+    extra = f'{head}, num_classes=3)\n'
     path = tiny_data.write_config(tmp_path / 'c.py', tiny_data.SEGMENTATION, tmp_path, extra)
     tool.main([path, '--size', '64x96'])
     assert capsys.readouterr().out.splitlines()[1] == '  not counted: auxiliary_head'

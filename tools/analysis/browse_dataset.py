@@ -45,8 +45,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     with one_line_errors():
         cfg = config_of(args)
         dataset = build_dataset(cfg, args.split)
-    visualizer = build_visualizer(cfg, dataset.metainfo)
-    args.output_dir.mkdir(parents=True, exist_ok=True)
+        visualizer = build_visualizer(cfg, dataset.metainfo)
     number = min(args.number or len(dataset), len(dataset))
     for index in track(range(number), description='drawing'):
         with one_line_errors():

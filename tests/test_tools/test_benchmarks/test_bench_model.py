@@ -140,5 +140,5 @@ def test_missing_config(tool: ModuleType) -> None:
 
 def test_unusable_device(tool: ModuleType, tmp_path: Path) -> None:
     config = write(tmp_path, 'tiny', DETECTION)
-    with pytest.raises(SystemExit, match="^error: device 'cuda:99' cannot be used: "):
+    with pytest.raises(SystemExit, match=r"^error: device 'cuda:99' cannot be used: "):
         tool.main([config, '--device', 'cuda:99'])

@@ -84,7 +84,7 @@ def test_chosen_ways(tool: ModuleType, capsys: pytest.CaptureFixture) -> None:
 
 
 def test_one_line_errors(tool: ModuleType, capsys: pytest.CaptureFixture[str]) -> None:
-    with pytest.raises(SystemExit, match="^error: device 'cuda:99' cannot be used: "):
+    with pytest.raises(SystemExit, match=r"^error: device 'cuda:99' cannot be used: "):
         tool.main([*SMALL, '--device', 'cuda:99'])
     with pytest.raises(SystemExit):
         tool.main(['--windows', '4'])
