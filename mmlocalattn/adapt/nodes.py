@@ -16,7 +16,8 @@ def dicts(node: object) -> Iterator[dict]:
 
 def preprocessor_of(cfg: Any) -> Mapping:
     """The data preprocessor of a config, in its model or, as in mmpretrain, beside it."""
-    return cfg.model.get('data_preprocessor') or cfg.get('data_preprocessor') or {}
+    model = cfg.get('model') or {}
+    return model.get('data_preprocessor') or cfg.get('data_preprocessor') or {}
 
 
 def channels_of(cfg: Any) -> int:
@@ -24,6 +25,6 @@ def channels_of(cfg: Any) -> int:
 
     They are what its backbone says, else as many as the means of the data preprocessor, else 3.
     """
-    backbone = cfg.model.get('backbone') or {}
+    backbone = (cfg.get('model') or {}).get('backbone') or {}
     means = preprocessor_of(cfg).get('mean')
     return backbone.get('in_channels') or (len(means) if means else 3)
