@@ -8,7 +8,7 @@ import argparse
 from collections.abc import Sequence
 from pathlib import Path
 
-from mmlocalattn.command_line import one_line_errors
+from mmlocalattn.command_line import one_line_errors, output_path
 
 
 def parse_args(argv: Sequence[str] | None = None) -> argparse.Namespace:
@@ -16,7 +16,9 @@ def parse_args(argv: Sequence[str] | None = None) -> argparse.Namespace:
         description='Make handwritten digit cards on photographs: COCO annotations and index maps.',
         formatter_class=argparse.ArgumentDefaultsHelpFormatter,
     )
-    parser.add_argument('--out', type=Path, default=Path('data/digit_cards'), help='folder to make')
+    parser.add_argument(
+        '--out', type=output_path, default=Path('data/digit_cards'), help='folder to make'
+    )
     parser.add_argument('--num-train', type=int, default=800, help='training images')
     parser.add_argument('--num-val', type=int, default=150, help='validation images')
     parser.add_argument('--size', type=int, default=160, help='side of an image, pixels')

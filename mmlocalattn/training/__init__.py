@@ -16,7 +16,7 @@ from mmlocalattn.training.checkpoint import (
     read_seed,
     save_checkpoint,
 )
-from mmlocalattn.training.config import find_config, load_config, preprocessor_of
+from mmlocalattn.training.config import channels_of, find_config, load_config, preprocessor_of
 from mmlocalattn.training.history import History, read_history
 from mmlocalattn.training.launch import (
     adapt_to_device,
@@ -38,6 +38,7 @@ __all__ = [
     'allow_mmengine_checkpoints',
     'apply_resume',
     'build_runner',
+    'channels_of',
     'config_of',
     'draw_predictions',
     'enable_amp',
