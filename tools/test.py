@@ -1,7 +1,6 @@
 """Test a detector, segmentor or classifier: python tools/test.py CONFIG CHECKPOINT."""
 
 import argparse
-import os
 from collections.abc import Sequence
 
 from mmengine.config import Config
@@ -10,9 +9,12 @@ from mmlocalattn.data import check_data
 from mmlocalattn.training import (
     add_common_arguments,
     build_runner,
+    check_run,
     draw_predictions,
     one_line_errors,
+    read_checkpoint,
     run_config_of,
+    run_errors,
     save_predictions,
 )
 
@@ -21,6 +23,11 @@ def parse_args(argv: Sequence[str] | None = None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(description='Test a detector, segmentor or classifier.')
     add_common_arguments(parser)
     parser.add_argument('checkpoint', help='checkpoint file')
+    parser.add_argument(
+        '--allow-partial',
+        action='store_true',
+        help='test with what fits of a checkpoint of another model, and the rest random',
+    )
     parser.add_argument(
         '--out',
         metavar='F',
@@ -37,8 +44,8 @@ def parse_args(argv: Sequence[str] | None = None) -> argparse.Namespace:
 def build_config(args: argparse.Namespace) -> Config:
     """The config file with the command line applied."""
     cfg = run_config_of(args)
-    if not os.path.isfile(args.checkpoint):
-        raise FileNotFoundError(f'checkpoint {args.checkpoint!r} does not exist')
+    read_checkpoint(args.checkpoint, mmap=True)
+    check_run(cfg, 'test')
     check_data(cfg, ('test',))
     cfg.load_from = args.checkpoint
     if args.show_dir:
@@ -52,7 +59,8 @@ def main(argv: Sequence[str] | None = None) -> None:
     args = parse_args(argv)
     with one_line_errors():
         cfg = build_config(args)
-    build_runner(cfg).test()
+    with run_errors():
+        build_runner(cfg, args.allow_partial).test()
 
 
 if __name__ == '__main__':

@@ -7,14 +7,15 @@ from mmengine.config import Config
 
 from mmlocalattn.data import check_data
 from mmlocalattn.training import (
-    ExactResumeHook,
     add_common_arguments,
     apply_resume,
     build_runner,
+    check_run,
     enable_amp,
     enable_auto_scale_lr,
     one_line_errors,
     run_config_of,
+    run_errors,
 )
 
 
@@ -42,6 +43,7 @@ def build_config(args: argparse.Namespace) -> Config:
         enable_amp(cfg)
     if args.auto_scale_lr:
         enable_auto_scale_lr(cfg)
+    check_run(cfg, 'train')
     check_data(cfg, ('train', 'val'))
     if args.resume:
         apply_resume(cfg, args.resume)
@@ -52,9 +54,8 @@ def main(argv: Sequence[str] | None = None) -> None:
     args = parse_args(argv)
     with one_line_errors():
         cfg = build_config(args)
-    runner = build_runner(cfg)
-    runner.register_hook(ExactResumeHook())
-    runner.train()
+    with run_errors():
+        build_runner(cfg).train()
 
 
 if __name__ == '__main__':

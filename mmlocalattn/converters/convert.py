@@ -26,6 +26,7 @@ from mmlocalattn.backbones.qna_vit import QnAViT
 from mmlocalattn.backbones.slide_transformer import SlideSwin
 from mmlocalattn.backbones.ssvit import SSViT
 from mmlocalattn.converters import flax_tree, nat, qna_vit, slide_swin, ssvit
+from mmlocalattn.converters.marks import families_of
 from mmlocalattn.heads.ssvit_neck import SSViTNeck
 from mmlocalattn.training import find_config, load_config, read_checkpoint, save_checkpoint
 
@@ -269,7 +270,7 @@ def _is_shipped(name: str) -> bool:
 
 def _refuse_other_family(weights: Weights, name: str) -> None:
     """Raise a ValueError if the weights have the marks of other families only."""
-    looks_like = [other for other, family in FAMILIES.items() if family.marks <= weights.keys()]
+    looks_like = families_of(weights)
     if looks_like and name not in looks_like:
         raise ValueError(f'not a checkpoint of {name}: it looks like {" or ".join(looks_like)}')
 
