@@ -12,6 +12,7 @@ from functools import partial
 from pathlib import Path
 
 from mmlocalattn.export import FORMATS, build_exportable, default_sizes, describe, export
+from mmlocalattn.files import check_file
 from mmlocalattn.training import add_config_arguments, config_of, image_size, one_line_errors
 
 
@@ -43,6 +44,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     args = parse_args(argv)
     out = args.out or Path(Path(args.config).with_suffix(FORMATS[args.format][1]).name)
     with one_line_errors():
+        check_file(out)
         cfg = config_of(args)
         sizes = args.size or default_sizes(cfg, args.format)
         module = build_exportable(cfg, args.checkpoint, args.part)

@@ -27,6 +27,7 @@ from mmlocalattn.backbones.slide_transformer import SlideSwin
 from mmlocalattn.backbones.ssvit import SSViT
 from mmlocalattn.converters import flax_tree, nat, qna_vit, slide_swin, ssvit
 from mmlocalattn.converters.marks import families_of
+from mmlocalattn.files import check_file
 from mmlocalattn.heads.ssvit_neck import SSViTNeck
 from mmlocalattn.training import find_config, load_config, read_checkpoint, save_checkpoint
 
@@ -76,6 +77,7 @@ def convert_checkpoint(
         ValueError: If there is no such family, ``src`` is not of it or does not match the model;
             lists every difference.
     """
+    check_file(dst)
     if family not in FAMILIES:
         raise ValueError(f'family must be one of {", ".join(FAMILIES)}, got {family!r}')
     release, src = FAMILIES[family], Path(src)

@@ -55,7 +55,7 @@ def load_config(path: str, options: Mapping | None = None) -> Config:
         for part in ('dataloader', 'evaluator', 'cfg'):
             cfg[f'test_{part}'] = copy.deepcopy(cfg.get(f'val_{part}'))
         if cfg.test_cfg:
-            cfg.test_cfg = dict()  # of MMEngine's loop, not the one for validation
+            cfg.test_cfg = {}  # of MMEngine's loop, not the one for validation
     _read_classes(cfg)
     return cfg
 
@@ -120,7 +120,9 @@ def _read_classes(cfg: Config) -> None:
     """
     for part in dicts(cfg._cfg_dict):
         meta = part.get('metainfo')
-        classes = meta.get('classes') if isinstance(meta, Mapping) else None
+        if not isinstance(meta, dict):
+            continue
+        classes = meta.get('classes')
         if isinstance(classes, (list, tuple)):
             meta['classes'] = tuple(str(name) for name in classes)
         elif isinstance(classes, (int, float)) or (

@@ -25,7 +25,8 @@ def save_predictions(cfg: Config, out: str) -> None:
     if isinstance(cfg.test_evaluator, Mapping) and 'metrics' in cfg.test_evaluator:
         owner, key = cfg.test_evaluator, 'metrics'
     metrics = owner[key] if isinstance(owner[key], (list, tuple)) else [owner[key]]
-    if cfg.default_scope == 'mmseg':
+    scope = cfg.get('default_scope')
+    if scope == 'mmseg':
         check_folder(out)
         for metric in metrics:
             if metric.type.endswith('IoUMetric'):
@@ -34,7 +35,7 @@ def save_predictions(cfg: Config, out: str) -> None:
     if not out.endswith(('.pkl', '.pickle')):
         raise ValueError(f'--out must end with .pkl or .pickle, got {out!r}')
     check_file(out)
-    kind = 'DumpDetResults' if cfg.default_scope == 'mmdet' else 'DumpResults'
+    kind = 'DumpDetResults' if scope == 'mmdet' else 'DumpResults'
     owner[key] = [*metrics, dict(type=kind, out_file_path=out)]
 
 
@@ -54,11 +55,13 @@ def draw_predictions(cfg: Config, folder: str) -> None:
     check_folder(folder)
     folder = os.path.abspath(folder)  # else they go below the work dir
     hooks = cfg.setdefault('default_hooks', {})
-    hook = hooks.setdefault('visualization', {})
-    hook.setdefault('type', _HOOKS.get(cfg.default_scope, 'VisualizationHook'))
-    if cfg.default_scope == 'mmdet':
+    scope = cfg.get('default_scope')
+    if not hooks.get('visualization'):
+        hooks['visualization'] = dict(type=_HOOKS.get(scope, 'VisualizationHook'))
+    hook = hooks['visualization']
+    if scope == 'mmdet':
         hook.update(draw=True, test_out_dir=folder)
-    elif cfg.default_scope == 'mmseg':
+    elif scope == 'mmseg':
         hook.update(draw=True, interval=1)
         cfg.visualizer.vis_backends = [dict(type='LocalVisBackend', img_save_dir=folder)]
     else:

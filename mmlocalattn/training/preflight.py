@@ -63,13 +63,12 @@ def complete_parts(cfg: Config, task: str) -> None:
                 print_log(f'{cfg.filename} has no {loader}: no validation.', logger=None)
             cfg.update({loader: None, loop: None, evaluator: None})
         elif cfg.get(loop) is None:
-            cfg[loop] = dict()
-    if task == 'test':
-        if cfg.get('test_dataloader') is None:
-            raise ValueError(
-                f'{cfg.filename} has no test_dataloader and test_evaluator, and no val_dataloader '
-                'and val_evaluator that could serve'
-            )
+            cfg[loop] = {}
+    if task == 'test' and cfg.get('test_dataloader') is None:
+        raise ValueError(
+            f'{cfg.filename} has no test_dataloader and test_evaluator, and no val_dataloader and '
+            'val_evaluator that could serve'
+        )
     needed = ('train_dataloader', 'train_cfg', 'optim_wrapper')
     missing = [key for key in needed if cfg.get(key) is None]
     if missing and task == 'train':

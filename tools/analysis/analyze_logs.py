@@ -10,6 +10,7 @@ import argparse
 from collections.abc import Sequence
 from pathlib import Path
 
+from mmlocalattn.files import check_file
 from mmlocalattn.training import one_line_errors, read_history
 from mmlocalattn.visualisation.curves import compare_runs, draw_curves, summarise_run
 
@@ -29,6 +30,7 @@ def parse_args(argv: Sequence[str] | None = None) -> argparse.Namespace:
 def main(argv: Sequence[str] | None = None) -> None:
     args = parse_args(argv)
     with one_line_errors():
+        check_file(args.out)
         histories = {str(run): read_history(run) for run in args.runs}
         for name, history in histories.items():
             print(name, *summarise_run(history), sep='\n  ')

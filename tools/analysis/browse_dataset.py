@@ -13,6 +13,7 @@ from pathlib import Path
 from rich.progress import track
 
 from mmlocalattn.data.images import write_image
+from mmlocalattn.files import check_folder
 from mmlocalattn.training import add_config_arguments, config_of, one_line_errors
 from mmlocalattn.visualisation.pictures import build_dataset, build_visualizer, draw_item
 
@@ -36,6 +37,7 @@ def parse_args(argv: Sequence[str] | None = None) -> argparse.Namespace:
 def main(argv: Sequence[str] | None = None) -> None:
     args = parse_args(argv)
     with one_line_errors():
+        check_folder(args.output_dir)
         cfg = config_of(args)
         dataset = build_dataset(cfg, args.split)
     visualizer = build_visualizer(cfg, dataset.metainfo)

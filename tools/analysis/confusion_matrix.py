@@ -11,7 +11,7 @@ import argparse
 from collections.abc import Sequence
 from pathlib import Path
 
-from mmlocalattn.files import write_json
+from mmlocalattn.files import check_folder, write_json
 from mmlocalattn.training import add_config_arguments, config_of, one_line_errors
 from mmlocalattn.visualisation.confusion import count_confusion, draw_confusion
 
@@ -33,6 +33,7 @@ def parse_args(argv: Sequence[str] | None = None) -> argparse.Namespace:
 def main(argv: Sequence[str] | None = None) -> None:
     args = parse_args(argv)
     with one_line_errors():
+        check_folder(args.save_dir)
         cfg = config_of(args)
         confusion = count_confusion(cfg, args.predictions, args.score_thr, args.tp_iou_thr)
     content = dict(classes=confusion.classes, matrix=confusion.matrix.tolist())

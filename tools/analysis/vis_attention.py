@@ -11,6 +11,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from mmlocalattn.data.images import read_image
+from mmlocalattn.files import check_folder
 from mmlocalattn.training import add_config_arguments, config_of, one_line_errors
 from mmlocalattn.visualisation.draw import (
     MAX_BYTES,
@@ -29,6 +30,11 @@ def parse_args(argv: Sequence[str] | None = None) -> argparse.Namespace:
     add_config_arguments(parser)
     parser.add_argument('checkpoint', nargs='?', help='weights; without it they are random')
     parser.add_argument('image', help='image file')
+    parser.add_argument(
+        '--allow-partial',
+        action='store_true',
+        help='take what fits of a checkpoint of another backbone, and the rest random',
+    )
     parser.add_argument('--out', required=True, metavar='DIR', help='folder for the pictures')
     parser.add_argument(
         '--points',
@@ -72,11 +78,12 @@ def main(argv: Sequence[str] | None = None) -> None:
     args = parse_args(argv)
     out = Path(args.out)
     with one_line_errors():
+        check_folder(out)
         image = read_image(args.image)
         points = args.points or [(image.shape[1] // 2, image.shape[0] // 2)]
         check_points(points, image)
         cfg = config_of(args)
-        records = attention_of(cfg, image, args.checkpoint, args.short_side)
+        records = attention_of(cfg, image, args.checkpoint, args.short_side, args.allow_partial)
         layers = select_layers(records, args.stages, args.blocks, args.heads)
         title = Path(args.config).stem + (f' with {args.backbone}' if args.backbone else '')
         weights = Path(args.checkpoint).name if args.checkpoint else 'random weights'
