@@ -1,5 +1,6 @@
 """Stopping a training whose loss has become NaN or infinite, with what is known about it."""
 
+import logging
 import math
 from collections import deque
 from collections.abc import Iterator, Mapping, Sequence
@@ -88,7 +89,7 @@ class InvalidLossHook(Hook):
                 f'{_invalid(losses)} at iteration {runner.iter + 1}: the loss scaler skips this '
                 f'step. {self.patience - self.in_a_row} more in a row are waited for.',
                 logger='current',
-                level='WARNING',
+                level=logging.WARNING,
             )
         elif 'loss' in losses:
             self.losses.append(losses['loss'])

@@ -34,13 +34,16 @@ class ScheduleHook(Hook):
         Raises:
             RunError: If the schedule is another one and cannot be computed.
         """
-        schedulers, saved = runner.param_schedulers, checkpoint.get('param_schedulers')
-        if not runner.cfg.get('resume') or not schedulers or saved is None:
+        if not runner.cfg.get('resume') or 'meta' not in checkpoint:
             return
+        schedulers = runner.param_schedulers or []
+        saved = checkpoint.get('param_schedulers') or []
         if isinstance(schedulers, dict):
-            same = all(_same(parts, saved.get(name, [])) for name, parts in schedulers.items())
+            same = isinstance(saved, dict) and all(
+                _same(parts, saved.get(name, [])) for name, parts in schedulers.items()
+            )
         else:
-            same = _same(schedulers, saved)
+            same = _same(schedulers, saved) and _same_rates(runner.optim_wrapper, checkpoint)
         if not same:
             _follow(runner, checkpoint)
         _say_where_it_ends(runner)
@@ -51,6 +54,18 @@ def _same(schedulers: Sequence, saved: Sequence[Mapping]) -> bool:
     return [_settings(vars(part)) for part in schedulers] == [_settings(part) for part in saved]
 
 
+def _same_rates(wrapper: Any, checkpoint: Mapping) -> bool:
+    """Whether an optimizer begins with the learning rates that a saved one began with."""
+    saved = checkpoint.get('optimizer', {}).get('param_groups')
+    if saved is None or isinstance(wrapper, OptimWrapperDict):
+        return True
+    old, new = (
+        [group.get('initial_lr', group['lr']) for group in groups]
+        for groups in (saved, wrapper.optimizer.param_groups)
+    )
+    return old == new
+
+
 def _settings(state: Mapping) -> dict:
     progress = (*_PROGRESS, *(_PLATEAU if 'num_bad_epochs' in state else ()), 'optimizer')
     return {key: value for key, value in state.items() if key not in progress}
@@ -58,16 +73,17 @@ def _settings(state: Mapping) -> dict:
 
 def _follow(runner: Runner, checkpoint: dict) -> None:
     """Put the config's schedule, moved to where the run is, into the checkpoint."""
-    wrapper, schedulers = runner.optim_wrapper, runner.param_schedulers
+    wrapper, schedulers = runner.optim_wrapper, runner.param_schedulers or []
     meta, saved = checkpoint['meta'], checkpoint.get('optimizer', {})
     followable = not isinstance(wrapper, OptimWrapperDict) and not any(
         hasattr(scheduler, 'num_bad_epochs') for scheduler in schedulers
     )
     if not followable:
+        before = checkpoint.get('param_schedulers') or []
         raise RunError(
             f'the schedule of {runner.cfg.filename} is not that of the checkpoint, and cannot be '
             'followed, because it is of several optimizers or depends on past metrics: '
-            f'{_describe(schedulers)} instead of {_describe(checkpoint["param_schedulers"])}'
+            f'{_describe(schedulers)} instead of {_describe(before)}'
         )
     old = [group['lr'] for group in saved.get('param_groups', [])]
     if old and len(old) != len(wrapper.optimizer.param_groups):
@@ -81,11 +97,8 @@ def _follow(runner: Runner, checkpoint: dict) -> None:
         warnings.simplefilter('ignore')
         _advance(schedulers, meta['iter'], epochs, len(runner.train_dataloader))
     checkpoint['param_schedulers'] = [dict(scheduler.state_dict()) for scheduler in schedulers]
-    keys = {'lr', 'initial_lr', 'betas'}
-    for scheduler in schedulers:
-        keys |= {scheduler.param_name, f'initial_{scheduler.param_name}'}
     for group, now in _pairs(saved, wrapper):
-        group.update({key: now[key] for key in keys if key in now})
+        group.update({key: value for key, value in now.items() if key != 'params'})
     rate = wrapper.optimizer.param_groups[0]['lr']
     print_log(
         'The schedule of the config is not that of the checkpoint. The run follows the config '
@@ -121,7 +134,7 @@ def _advance(schedulers: Sequence, iterations: int, epochs: int, epoch_length: i
 
 def _say_where_it_ends(runner: Runner) -> None:
     """Say that a schedule ends before the run, which then keeps its last values."""
-    schedulers: Any = runner.param_schedulers
+    schedulers: Any = runner.param_schedulers or []
     loop = runner.train_loop
     if isinstance(schedulers, dict) or not all(hasattr(part, 'end') for part in schedulers):
         return

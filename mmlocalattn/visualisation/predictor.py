@@ -63,8 +63,8 @@ class Predictor:
             raise ValueError(
                 f'default_scope must be one of {", ".join(_INFERENCERS)}, got {scope!r}'
             )
-        read_checkpoint(checkpoint, mmap=True)
         check_device(device)
+        read_checkpoint(checkpoint, mmap=True)
         adapt_to_device(cfg)
         init_default_scope(scope)
         self.options: dict[str, Any] = {'draw_gt': False, 'draw_pred': True}
