@@ -115,10 +115,10 @@ def read_checkpoint(path: str | Path, mmap: bool = False, also: Sequence[type] =
         raise IsADirectoryError(f'checkpoint {str(path)!r} is a folder: name a file in it')
     if not os.path.isfile(path):
         raise FileNotFoundError(f'checkpoint {str(path)!r} does not exist')
+    with open(path, 'rb'):  # that it cannot be opened is not a matter of its content
+        pass
     try:
         content = _load_safely(path, mmap, also)
-    except OSError:
-        raise
     except Exception as error:  # of the unpickler, the archive or what they trip over
         reason = why_unreadable(path, {**_allowed_in_checkpoints(), **_by_name(also)}, error)
         raise ValueError(f'checkpoint {str(path)!r} {reason}') from error
