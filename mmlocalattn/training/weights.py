@@ -307,15 +307,18 @@ class WeightsHook(Hook):
                     _check_initial(module, init)
 
     def after_load_checkpoint(self, runner: Runner, checkpoint: dict) -> None:
-        """Check what MMEngine loads next."""
+        """Load what fits. What MMEngine loads next is that, so that it prints nothing about it."""
         path = runner.cfg.get('load_from') or 'given'
         model = _bare(runner.model)
-        fine_tunes = _trains(runner) and not runner.cfg.get('resume')
+        resumes = bool(runner.cfg.get('resume'))
+        fine_tunes = _trains(runner) and not resumes
         try:
             misfit = load_what_fits(model, weights_of(checkpoint, path))
             check_fit(misfit, model, checkpoint, path, self.allow_partial or fine_tunes)
         except ValueError as error:
-            raise RunError(error) from error
+            raise RunError(str(error)) from error
+        if not resumes:
+            checkpoint['state_dict'] = model.state_dict()
 
 
 def _not_about_misfits(record: logging.LogRecord) -> bool:
