@@ -83,7 +83,7 @@ class InvalidLossHook(Hook):
         self.in_a_row = self.in_a_row + 1 if bad_loss_anywhere else 0
         if hopeless_anywhere or self.in_a_row > self.patience:
             findings = self._findings(runner, data_batch, losses, bad_step, bad_loss)
-            raise RunError('\n  '.join(_whole_message(runner, findings)))
+            raise RunError('\n  '.join(_whole_message(runner, findings, bad_loss)))
         if bad_loss:
             print_log(
                 f'{_invalid(losses)} at iteration {runner.iter + 1}: the loss scaler skips this '
@@ -170,9 +170,13 @@ def _any_process(flags: Sequence[bool], runner: Runner) -> list[bool]:
     return [bool(number) for number in numbers.tolist()]
 
 
-def _whole_message(runner: Runner, findings: list[str] | None) -> list[str]:
-    """What the first process with findings saw, and from where to go on; the same in all."""
-    lines = next(found for found in all_gather_object(findings) if found is not None)
+def _whole_message(runner: Runner, findings: list[str] | None, bad_loss: bool) -> list[str]:
+    """What one process saw, and from where to go on; the same in all.
+
+    That is a process whose loss was invalid: the others got its gradients.
+    """
+    found = [item for item in all_gather_object((not bad_loss, findings)) if item[1] is not None]
+    lines = min(found, key=lambda item: item[0])[1]
     good = last_whole_checkpoint(runner.work_dir, finite=True)
     if good is None:
         return [*lines, f'last good checkpoint: none in {runner.work_dir} yet']

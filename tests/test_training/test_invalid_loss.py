@@ -1,5 +1,9 @@
 """A training stops at the first loss, gradient or weight that is not finite."""
 
+import os
+import socket
+import subprocess
+import sys
 from collections.abc import Sequence
 from pathlib import Path
 from types import SimpleNamespace
@@ -13,6 +17,7 @@ from mmlocalattn.training import InvalidLossHook, RunError, read_checkpoint, run
 from mmlocalattn.training.checkpoint import last_whole_checkpoint, not_finite
 
 pytestmark = pytest.mark.usefixtures('quick')
+ROOT = Path(__file__).parents[2]
 
 
 def stopped(cfg: Config) -> list[str]:
@@ -158,3 +163,41 @@ def test_only_foreseen_errors_are_one_line() -> None:
         raise RunError('stopped')
     with pytest.raises(ValueError, match='from inside a model'), run_errors():
         raise ValueError('from inside a model')
+
+
+RUN = """
+import os
+from pathlib import Path
+from toy_run import toy_config, train
+from mmlocalattn.training import run_errors
+
+broken_at = [4] if os.environ['RANK'] == '1' else []
+with run_errors():
+    model = dict(broken_at=broken_at)
+    train(toy_config(Path('run'), 9, by_epoch=False, launcher='pytorch', model=model))
+"""
+
+
+def test_all_processes_stop(tmp_path: Path) -> None:
+    """The loss of the second process alone is NaN, and its images are the ones that are named."""
+    with socket.socket() as free:
+        free.bind(('localhost', 0))
+        port = str(free.getsockname()[1])
+    shared = dict(WORLD_SIZE='2', MASTER_ADDR='localhost', MASTER_PORT=port, OMP_NUM_THREADS='1')
+    shared['PYTHONPATH'] = os.pathsep.join([str(Path(__file__).parent), str(ROOT)])
+    processes = [
+        subprocess.Popen(
+            [sys.executable, '-c', RUN],
+            cwd=tmp_path,
+            env=os.environ | shared | dict(RANK=str(rank), LOCAL_RANK=str(rank)),
+            stderr=subprocess.PIPE,
+            text=True,
+        )
+        for rank in range(2)
+    ]
+    errors = [process.communicate(timeout=120)[1] for process in processes]
+    assert [process.returncode for process in processes] == [1, 1], errors
+    messages = [error[error.index('error: ') :] for error in errors]
+    assert messages[0] == messages[1]
+    assert messages[0].startswith('error: loss_cls is nan at epoch 1, iteration 5, ')
+    assert checkpoints(tmp_path / 'run') == ['iter_4.pth']
