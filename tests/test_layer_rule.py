@@ -41,8 +41,10 @@ ALLOWED = {
     'training': (
         'mmengine',
         'mmlocalattn.adapt',
+        'mmlocalattn.converters.marks',  # which release an unknown checkpoint is of
         'mmlocalattn.files',
         'mmlocalattn.registry',
+        'mmlocalattn.tables',
         'numpy',
     ),
     'export': (
@@ -78,11 +80,17 @@ ALLOWED_IN_FILE = {
         'mmengine',
         'mmlocalattn.__version__',
         'mmlocalattn.backbones',
+        'mmlocalattn.files',
         'mmlocalattn.heads',
         'mmlocalattn.training',
         'numpy',
     ),
-    'converters/merge.py': ('mmengine', 'mmlocalattn.layers', 'mmlocalattn.training'),
+    'converters/merge.py': (
+        'mmengine',
+        'mmlocalattn.files',
+        'mmlocalattn.layers',
+        'mmlocalattn.training',
+    ),
     'visualisation/predictor.py': ('mmlocalattn.training', 'rich'),
 }
 

@@ -154,7 +154,10 @@ class Surprise:
 @pytest.mark.parametrize(
     ('content', 'message'),
     [
-        ({'model': {'w': torch.zeros(1)}, 'extra': Surprise()}, 'weights_only=True'),
+        (
+            {'model': {'w': torch.zeros(1)}, 'extra': Surprise()},
+            'holds builtins.print beside its weights',
+        ),
         ({'model': {'w': torch.zeros(1), 'lr': 0.1}}, 'not tensors among its weights: lr'),
         ([1, 2], "neither bare nor under 'model' or 'state_dict'"),
         ({}, 'holds no weights'),
@@ -170,7 +173,9 @@ def test_rejects_other_files(tmp_path, capsys, content, message):
 
 def test_rejects_what_is_not_a_checkpoint(tmp_path):
     (tmp_path / 'released.pth').write_text('hello')
-    with pytest.raises(ValueError, match=r'released\.pth. is not a checkpoint'):
+    with pytest.raises(
+        ValueError, match=r'released\.pth. is no checkpoint: torch\.save has not written it'
+    ):
         convert_checkpoint('ssvit', tmp_path / 'released.pth', tmp_path / 'ssvit.pth')
     with pytest.raises(FileNotFoundError, match=r'absent\.pth. does not exist'):
         convert_checkpoint('ssvit', tmp_path / 'absent.pth', tmp_path / 'ssvit.pth')

@@ -62,7 +62,7 @@ def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
         ),
         (
             "data = dict(samples_per_gpu=2)\ntotal_epochs = 12\noptimizer = dict(type='SGD')",
-            r'^config c\.py is of MMDetection 2, MMSegmentation 0 or MMClassification 0 \(data, ,
+            r'^config c\.py is of MMDetection 2, MMSegmentation 0 or MMClassification 0 \(data, ',
         ),
     ],
 )
