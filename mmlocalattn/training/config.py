@@ -140,6 +140,7 @@ def find_config(path: str) -> Path:
     Raises:
         FileNotFoundError: If it does not exist.
         ModuleNotFoundError: If the package that would bring it is not installed.
+        ValueError: If it is no file of a kind that MMEngine reads.
     """
     try:
         file = Path(_find_base(path, '')[0] if '::' in path else path)
@@ -147,6 +148,8 @@ def find_config(path: str) -> Path:
             raise FileNotFoundError(file)
     except FileNotFoundError as error:
         raise FileNotFoundError(f'config {path!r} does not exist') from error
+    if file.suffix not in ('.py', '.yml', '.yaml', '.json'):
+        raise ValueError(f'config {path!r} is no .py, .yml, .yaml or .json file')
     return file
 
 

@@ -9,6 +9,7 @@ from mmengine.runner import Runner
 
 from mmlocalattn.adapt.nodes import dicts
 from mmlocalattn.training.checkpoint import allow_mmengine_checkpoints
+from mmlocalattn.training.errors import RunError
 from mmlocalattn.training.invalid_loss import InvalidLossHook
 from mmlocalattn.training.resume import ExactResumeHook
 from mmlocalattn.training.schedule import ScheduleHook
@@ -26,10 +27,21 @@ def build_runner(cfg: Config, allow_partial: bool = False) -> Runner:
     Args:
         cfg: With its ``work_dir``. Changed in place by :func:`adapt_to_device`.
         allow_partial: Test with a checkpoint of which only a part fits.
+
+    Raises:
+        RunError: If a type of the config is not registered.
     """
     allow_mmengine_checkpoints()
     adapt_to_device(cfg)
-    runner = RUNNERS.build(cfg) if 'runner_type' in cfg else Runner.from_cfg(cfg)
+    try:
+        runner = RUNNERS.build(cfg) if 'runner_type' in cfg else Runner.from_cfg(cfg)
+    except KeyError as error:
+        if 'is not in the' not in str(error):
+            raise
+        reason = str(error).strip('"\'').partition('. Please')[0]
+        raise RunError(
+            f'{cfg.filename}: {reason}; is it spelt so, and its package imported?'
+        ) from error
     hooks = (ExactResumeHook(), ScheduleHook(), WeightsHook(allow_partial), InvalidLossHook())
     for hook in hooks:
         runner.register_hook(hook)

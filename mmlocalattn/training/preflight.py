@@ -4,6 +4,7 @@ import os
 
 from mmengine.config import Config
 from mmengine.logging import print_log
+from mmengine.registry import OPTIMIZERS, DefaultScope
 
 from mmlocalattn.files import check_folder
 from mmlocalattn.training.weights import check_weight_files
@@ -37,8 +38,31 @@ def check_run(cfg: Config, task: str) -> None:
             )
     check_folder(cfg.work_dir)
     complete_parts(cfg, task)
+    for split in ('train', 'val', 'test'):
+        _check_positive(cfg, f'{split}_dataloader', 'batch_size')
     if task == 'train':
+        for key in ('max_epochs', 'max_iters', 'val_interval'):
+            _check_positive(cfg, 'train_cfg', key)
+        _check_optimizer(cfg)
         check_weight_files(cfg)
+
+
+def _check_positive(cfg: Config, part: str, key: str) -> None:
+    """Raise a ValueError if a number of a config is given and is no whole number above 0."""
+    value = (cfg.get(part) or {}).get(key)
+    if value is not None and not (isinstance(value, int) and value > 0):
+        raise ValueError(f'{part}.{key} of {cfg.filename} must be 1 or more, got {value!r}')
+
+
+def _check_optimizer(cfg: Config) -> None:
+    """Raise a ValueError for an optimizer that is not registered; MMEngine would not name it."""
+    name = (cfg.optim_wrapper.get('optimizer') or {}).get('type')
+    with DefaultScope.overwrite_default_scope(cfg.get('default_scope')):
+        if isinstance(name, str) and OPTIMIZERS.get(name) is None:
+            raise ValueError(
+                f'optim_wrapper.optimizer of {cfg.filename}: there is no optimizer {name!r}; '
+                f'registered are {", ".join(sorted(OPTIMIZERS.module_dict))}'
+            )
 
 
 def complete_parts(cfg: Config, task: str) -> None:

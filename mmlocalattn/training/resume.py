@@ -50,6 +50,14 @@ def apply_resume(cfg: Config, checkpoint: str) -> None:
     cfg.resume = True
     cfg.load_from = checkpoint
     print_log(f'Resuming from {checkpoint}.', logger=None)
+    for unit in ('epoch', 'iter'):
+        last = (cfg.get('train_cfg') or {}).get(f'max_{unit}s')
+        if last is not None and meta[unit] >= last:
+            print_log(
+                f'It is at the end, {unit} {meta[unit]} of {last}: nothing is left to train. '
+                f'Raise train_cfg.max_{unit}s, and param_scheduler with it, to train longer.',
+                logger=None,
+            )
 
 
 @ROOT.register_module()  # the name without a scope, deprecated

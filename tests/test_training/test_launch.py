@@ -1,10 +1,19 @@
 """Configs written for GPUs run without one."""
 
+from pathlib import Path
+
 import pytest
 import torch
 from mmengine.config import Config, ConfigDict
 
-from mmlocalattn.training import adapt_to_device, enable_amp, enable_auto_scale_lr, launch
+from mmlocalattn.training import (
+    RunError,
+    adapt_to_device,
+    build_runner,
+    enable_amp,
+    enable_auto_scale_lr,
+    launch,
+)
 
 
 def gpu_config(**kwargs: object) -> Config:
@@ -69,3 +78,11 @@ def test_options_of_training() -> None:
     cfg.auto_scale_lr = dict(base_batch_size=16, enable=False)
     enable_auto_scale_lr(cfg)
     assert cfg.auto_scale_lr.enable is True
+
+
+def test_types_that_are_not_registered(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    cfg = Config(dict(model=dict(type='Nothing'), work_dir=str(tmp_path)), filename='c.py')
+    monkeypatch.setattr(Config, 'dump', lambda *args: None)
+    message = '^c.py: Nothing is not in the mmengine::model registry; is it spelt so, and its pack'
+    with pytest.raises(RunError, match=message):
+        build_runner(cfg)

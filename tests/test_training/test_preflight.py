@@ -53,6 +53,25 @@ def test_work_dir(monkeypatch: pytest.MonkeyPatch) -> None:
         check_run(config(**TRAIN), 'train')
 
 
+@pytest.mark.parametrize(
+    ('entries', 'message'),
+    [
+        (dict(train_dataloader=dict(batch_size=0)), r'train_dataloader\.batch_size of .* got 0$'),
+        (dict(train_cfg=dict(max_epochs=0)), r'^train_cfg\.max_epochs of .* 1 or more, got 0$'),
+        (dict(train_cfg=dict(max_iters='a')), r"^train_cfg\.max_iters of .* 1 or more, got 'a'$"),
+        (
+            dict(optim_wrapper=dict(optimizer=dict(type='Nothing'))),
+            r"there is no optimizer 'Nothing'; registered are .*, AdamW, .*, SGD",
+        ),
+    ],
+)
+def test_numbers_and_names(entries: dict, message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        check_run(config(**{**TRAIN, **entries}), 'train')
+    optimizer = dict(optimizer=dict(type='SGD'))
+    check_run(config(**{**TRAIN, 'optim_wrapper': optimizer}), 'train')
+
+
 def test_weights_to_start_from() -> None:
     with pytest.raises(FileNotFoundError, match=r"^load_from of .*: 'no\.pth' does not exist$"):
         check_run(config(load_from='no.pth', **TRAIN), 'train')

@@ -128,7 +128,13 @@ def test_a_config_that_resumes(tmp_path: Path, capsys: pytest.CaptureFixture) ->
     apply_resume(cfg, 'auto')
     assert (cfg.resume, cfg.load_from) == (True, checkpoint)
     assert cfg.randomness == dict(seed=17, deterministic=True)
-    assert f'Resuming from {checkpoint}.' in capsys.readouterr().out
+    assert capsys.readouterr().out == f'Resuming from {checkpoint}.\n'
+    cfg.train_cfg = dict(max_epochs=1)
+    apply_resume(cfg, checkpoint)
+    message = (
+        'It is at the end, epoch 1 of 1: nothing is left to train. Raise train_cfg.max_epochs,'
+    )
+    assert message in capsys.readouterr().out
 
 
 def test_checkpoints_that_cannot_be_resumed(tmp_path: Path) -> None:
