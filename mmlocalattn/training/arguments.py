@@ -9,7 +9,7 @@ from pathlib import Path
 from mmengine.config import Config, DictAction
 
 from mmlocalattn.adapt import BACKBONES, describe_changes, swap_backbone
-from mmlocalattn.training.config import load_config
+from mmlocalattn.training.config import load_config, merge_options
 
 
 def add_common_arguments(parser: argparse.ArgumentParser) -> None:
@@ -73,7 +73,7 @@ def config_of(args: argparse.Namespace, path: str | None = None) -> Config:
     cfg = load_config(path)
     swapped = swap_backbone(cfg, args.backbone, args.keep_optimizer)
     print(f'{path} with {args.backbone}:', *describe_changes(cfg, swapped), sep='\n  ')
-    swapped.merge_from_dict(args.cfg_options or {})
+    merge_options(swapped, args.cfg_options or {})
     return swapped
 
 

@@ -37,10 +37,7 @@ def load_config(path: str, options: Mapping | None = None) -> Config:
     _check_syntax(file)
     with _bases_of_packages(), _errors_with_lines(file):
         cfg = with_type_names(Config.fromfile(str(file)))
-    try:
-        cfg.merge_from_dict(dict(options or {}))
-    except (AttributeError, KeyError, TypeError) as error:
-        raise ValueError(f'the options {dict(options or {})} do not fit {path}: {error}') from error
+    merge_options(cfg, options or {})
     _refuse_old_config(cfg)
     scope = cfg.get('default_scope') or 'mmengine'
     if importlib.util.find_spec(scope) is None:
@@ -56,8 +53,25 @@ def load_config(path: str, options: Mapping | None = None) -> Config:
             cfg[f'test_{part}'] = copy.deepcopy(cfg.get(f'val_{part}'))
         if cfg.test_cfg:
             cfg.test_cfg = {}  # of MMEngine's loop, not the one for validation
-    _read_classes(cfg)
     return cfg
+
+
+def merge_options(cfg: Config, options: Mapping) -> None:
+    """Change entries of a config.
+
+    Args:
+        cfg: Changed in place.
+        options: As ``{'model.backbone.arch': 'tiny'}``.
+
+    Raises:
+        ValueError: If one does not fit the config.
+    """
+    try:
+        cfg.merge_from_dict(dict(options))
+    except (AttributeError, KeyError, TypeError) as error:
+        message = f'the options {dict(options)} do not fit {cfg.filename}: {error}'
+        raise ValueError(message) from error
+    _read_classes(cfg)
 
 
 VISUALIZERS = {

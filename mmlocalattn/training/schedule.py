@@ -34,7 +34,10 @@ class ScheduleHook(Hook):
         Raises:
             RunError: If the schedule is another one and cannot be computed.
         """
-        if not runner.cfg.get('resume') or 'meta' not in checkpoint:
+        is_plain = isinstance(
+            runner, Runner
+        )  # FlexibleRunner's strategies restore in their own way
+        if not is_plain or not runner.cfg.get('resume') or 'meta' not in checkpoint:
             return
         schedulers = runner.param_schedulers or []
         saved = checkpoint.get('param_schedulers') or []

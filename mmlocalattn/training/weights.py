@@ -293,6 +293,8 @@ class WeightsHook(Hook):
 
     def before_run(self, runner: Runner) -> None:
         """Check the checkpoints of ``init_cfg``, which MMEngine loads next."""
+        if not _has_whole_model(runner):
+            return
         model = _bare(runner.model)
         parts = [
             (module, init)
@@ -308,6 +310,8 @@ class WeightsHook(Hook):
 
     def after_load_checkpoint(self, runner: Runner, checkpoint: dict) -> None:
         """Load what fits. What MMEngine loads next is that, so that it prints nothing about it."""
+        if not _has_whole_model(runner):
+            return
         path = runner.cfg.get('load_from') or 'given'
         model = _bare(runner.model)
         resumes = bool(runner.cfg.get('resume'))
@@ -319,6 +323,11 @@ class WeightsHook(Hook):
             raise RunError(str(error)) from error
         if not resumes:
             checkpoint['state_dict'] = model.state_dict()
+
+
+def _has_whole_model(runner: Any) -> bool:
+    """Whether the model of a process is whole: strategies of FlexibleRunner and FSDP divide it."""
+    return isinstance(runner, Runner) and 'FullySharded' not in type(runner.model).__name__
 
 
 def _not_about_misfits(record: logging.LogRecord) -> bool:
