@@ -54,7 +54,9 @@ def draw_predictions(cfg: Config, folder: str) -> None:
     """
     check_folder(folder)
     folder = os.path.abspath(folder)  # else they go below the work dir
-    hooks = cfg.setdefault('default_hooks', {})
+    if cfg.get('default_hooks') is None:
+        cfg.default_hooks = {}
+    hooks = cfg.default_hooks
     scope = cfg.get('default_scope')
     if not hooks.get('visualization'):
         hooks['visualization'] = dict(type=_HOOKS.get(scope, 'VisualizationHook'))

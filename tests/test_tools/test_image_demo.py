@@ -83,7 +83,7 @@ def test_says_which_image_cannot_be_read(tmp_path: Path, data: Path) -> None:  #
     with pytest.raises(
         SystemExit, match=r"c\.py' is no checkpoint: torch\.save has not written it"
     ):
-        TOOL.main([config, config, str(data)])
+        TOOL.main([config, config, str(data / 'images')])
 
 
 def test_a_checkpoint_with_another_head(

@@ -115,6 +115,7 @@ def test_a_checkpoint_with_another_head(
 ) -> None:
     config, checkpoint = tiny_data.write_model(tmp_path, data, 'CLASSIFICATION')
     three = ('--work-dir', tmp_path / 'run', '--cfg-options', 'model.head.num_classes=3')
+    three = (*three, 'data_preprocessor.num_classes=3')
     message = (
         r'^error: checkpoint .*model\.pth. is not of this config: head\.fc\.weight has shape '
         r'\[2, 16\] in the checkpoint and \[3, 16\] in the model, and 1 more are of another shape'

@@ -81,8 +81,9 @@ def test_options_of_training() -> None:
 
 
 def test_types_that_are_not_registered(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    cfg = Config(dict(model=dict(type='Nothing'), work_dir=str(tmp_path)), filename='c.py')
-    monkeypatch.setattr(Config, 'dump', lambda *args: None)
+    monkeypatch.chdir(tmp_path)
+    Path('c.py').write_text("model = dict(type='Nothing')\nwork_dir = 'run'")
+    cfg = Config.fromfile('c.py')
     message = '^c.py: Nothing is not in the mmengine::model registry; is it spelt so, and its pack'
     with pytest.raises(RunError, match=message):
         build_runner(cfg)
