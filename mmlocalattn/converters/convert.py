@@ -271,7 +271,9 @@ def _is_shipped(name: str) -> bool:
 
 
 def _refuse_other_family(weights: Weights, name: str) -> None:
-    """Raise a ValueError if the weights have the marks of other families only."""
+    """Raise a ValueError if the weights are ours, or have the marks of other families only."""
+    if any(weight.startswith('backbone.stages.') for weight in weights):
+        raise ValueError('its weights have our names: it needs no conversion')
     looks_like = families_of(weights)
     if looks_like and name not in looks_like:
         raise ValueError(f'not a checkpoint of {name}: it looks like {" or ".join(looks_like)}')

@@ -28,6 +28,8 @@ def check_run(cfg: Config, task: str) -> None:
         OSError: If a file does not exist or the work dir cannot be written.
         ValueError: If something else is wrong; says what, and what to do.
     """
+    if not cfg.get('model'):
+        raise ValueError(f'{cfg.filename} has no model: it is a base of configs, and no config')
     launcher = cfg.get('launcher', 'none')
     if launcher in _LAUNCHERS:
         variable, starter = _LAUNCHERS[launcher]

@@ -13,7 +13,8 @@ VAL = dict(val_dataloader={'a': 1}, val_cfg={'type': 'ValLoop'}, val_evaluator={
 
 
 def config(**entries: object) -> Config:
-    return Config(dict(model={}, work_dir='run', **entries), filename=__file__)
+    model = dict(type='Toy')
+    return Config(dict(model=model, work_dir='run', **entries), filename=__file__)
 
 
 @pytest.fixture(autouse=True)
@@ -70,6 +71,13 @@ def test_numbers_and_names(entries: dict, message: str) -> None:
         check_run(config(**{**TRAIN, **entries}), 'train')
     optimizer = dict(optimizer=dict(type='SGD'))
     check_run(config(**{**TRAIN, 'optim_wrapper': optimizer}), 'train')
+
+
+def test_a_base_without_a_model() -> None:
+    cfg = config(**TRAIN)
+    cfg.model = None
+    with pytest.raises(ValueError, match=r'has no model: it is a base of configs, and no config$'):
+        check_run(cfg, 'train')
 
 
 def test_weights_to_start_from() -> None:
