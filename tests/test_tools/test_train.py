@@ -127,6 +127,16 @@ def test_resumes_from_a_named_checkpoint(tmp_path: Path, config: str) -> None:
     [
         (['no.py'], "error: config 'no.py' does not exist"),
         (['CONFIG', '--resume', 'no.pth'], "error: checkpoint 'no.pth' does not exist"),
+        (['CONFIG', '--work-dir', 'CONFIG'], "c.py' cannot be a folder: "),
+        (['CONFIG', '--cfg-options', 'load_from=no.pth'], "c.py: 'no.pth' does not exist"),
+        (
+            ['CONFIG', '--launcher', 'pytorch'],
+            'error: --launcher pytorch is for processes that are',
+        ),
+        (
+            ['CONFIG', '--cfg-options', 'train_cfg=None'],
+            'has no train_cfg: a training needs all of',
+        ),
         (['CONFIG', '--resume', 'CONFIG'], "c.py' is not whole; --resume alone finds one that is"),
         (
             ['CONFIG', '--auto-scale-lr', '--cfg-options', 'auto_scale_lr='],
