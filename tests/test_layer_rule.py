@@ -43,9 +43,11 @@ ALLOWED = {
         'mmengine',
         'mmlocalattn.adapt',
         'mmlocalattn.command_line',
+        'mmlocalattn.converters.marks',  # which release an unknown checkpoint is of
         'mmlocalattn.data',
         'mmlocalattn.files',
         'mmlocalattn.registry',
+        'mmlocalattn.tables',
         'numpy',
     ),
     'export': (
@@ -84,11 +86,17 @@ ALLOWED_IN_FILE = {
         'mmengine',
         'mmlocalattn.__version__',
         'mmlocalattn.backbones',
+        'mmlocalattn.files',
         'mmlocalattn.heads',
         'mmlocalattn.training',
         'numpy',
     ),
-    'converters/merge.py': ('mmengine', 'mmlocalattn.layers', 'mmlocalattn.training'),
+    'converters/merge.py': (
+        'mmengine',
+        'mmlocalattn.files',
+        'mmlocalattn.layers',
+        'mmlocalattn.training',
+    ),
     'visualisation/predictor.py': ('mmlocalattn.training', 'rich'),
 }
 

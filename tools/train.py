@@ -29,15 +29,22 @@ def parse_args(argv: Sequence[str] | None = None) -> argparse.Namespace:
 
 def build_config(args: argparse.Namespace) -> 'Config':
     """The config file with the command line applied."""
-    from mmlocalattn.training import apply_resume, enable_amp, enable_auto_scale_lr, run_config_of
-    from mmlocalattn.training.data_check import check_run
+    from mmlocalattn.training import (
+        apply_resume,
+        check_run,
+        enable_amp,
+        enable_auto_scale_lr,
+        run_config_of,
+    )
+    from mmlocalattn.training.data_check import check_sample
 
     cfg = run_config_of(args)
     if args.amp:
         enable_amp(cfg)
     if args.auto_scale_lr:
         enable_auto_scale_lr(cfg)
-    check_run(cfg, ('train', 'val'))
+    check_run(cfg, 'train')
+    check_sample(cfg, ('train', 'val'))
     if args.resume:
         apply_resume(cfg, args.resume)
     return cfg
@@ -47,11 +54,10 @@ def main(argv: Sequence[str] | None = None) -> None:
     args = parse_args(argv)
     with one_line_errors():
         cfg = build_config(args)
-    from mmlocalattn.training import ExactResumeHook, build_runner
+    from mmlocalattn.training import build_runner, run_errors
 
-    runner = build_runner(cfg)
-    runner.register_hook(ExactResumeHook())
-    runner.train()
+    with run_errors():
+        build_runner(cfg).train()
 
 
 if __name__ == '__main__':

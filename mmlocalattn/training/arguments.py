@@ -14,7 +14,7 @@ from mmlocalattn.command_line import (
     image_size,
     one_line_errors,
 )
-from mmlocalattn.training.config import load_config
+from mmlocalattn.training.config import load_config, merge_options
 
 __all__ = [  # command lines of notebooks and scripts find all of them here
     'add_common_arguments',
@@ -47,7 +47,7 @@ def config_of(args: argparse.Namespace, path: str | None = None) -> Config:
     cfg = load_config(path)
     swapped = swap_backbone(cfg, args.backbone, args.keep_optimizer)
     print(f'{path} with {args.backbone}:', *describe_changes(cfg, swapped), sep='\n  ')
-    swapped.merge_from_dict(options)
+    merge_options(swapped, options)
     return swapped
 
 

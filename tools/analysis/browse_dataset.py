@@ -11,6 +11,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from mmlocalattn.command_line import add_config_arguments, one_line_errors, output_path
+from mmlocalattn.files import check_folder
 
 
 def parse_args(argv: Sequence[str] | None = None) -> argparse.Namespace:
@@ -43,6 +44,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     )
 
     with one_line_errors():
+        check_folder(args.output_dir)
         cfg = config_of(args)
         dataset = build_dataset(cfg, args.split, args.number)
         visualizer = build_visualizer(cfg, dataset.metainfo)
