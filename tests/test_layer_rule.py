@@ -83,6 +83,7 @@ ALLOWED_IN_FILE = {
         'numpy',
     ),
     'converters/merge.py': ('mmengine', 'mmlocalattn.layers', 'mmlocalattn.training'),
+    'ops/through_natten.py': ('natten',),
     'visualisation/predictor.py': ('mmlocalattn.training', 'rich'),
 }
 

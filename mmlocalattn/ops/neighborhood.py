@@ -8,6 +8,7 @@ group, so it never loses a key.
 import torch
 from torch import Tensor
 
+from mmlocalattn.ops._implementation import is_through_natten
 from mmlocalattn.ops._library import (
     is_autocasting,
     output_and_logsumexp,
@@ -60,8 +61,15 @@ def neighborhood_attention(
     check_window(query, kernel_size, dilation)
     if bias is not None:
         _check_bias(bias, query, kernel_size)
-    warn_if_reference('neighborhood_attention', query.device.type)
+    warn_if_reference('neighborhood_attention', query.device)
     scale = query.shape[-1] ** -0.5 if scale is None else scale
+    if is_through_natten(query):
+        from mmlocalattn.ops import through_natten
+
+        arguments = query, key, value, bias, kernel_size, dilation, scale
+        output = through_natten.neighborhood_attention(*arguments)
+        if output is not None:
+            return output
     op = torch.ops.mmlocalattn.neighborhood_attention
     return op(query, key, value, bias, kernel_size, dilation, scale)[0]
 

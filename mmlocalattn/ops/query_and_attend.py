@@ -60,7 +60,7 @@ def query_and_attend(
     for name, table in (('position_bias', position_bias), ('attention_scale', attention_scale)):
         if table is not None:
             _check_table(name, table, scores, kernel_size)
-    warn_if_reference('query_and_attend', values.device.type)
+    warn_if_reference('query_and_attend', values.device)
     op = torch.ops.mmlocalattn.query_and_attend
     return op(scores, values, position_bias, attention_scale, kernel_size, stride)[0]
 

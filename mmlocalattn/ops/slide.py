@@ -56,7 +56,7 @@ def slide_attention(
     """
     check_tensors(query=query, key=key, value=value)
     _check_parameters(query, weight, bias, position_bias)
-    warn_if_reference('slide_attention', query.device.type)
+    warn_if_reference('slide_attention', query.device)
     scale = query.shape[-1] ** -0.5 if scale is None else scale
     op = torch.ops.mmlocalattn.slide_attention
     return op(query, key, value, weight, bias, position_bias, scale)[0]

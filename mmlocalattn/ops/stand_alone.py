@@ -66,7 +66,7 @@ def stand_alone_attention(
     check_parameter('column_embedding', column_embedding, meaning, shape, query)
     if padding not in ('mask', 'zero'):
         raise ValueError(f"padding must be 'mask' or 'zero', got {padding=}")
-    warn_if_reference('stand_alone_attention', query.device.type)
+    warn_if_reference('stand_alone_attention', query.device)
     op = torch.ops.mmlocalattn.stand_alone_attention
     zero_padding = padding == 'zero'
     return op(query, key, value, row_embedding, column_embedding, kernel_size, zero_padding, scale)[

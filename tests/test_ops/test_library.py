@@ -59,7 +59,7 @@ def test_every_operator_is_registered_and_public() -> None:
     names = {name for op in OPS for name in (op, f'_{op}_backward')}
     assert {schema.partition('(')[0] for schema in SCHEMAS} <= names
     assert {f'mmlocalattn::{name}' for name in names} <= {*JIT_HANDLES}
-    assert {*mmlocalattn.ops.__all__} == {*OPS, 'OPS', 'has_kernel'}
+    assert {*mmlocalattn.ops.__all__} == {*OPS, 'OPS', 'has_kernel', 'implementation'}
 
 
 @pytest.mark.parametrize('name', OPS)
