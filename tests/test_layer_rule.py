@@ -41,7 +41,9 @@ ALLOWED = {
     'training': (
         'mmengine',
         'mmlocalattn.adapt',
+        'mmlocalattn.check',
         'mmlocalattn.files',
+        'mmlocalattn.ops',
         'mmlocalattn.registry',
         'numpy',
     ),
@@ -67,6 +69,7 @@ ALLOWED = {
         'rich.progress',
     ),
     'data': ('cv2', 'mmlocalattn.files', 'numpy', 'rich.progress', 'sklearn.datasets'),
+    'check': ('mmlocalattn.files', 'mmlocalattn.ops', 'mmlocalattn.tables'),
     'files': (),
     'tables': (),
     'engine': ('mmlocalattn.training',),

@@ -95,7 +95,7 @@ def _override_kernels(device: str) -> torch.library.Library:
     """Register the references in place of kernels, for as long as the result lives."""
     library = torch.library.Library('mmlocalattn', 'IMPL')
     with warnings.catch_warnings():
-        warnings.filterwarnings('ignore', 'Warning only once for all operators')  # that it overrides
+        warnings.filterwarnings('ignore', 'Warning only once for all operators')  # overriding
         for name, reference in REFERENCES.items():
             if is_compiled(name, device):
                 library.impl(name, reference, device.upper())

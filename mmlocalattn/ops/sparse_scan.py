@@ -73,7 +73,7 @@ def sparse_scan_attention(
     scale = query.shape[-1] ** -0.5 if scale is None else scale
     if is_through_natten(query):
         windows = local_kernel, anchor_kernel, anchor_dilation
-        return _step_by_step(*autocasted(query, key, value), rotary, *windows, scale)
+        return _step_by_step(query, key, value, rotary, *windows, scale)
     op = torch.ops.mmlocalattn.sparse_scan_attention
     return op(query, key, value, sin, cos, local_kernel, anchor_kernel, anchor_dilation, scale)[0]
 
@@ -89,6 +89,7 @@ def _step_by_step(
     scale: float,
 ) -> Tensor:
     """The operator as neighborhood attentions of their own, which NATTEN serves."""
+    query, key, value = autocasted(query, key, value)
     if rotary is not None:
         query, key = (rotate_pairs(tensor, *rotary).to(tensor.dtype) for tensor in (query, key))
     has_local, has_anchor = _steps(local_kernel, anchor_kernel)

@@ -9,6 +9,7 @@ from mmengine.runner import Runner
 
 from mmlocalattn.adapt.nodes import dicts
 from mmlocalattn.training.checkpoint import allow_mmengine_checkpoints
+from mmlocalattn.training.first_start import check_first_start
 
 AMP_DEVICES = ('cuda', 'npu', 'mlu', 'musa')  # of MMEngine's AmpOptimWrapper
 
@@ -21,7 +22,9 @@ def build_runner(cfg: Config) -> Runner:
     """
     allow_mmengine_checkpoints()
     adapt_to_device(cfg)
-    return RUNNERS.build(cfg) if 'runner_type' in cfg else Runner.from_cfg(cfg)
+    runner = RUNNERS.build(cfg) if 'runner_type' in cfg else Runner.from_cfg(cfg)
+    check_first_start(runner.model)
+    return runner
 
 
 def enable_amp(cfg: Config) -> None:
