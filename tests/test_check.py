@@ -38,10 +38,10 @@ def test_command(capsys: pytest.CaptureFixture, tmp_path: Path) -> None:
     assert all(0 < record['error'] <= record['allowed'] for record in results)
 
 
-def wrong_by(factor: float):  # noqa: ANN201
+def wrong_by(factor: float):
     """A stand-in for the public function that scales the gradient of the values."""
 
-    def attend(query, key, value, **options):  # noqa: ANN001, ANN003, ANN202
+    def attend(query, key, value, **options):
         output = REFERENCES['stand_alone_attention']
         args = options['kernel_size'], options['padding'] == 'zero', options['scale']
         value = value * factor + (value - value * factor).detach()

@@ -47,17 +47,20 @@ def test_reference_serves_both_passes(name: str, calls: list[str]) -> None:
     assert len(calls) == 2 * built
 
 
-def test_blocks_nest_and_end_after_an_error(calls: list[str]) -> None:
+def test_blocks_nest(calls: list[str]) -> None:
     tensors = torch.randn(3, 1, 5, 6, 2, 4)
-    with pytest.raises(RuntimeError, match='of the block'), implementation('reference', 'cpu'):
+    with implementation('reference', 'cpu'):
         with implementation('kernels', 'cpu'):
             ops.neighborhood_attention(*tensors, 3)
-            assert calls == []
         assert _implementation.chosen('cpu') == 'reference'
-        raise RuntimeError('of the block')
-    assert _implementation.chosen('cpu') == 'kernels'
     ops.neighborhood_attention(*tensors, 3)
     assert calls == []
+
+
+def test_a_block_ends_with_an_error() -> None:
+    with pytest.raises(RuntimeError, match='in the block'), implementation('reference', 'cpu'):
+        raise RuntimeError('in the block')
+    assert _implementation.chosen('cpu') == 'kernels'
 
 
 def test_overriding_is_not_worth_a_warning() -> None:
@@ -118,7 +121,7 @@ def test_variable_is_read_at_import() -> None:
 
 def test_variable_with_an_unknown_name(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv('MMLOCALATTN_CUDA', 'kernel')
-    with pytest.raises(ValueError, match='^MMLOCALATTN_CUDA must be one of kernels, reference, na'):
+    with pytest.raises(ValueError, match='MMLOCALATTN_CUDA must be one of kernels, ref'):
         _implementation.choose_from_environment()
     assert _implementation.chosen('cuda') == 'kernels'
 

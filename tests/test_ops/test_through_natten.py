@@ -43,7 +43,7 @@ WINDOWS = [
 ]
 
 
-@pytest.mark.parametrize('shape, kernel_size, dilation', WINDOWS)
+@pytest.mark.parametrize(('shape', 'kernel_size', 'dilation'), WINDOWS)
 def test_neighborhood_attention(
     shape: tuple, kernel_size: tuple, dilation: tuple, natten: list[dict]
 ) -> None:

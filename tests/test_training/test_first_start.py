@@ -78,9 +78,8 @@ def test_wrong_operator_stops_with_one_line(
     monkeypatch: pytest.MonkeyPatch,
     tmp_path: Path,
 ) -> None:
-    monkeypatch.setattr(
-        first_start, 'device_name', lambda _: 'NVIDIA B200, compute capability 10.0'
-    )
+    card = 'NVIDIA B200, compute capability 10.0'
+    monkeypatch.setattr(first_start, 'device_name', lambda _: card)
     model = NeighborhoodAttention(8, 2, 3)
     monkeypatch.setattr(first_start, 'operators_of', lambda _: ['neighborhood_attention'])
     wrong_kernel()
@@ -90,7 +89,7 @@ def test_wrong_operator_stops_with_one_line(
         message = str(stopped.value)
         assert '\n' not in message
         assert message.startswith('error: neighborhood_attention in float32: ')
-        assert 'on NVIDIA B200, compute capability 10.0. MMLOCALATTN_CUDA=reference' in message
+        assert f'on {card}. MMLOCALATTN_CUDA=reference' in message
         assert 'python -m mmlocalattn.collect_env' in message
     assert not [*tmp_path.rglob('*.json')]
 
