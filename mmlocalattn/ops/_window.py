@@ -42,8 +42,11 @@ def window_indices(length: int, kernel: int, dilation: int, device: torch.device
     return (start[:, None] + taps) * dilation + group[:, None]
 
 
-def check_tensors(**tensors: Tensor) -> None:
+def check_tensors(**tensors: Tensor) -> torch.Size:
     """Check that 5-d attention tensors agree in shape, dtype and device, see `check_kind`.
+
+    Returns:
+        Their shape, (B, H, W, num_heads, head_dim).
 
     Raises:
         ValueError: If they do not agree, are not (B, H, W, num_heads, head_dim), or not floating
@@ -63,6 +66,7 @@ def check_tensors(**tensors: Tensor) -> None:
             )
         raise ValueError(f'{names} must have one shape, got {shapes}')
     check_kind(**tensors)
+    return shape
 
 
 def check_kind(**tensors: Tensor) -> None:
@@ -100,10 +104,12 @@ def check_parameter(
         ValueError: If its shape is not ``expected``, which the message calls ``meaning``, or its
             device or dtype does not go with ``query``.
     """
-    if tuple(tensor.shape) != expected:
+    if tensor.shape != expected:
         raise ValueError(
             f'{name} must have shape {meaning} = {expected}, got {tuple(tensor.shape)}'
         )
+    if tensor.dtype == query.dtype and tensor.device == query.device:
+        return
     if tensor.device != query.device:
         raise ValueError(
             f'{name} must be on the device of query, got {tensor.device} and {query.device}'
@@ -116,8 +122,10 @@ def check_parameter(
         )
 
 
-def check_window(query: Tensor, kernel_size: tuple[int, int], dilation: tuple[int, int]) -> None:
-    """Check that a window is odd and fits the map of ``query`` (B, H, W, num_heads, head_dim).
+def check_window(
+    shape: torch.Size, kernel_size: tuple[int, int], dilation: tuple[int, int]
+) -> None:
+    """Check that a window is odd and fits a map of the shape (B, H, W, num_heads, head_dim).
 
     Raises:
         ValueError: If it is even, not positive, or larger than the map.
@@ -127,7 +135,7 @@ def check_window(query: Tensor, kernel_size: tuple[int, int], dilation: tuple[in
         raise ValueError(f'kernel_size must be odd and positive, got {kernel_size=}')
     if dh < 1 or dw < 1:
         raise ValueError(f'dilation must be at least 1, got {dilation=}')
-    height, width = query.shape[1:3]
+    _, height, width, _, _ = shape
     if kh * dh > height or kw * dw > width:
         raise ValueError(
             f'kernel_size * dilation must not exceed the map, got {kernel_size=}, {dilation=} '

@@ -57,12 +57,12 @@ def neighborhood_attention(
             fit.
     """
     kernel_size, dilation = as_pair(kernel_size, 'kernel_size'), as_pair(dilation, 'dilation')
-    check_tensors(query=query, key=key, value=value)
-    check_window(query, kernel_size, dilation)
+    shape = check_tensors(query=query, key=key, value=value)
+    check_window(shape, kernel_size, dilation)
     if bias is not None:
         _check_bias(bias, query, kernel_size)
     warn_if_reference('neighborhood_attention', query.device)
-    scale = query.shape[-1] ** -0.5 if scale is None else scale
+    scale = shape[4] ** -0.5 if scale is None else scale
     if is_through_natten(query):
         from mmlocalattn.ops import through_natten
 

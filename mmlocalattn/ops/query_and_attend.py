@@ -15,6 +15,7 @@ from mmlocalattn.ops.flops import value_multiply_adds
 
 MAX_KERNEL = 13
 """Largest window along an axis."""
+KERNEL_SIZES = range(1, MAX_KERNEL + 1, 2)
 
 
 def query_and_attend(
@@ -192,21 +193,27 @@ def _grad_table(grad: Tensor, table: Tensor | None, values: Tensor) -> Tensor:
 
 
 def _check_maps(scores: Tensor, values: Tensor) -> None:
-    shapes = f'scores {tuple(scores.shape)}, values {tuple(values.shape)}'
+    problem = ''
     if scores.dim() != 5 or values.dim() != 5:
-        raise ValueError(
+        problem = (
             'scores must have shape (B, H, W, num_queries, num_heads) and values '
-            f'(B, H, W, num_heads, head_dim), got {shapes}'
+            '(B, H, W, num_heads, head_dim)'
         )
-    if scores.shape[:3] != values.shape[:3] or scores.shape[4] != values.shape[3]:
-        raise ValueError(f'scores and values must have one (B, H, W) and num_heads, got {shapes}')
-    if 0 in values.shape[1:3]:
-        raise ValueError(f'the map must have a position, got {shapes}')
+    else:
+        batch, height, width, heads, _ = values.shape
+        *positions, _, score_heads = scores.shape
+        if positions != [batch, height, width] or score_heads != heads:
+            problem = 'scores and values must have one (B, H, W) and num_heads'
+        elif height == 0 or width == 0:
+            problem = 'the map must have a position'
+    if problem:
+        shapes = f'scores {tuple(scores.shape)}, values {tuple(values.shape)}'
+        raise ValueError(f'{problem}, got {shapes}')
     check_kind(scores=scores, values=values)
 
 
 def _check_windows(kernel_size: tuple[int, int], stride: int) -> None:
-    if any(kernel % 2 == 0 or not 1 <= kernel <= MAX_KERNEL for kernel in kernel_size):
+    if kernel_size[0] not in KERNEL_SIZES or kernel_size[1] not in KERNEL_SIZES:
         raise ValueError(f'kernel_size must be odd and at most {MAX_KERNEL}, got {kernel_size=}')
     if stride not in (1, 2):
         raise ValueError(f'stride must be 1 or 2, got {stride=}')

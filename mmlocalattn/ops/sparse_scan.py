@@ -63,14 +63,14 @@ def sparse_scan_attention(
     local_kernel = as_pair(local_kernel, 'local_kernel')
     anchor_kernel = as_pair(anchor_kernel, 'anchor_kernel')
     anchor_dilation = as_pair(anchor_dilation, 'anchor_dilation')
-    check_tensors(query=query, key=key, value=value)
-    check_window(query, local_kernel, (1, 1))
-    check_window(query, anchor_kernel, anchor_dilation)
+    shape = check_tensors(query=query, key=key, value=value)
+    check_window(shape, local_kernel, (1, 1))
+    check_window(shape, anchor_kernel, anchor_dilation)
     sin, cos = (None, None) if rotary is None else rotary
     if rotary is not None:
         _check_rotary(*rotary, query)
     warn_if_reference('sparse_scan_attention', query.device)
-    scale = query.shape[-1] ** -0.5 if scale is None else scale
+    scale = shape[4] ** -0.5 if scale is None else scale
     if is_through_natten(query):
         windows = local_kernel, anchor_kernel, anchor_dilation
         return _step_by_step(query, key, value, rotary, *windows, scale)

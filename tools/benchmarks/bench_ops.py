@@ -1,9 +1,10 @@
 """Time the operators beside other ways to compute the same, and beside a matrix product.
 
-Everything about one map is timed in turns in one process; the table shows medians. FLOPs are the
-useful ones: 4 * B * heads * H * W * kh * kw * head_dim forward, 3.5 times that for forward and
-backward; of slide_attention, the convolutions to its copies too. Before, every way is compared with
-the reference on small maps.
+Everything about one map is timed in turns in one process; the table shows medians. On CUDA every
+call is timed as a replayed graph too, without the host's part of it. FLOPs are the useful ones:
+4 * B * heads * H * W * kh * kw * head_dim forward, 3.5 times that for forward and backward; of
+slide_attention, the convolutions to its copies too. Before, every way is compared with the
+reference on small maps.
 """
 
 import argparse
@@ -24,6 +25,7 @@ from benchmarking.timing import (
     environment,
     free_memory,
     peak_memory,
+    replay_of,
     time_in_turns,
     write_results,
 )
@@ -295,10 +297,13 @@ def measure(case: Case, args: argparse.Namespace, reasons: dict, product: Run) -
                 reason = str(error).strip().partition('\n')[0]
             if reason is not None:
                 record['skipped'] = reason
-    (product_samples, *samples) = time_in_turns(runs, args.device, args.rounds)
-    product_rate = 2 * MATRIX**3 / 1e9 / statistics.median(product_samples)
     timed = [record for record in records if 'skipped' not in record]
-    for record, run, seconds in zip(timed, runs[1:], samples):
+    replays = [replay(record, run, args.device) for record, run in zip(timed, runs[1:])]
+    recorded = [run for run in replays if run is not None]
+    samples = time_in_turns([*runs, *recorded], args.device, args.rounds)
+    product_rate = 2 * MATRIX**3 / 1e9 / statistics.median(samples[0])
+    replay_samples = iter(samples[len(runs) :])
+    for record, run, again, seconds in zip(timed, runs[1:], replays, samples[1:]):
         median = statistics.median(seconds)
         factor = case.both_factor if record['pass'] == PASSES[True] else 1.0
         rate = factor * sum(step.gflop for step in case.steps) / median
@@ -310,7 +315,19 @@ def measure(case: Case, args: argparse.Namespace, reasons: dict, product: Run) -
             'fraction_of_matrix_product': rate / product_rate,
             'peak_bytes': peak_memory(run, args.device),
         }
+        if again is not None:
+            record['replay_samples'] = next(replay_samples)
+            record['replay_seconds'] = statistics.median(record['replay_samples'])
     return records
+
+
+def replay(record: dict, run: Run, device: torch.device) -> Run | None:
+    """A CUDA graph of a run; None, and the reason in the record, if it cannot be recorded."""
+    try:
+        return replay_of(run, device)
+    except RuntimeError as error:
+        record['not_replayed'] = str(error).strip().partition('\n')[0]
+        return None
 
 
 def describe(case: Case) -> dict:

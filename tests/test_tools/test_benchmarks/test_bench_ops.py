@@ -2,12 +2,14 @@
 
 import json
 import sys
+from collections.abc import Callable
 from pathlib import Path
 from types import ModuleType
 
 import matplotlib.image
 import pytest
 import torch
+from benchmarking import timing
 
 from mmlocalattn.ops import OPS
 
@@ -19,7 +21,6 @@ SMALL = (*SMALL, '--stand-alone-shapes', '--slide-shapes')
 @pytest.fixture
 def tool(monkeypatch: pytest.MonkeyPatch) -> ModuleType:
     import bench_ops
-    from benchmarking import timing
 
     monkeypatch.setattr(bench_ops, 'MATRIX', 32)
     monkeypatch.setattr(timing, 'BLOCK_SECONDS', 0.0)
@@ -244,3 +245,45 @@ def test_stand_alone_attention(tool: ModuleType, dtype: str, tmp_path: Path) -> 
     work = 4 * 9 * 12 * 2 * 8 * 25 / 1e9
     assert forward['gflops'] * forward['seconds'] == pytest.approx(work)
     assert both['gflops'] * both['seconds'] == pytest.approx(3.5 * work)
+
+
+def test_replays_are_timed_beside_calls(
+    tool: ModuleType,
+    monkeypatch: pytest.MonkeyPatch,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    """On CUDA; here a replay is the call itself."""
+
+    def replay_of(run: Callable[[], object], device: torch.device) -> Callable[[], object]:
+        if len(replayed) == 1:
+            raise RuntimeError('operation not permitted when stream is capturing\nmore')
+        replayed.append(run)
+        return run
+
+    replayed: list[Callable[[], object]] = []
+    monkeypatch.setattr(tool, 'replay_of', replay_of)
+    out = tmp_path / 'out.json'
+    tool.main([*SMALL, '--baselines', '--out', str(out)])
+    results = json.loads(out.read_text())['results']
+    timed, *others = [r for r in results if 'skipped' not in r]
+    assert timed['replay_seconds'] > 0
+    assert len(timed['replay_samples']) == len(timed['samples'])
+    assert {r['not_replayed'] for r in others} == {
+        'operation not permitted when stream is capturing'
+    }
+    assert 'replayed, ms' in capsys.readouterr().out
+
+
+def test_no_replays_on_a_cpu() -> None:
+    assert timing.replay_of(lambda: None, torch.device('cpu')) is None
+
+
+@pytest.mark.cuda
+def test_replay_repeats_the_call() -> None:
+    device = torch.device('cuda')
+    left, right, result = torch.randn(3, 64, 64, device=device)
+    replay = timing.replay_of(lambda: torch.mm(left, right, out=result), device)
+    left.mul_(2)
+    replay()
+    assert torch.equal(result, torch.mm(left, right))

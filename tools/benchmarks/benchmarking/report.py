@@ -25,6 +25,9 @@ def full_table(records: list[dict]) -> None:
         'of matrix product',
         'extra memory (of q, k, v, o)',
     )
+    has_replays = any('replay_seconds' in record for record in records)
+    if has_replays:
+        columns = (*columns, 'replayed, ms')
     rows = []
     for record in records:
         row = [record['map'], record['window'], record['way'], record['pass']]
@@ -37,6 +40,8 @@ def full_table(records: list[dict]) -> None:
                 f'{record["fraction_of_matrix_product"]:.2f}',
                 memory_text(record),
             ]
+        if has_replays:
+            row.append(digits(record['replay_seconds'] * 1e3) if 'replay_seconds' in record else '')
         rows.append(row)
     print(markdown_table(columns, rows, left=4))
 
