@@ -18,6 +18,8 @@
 #include <memory>
 #include <mutex>
 #include <string>
+#include <type_traits>
+#include <utility>
 #include <vector>
 
 namespace mmlocalattn {
@@ -28,6 +30,18 @@ using torch::autograd::Node;
 using torch::autograd::SavedVariable;
 using torch::autograd::variable_list;
 using torch::jit::Stack;
+using NodePointer = decltype(torch::autograd::Edge::function);
+
+template <typename T, typename... Arguments>
+NodePointer make_node(Arguments&&... arguments) {
+  if constexpr (std::is_same_v<NodePointer, c10::intrusive_ptr<Node>>) {  // since torch 2.13
+    return c10::make_intrusive<T>(std::forward<Arguments>(arguments)...);
+  } else {
+    // deleteNode walks long graphs without recursion.
+    return NodePointer(new T(std::forward<Arguments>(arguments)...),
+                       [](auto* node) { deleteNode(node); });
+  }
+}
 
 // How the backward operator of an operator is called.
 struct Plan {
@@ -81,8 +95,8 @@ bool requires_grad(c10::ArrayRef<IValue> arguments, const c10::OperatorHandle& o
   for (const IValue& argument : arguments) {
     if (!argument.isTensor()) continue;
     const auto& tensor = argument.toTensor();
-    TORCH_CHECK_NOT_IMPLEMENTED(!torch::autograd::isFwGradDefined(tensor),
-                                op.schema().name(), " has no derivative in forward mode");
+    TORCH_CHECK_NOT_IMPLEMENTED(!torch::autograd::isFwGradDefined(tensor), op.schema().name(),
+                                " has no derivative in forward mode");
     any = any || tensor.requires_grad();
   }
   return any && at::GradMode::is_enabled();
@@ -94,6 +108,11 @@ void add_edges(Node& node, c10::ArrayRef<IValue> arguments) {
     node.add_next_edge(tensor.defined() ? torch::autograd::impl::gradient_edge(tensor)
                                         : torch::autograd::Edge());
   }
+}
+
+void set_history(const IValue& output, const NodePointer& node) {
+  at::Tensor tensor = output.toTensor();  // torch 2.1 takes a reference
+  torch::autograd::set_history(tensor, node);
 }
 
 void call_below(const c10::OperatorHandle& op, c10::DispatchKeySet keys, Stack* stack) {
@@ -133,7 +152,7 @@ class Backward : public Node {
       is_defined.push_back(stack.back().isTensor());
     }
     for (const SavedVariable& output : outputs_) {
-      stack.emplace_back(output.unpack(shared_from_this()));
+      stack.emplace_back(output.unpack(getptr()));
     }
     stack.insert(stack.end(), others_.begin(), others_.end());
     plan_.backward.callBoxed(&stack);
@@ -170,12 +189,11 @@ class Differentiable : public c10::OperatorKernel {
       call_below(op, keys, stack);
       return;
     }
-    const std::shared_ptr<Backward> node(new Backward(*plan_, arguments),
-                                         torch::autograd::deleteNode);
+    const NodePointer node = make_node<Backward>(*plan_, arguments);
     call_below(op, keys, stack);
     const auto outputs = torch::jit::last(*stack, plan_->outputs);
-    torch::autograd::set_history(outputs[0].toTensor(), node);
-    node->save(outputs);
+    set_history(outputs[0], node);
+    static_cast<Backward&>(*node).save(outputs);
   }
 
  private:
@@ -189,17 +207,15 @@ class OnceOnly : public c10::OperatorKernel {
   void operator()(const c10::OperatorHandle& op, c10::DispatchKeySet keys, Stack* stack) {
     const auto& schema = op.schema();
     const auto arguments = torch::jit::last(*stack, schema.arguments().size());
-    std::shared_ptr<Node> node;
+    NodePointer node;
     if (requires_grad(arguments, op)) {
-      node = std::shared_ptr<Node>(
-          new torch::autograd::Error(schema.name() + " has no second derivative"),
-          torch::autograd::deleteNode);
+      node = make_node<torch::autograd::Error>(schema.name() + " has no second derivative");
       add_edges(*node, arguments);
     }
     call_below(op, keys, stack);
-    if (node == nullptr) return;
+    if (!node) return;
     for (const IValue& output : torch::jit::last(*stack, schema.returns().size())) {
-      torch::autograd::set_history(output.toTensor(), node);
+      set_history(output, node);
     }
   }
 };

@@ -122,6 +122,12 @@ def check_parameter(
         )
 
 
+def is_odd_window(kernel_size: tuple[int, int], least: int, most: int) -> bool:
+    """Whether both sides are odd and in a range, whose ends belong to it."""
+    kh, kw = kernel_size
+    return kh % 2 == 1 and kw % 2 == 1 and least <= kh <= most and least <= kw <= most
+
+
 def check_window(
     shape: torch.Size, kernel_size: tuple[int, int], dilation: tuple[int, int]
 ) -> None:

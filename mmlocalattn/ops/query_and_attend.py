@@ -10,12 +10,11 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from mmlocalattn.ops._library import is_autocasting, register_operator, warn_if_reference
-from mmlocalattn.ops._window import IntPair, as_pair, check_kind
+from mmlocalattn.ops._window import IntPair, as_pair, check_kind, is_odd_window
 from mmlocalattn.ops.flops import value_multiply_adds
 
 MAX_KERNEL = 13
 """Largest window along an axis."""
-KERNEL_SIZES = range(1, MAX_KERNEL + 1, 2)
 
 
 def query_and_attend(
@@ -213,7 +212,7 @@ def _check_maps(scores: Tensor, values: Tensor) -> None:
 
 
 def _check_windows(kernel_size: tuple[int, int], stride: int) -> None:
-    if kernel_size[0] not in KERNEL_SIZES or kernel_size[1] not in KERNEL_SIZES:
+    if not is_odd_window(kernel_size, 1, MAX_KERNEL):
         raise ValueError(f'kernel_size must be odd and at most {MAX_KERNEL}, got {kernel_size=}')
     if stride not in (1, 2):
         raise ValueError(f'stride must be 1 or 2, got {stride=}')

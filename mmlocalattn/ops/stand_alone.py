@@ -11,10 +11,14 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from mmlocalattn.ops._library import output_and_logsumexp, register_operator, warn_if_reference
-from mmlocalattn.ops._window import IntPair, as_pair, check_parameter, check_tensors
+from mmlocalattn.ops._window import (
+    IntPair,
+    as_pair,
+    check_parameter,
+    check_tensors,
+    is_odd_window,
+)
 from mmlocalattn.ops.flops import multiply_adds
-
-KERNEL_SIZES = range(3, 12, 2)
 
 
 def stand_alone_attention(
@@ -58,7 +62,7 @@ def stand_alone_attention(
     """
     kernel_size = as_pair(kernel_size, 'kernel_size')
     shape = check_tensors(query=query, key=key, value=value)
-    if kernel_size[0] not in KERNEL_SIZES or kernel_size[1] not in KERNEL_SIZES:
+    if not is_odd_window(kernel_size, 3, 11):
         raise ValueError(f'kernel_size must be odd and from 3 to 11, got {kernel_size=}')
     heads, head_dim = shape[3:]
     expected = heads, kernel_size[0], head_dim // 2

@@ -15,7 +15,7 @@ PASSES = {False: 'forward', True: 'forward+backward'}
 
 def full_table(records: list[dict]) -> None:
     """Every number, one line per way and pass."""
-    columns = (
+    columns = [
         'map, heads',
         records[0]['window_title'],
         'way',
@@ -24,10 +24,10 @@ def full_table(records: list[dict]) -> None:
         'GFLOP/s',
         'of matrix product',
         'extra memory (of q, k, v, o)',
-    )
+    ]
     has_replays = any('replay_seconds' in record for record in records)
     if has_replays:
-        columns = (*columns, 'replayed, ms')
+        columns.append('replayed, ms')
     rows = []
     for record in records:
         row = [record['map'], record['window'], record['way'], record['pass']]
