@@ -42,10 +42,12 @@ ALLOWED = {
     'training': (
         'mmengine',
         'mmlocalattn.adapt',
+        'mmlocalattn.check',
         'mmlocalattn.command_line',
         'mmlocalattn.converters.marks',  # which release an unknown checkpoint is of
         'mmlocalattn.data',
         'mmlocalattn.files',
+        'mmlocalattn.ops',
         'mmlocalattn.registry',
         'mmlocalattn.tables',
         'numpy',
@@ -73,6 +75,7 @@ ALLOWED = {
         'rich.progress',
     ),
     'data': ('PIL', 'cv2', 'mmlocalattn.files', 'numpy', 'rich.progress', 'sklearn.datasets'),
+    'check': ('mmlocalattn.files', 'mmlocalattn.ops', 'mmlocalattn.tables'),
     'command_line': ('mmlocalattn.adapt.zoo',),
     'device': (),
     'files': (),
@@ -97,6 +100,7 @@ ALLOWED_IN_FILE = {
         'mmlocalattn.layers',
         'mmlocalattn.training',
     ),
+    'ops/through_natten.py': ('natten',),
     'visualisation/predictor.py': ('mmlocalattn.training', 'rich'),
 }
 

@@ -10,6 +10,7 @@ from mmengine.runner import Runner
 from mmlocalattn.adapt.nodes import dicts
 from mmlocalattn.training.checkpoint import allow_mmengine_checkpoints
 from mmlocalattn.training.errors import RunError
+from mmlocalattn.training.first_start import check_first_start
 from mmlocalattn.training.invalid_loss import InvalidLossHook
 from mmlocalattn.training.resume import ExactResumeHook
 from mmlocalattn.training.schedule import ScheduleHook
@@ -44,6 +45,7 @@ def build_runner(cfg: Config, allow_partial: bool = False) -> Runner:
         raise RunError(
             f'{cfg.filename}: {reason}; is it spelt so, and its package imported?'
         ) from error
+    check_first_start(runner.model)
     hooks = (ExactResumeHook(), ScheduleHook(), WeightsHook(allow_partial), InvalidLossHook())
     for hook in hooks:
         runner.register_hook(hook)
