@@ -1,0 +1,388 @@
+#!/usr/bin/env python
+"""Counts what the compiled CUDA kernels ask of a GPU, without one.
+
+    python tools/dev/cuda_counts.py build/cuda/lib/mmlocalattn/_ext*.so
+    python tools/dev/cuda_counts.py --compile neighborhood --arch 90 120
+    python tools/dev/cuda_counts.py BINARY --expect tools/dev/cuda_counts.json
+
+For every kernel instance and GPU: registers of a thread, instructions that spill them, shared
+memory, the blocks that a multiprocessor holds at once, and the main loop: instructions per product
+of a tensor core (mma) or, without those, per multiply-add of a lane. The main loop is the one with
+the most products on the shortest way through it, which leaves out what is rarely done.
+
+Needs cuobjdump, of a CUDA toolkit or of Triton (a part of torch for CUDA), and c++filt.
+"""
+
+import argparse
+import json
+import os
+import re
+import shutil
+import subprocess
+import sys
+import tempfile
+from collections import defaultdict, deque
+from collections.abc import Iterator
+from dataclasses import asdict, dataclass
+from importlib.util import find_spec
+from pathlib import Path
+
+CSRC = Path(__file__).parents[2] / 'mmlocalattn' / 'csrc'
+FIGURES = Path(__file__).with_suffix('.json')
+
+
+@dataclass(frozen=True)
+class Device:
+    """Limits of a multiprocessor, from the tables of the CUDA programming guide."""
+
+    warps: int
+    blocks: int
+    shared: int  # bytes of all blocks together, of which each gets 1 KB more than it asks for
+
+    def resident_blocks(self, threads: int, registers: int, shared: int) -> int:
+        """Blocks that fit at once. Registers are dealt out to warps in units of 256."""
+        warps = -(-threads // 32)
+        per_warp = -(-registers * 32 // 256) * 256
+        by_registers = (1 << 16) // per_warp // 4 * 4 // warps
+        by_shared = self.shared // (shared + 1024)
+        return min(self.blocks, self.warps // warps, by_registers, by_shared)
+
+
+DEVICES = {
+    80: Device(64, 32, 164 << 10),
+    86: Device(48, 16, 100 << 10),
+    89: Device(48, 24, 100 << 10),
+    90: Device(64, 32, 228 << 10),
+    100: Device(64, 32, 228 << 10),
+    120: Device(48, 24, 100 << 10),
+}
+
+
+@dataclass(frozen=True)
+class Instruction:
+    """One of a kernel, its `target` the index of where it may jump."""
+
+    name: str
+    is_predicated: bool
+    target: int | None
+
+
+@dataclass(frozen=True)
+class Counts:
+    """Of one kernel instance on one architecture; `shared` without what a launch adds."""
+
+    threads: int
+    registers: int
+    spills: int
+    shared: int
+    products: int  # on the way through the main loop
+    instructions: int  # likewise
+
+    @property
+    def cost(self) -> float:
+        """Instructions per product of the main loop; 0 without one."""
+        return self.instructions / self.products if self.products else 0
+
+
+def stop(message: str) -> None:
+    raise SystemExit(f'error: {message}')
+
+
+def find_cuobjdump() -> str:
+    home = os.getenv('CUDA_HOME') or os.getenv('CUDA_PATH') or '/usr/local/cuda'
+    path = os.pathsep.join([os.environ['PATH'], f'{home}/bin'])
+    spec = find_spec('triton')
+    if spec is not None and spec.origin is not None:
+        path += os.pathsep + str(Path(spec.origin).parent / 'backends' / 'nvidia' / 'bin')
+    found = shutil.which('cuobjdump', path=path)
+    if found is None:
+        stop('there is no cuobjdump: install a CUDA toolkit or triton')
+    return str(found)
+
+
+def output_of(command: list[str], **options: str) -> str:
+    result = subprocess.run(command, capture_output=True, text=True, **options)
+    if result.returncode != 0:
+        stop(f'{" ".join(command)[:200]}: {result.stderr.strip()[-2000:]}')
+    return result.stdout
+
+
+def sections(text: str, header: str) -> Iterator[tuple[int, str, str]]:
+    """Architecture, mangled name and text of every part that begins with a kernel's header."""
+    arch = 0
+    parts = re.split(rf'^(?:arch = sm_(\d+).*|\s*{header}\s*)$', text, flags=re.MULTILINE)
+    for found_arch, name, body in zip(parts[1::3], parts[2::3], parts[3::3]):
+        arch = int(found_arch or arch)
+        if name:
+            yield arch, name, body
+
+
+LINE = re.compile(
+    r'^\s+/\*([0-9a-f]{4,})\*/\s+(?:\{\s*)?(@!?\w+\s+)?([\w.]+)([^;\n]*?)(?:;|\s[&?]|\s+/\*)',
+    re.MULTILINE,
+)
+
+
+def instructions(body: str) -> list[Instruction]:
+    """Of the SASS of a kernel."""
+    lines = LINE.findall(body)
+    index = {int(address, 16): i for i, (address, *_) in enumerate(lines)}
+    meeting_points: dict[str, int | None] = {}  # of the barriers that divergent lanes wait at
+    found = []
+    for _, predicate, name, operands in lines:
+        kind, target = name.partition('.')[0], None
+        addresses = re.findall(r'\b0x[0-9a-f]+\b', operands)
+        barrier = re.search(r'\bB\d+\b', operands)
+        if kind in ('BRA', 'BSSY') and addresses:
+            target = index.get(int(addresses[-1], 16))
+        if kind == 'BSSY' and barrier:
+            meeting_points[barrier[0]], target = target, None
+        if kind == 'BSYNC' and barrier:
+            target = meeting_points.get(barrier[0])
+        found.append(Instruction(name, bool(predicate) or ' P' in operands[:6], target))
+    return found
+
+
+def shortest_way(code: list[Instruction], first: int, last: int) -> list[int]:
+    """Indices of the fewest instructions that lead from one to another; empty if none do."""
+    came_from = {first: first}
+    queue = deque([first])
+    while queue:
+        i = queue.popleft()
+        if i == last:
+            way = [i]
+            while way[-1] != first:
+                way.append(came_from[way[-1]])
+            return way
+        kind = code[i].name.partition('.')[0]
+        ends = kind in ('BRA', 'BSYNC', 'EXIT', 'RET') and not code[i].is_predicated
+        followers = [] if ends else [i + 1]
+        if code[i].target is not None:
+            followers.append(code[i].target)
+        for j in followers:
+            if j < len(code) and j not in came_from:
+                came_from[j] = i
+                queue.append(j)
+    return []
+
+
+def main_loop(code: list[Instruction]) -> tuple[int, int]:
+    """Products and instructions of one pass."""
+    kinds = ('HMMA', 'FFMA', 'DFMA')
+    unit = next((kind for kind in kinds if any(i.name.startswith(kind) for i in code)), None)
+    if unit is None:
+        return 0, 0
+    best = (0, 0)
+    for i, instruction in enumerate(code):
+        if instruction.target is None or instruction.target >= i or instruction.name == 'BSYNC':
+            continue
+        way = shortest_way(code, instruction.target, i)
+        products = sum(code[j].name.startswith(unit) for j in way)
+        best = max(best, (products, -len(way)))
+    return best[0], -best[1]
+
+
+def short_name(demangled: str) -> str:
+    """`operator::kernel<arguments>` without the namespaces that all of them share."""
+    name = re.sub(r'\(anonymous namespace\)::|mmlocalattn::cuda::|c10::|^void ', '', demangled)
+    depth = 0
+    for i, character in enumerate(name):
+        depth += (character == '<') - (character == '>')
+        if character == '(' and depth == 0 and i > 0:
+            return name[:i]
+    return name
+
+
+def count(binary: Path) -> dict[str, dict[int, Counts]]:
+    """Counts by kernel and architecture.
+
+    Args:
+        binary: A shared library, an object or a cubin.
+    """
+    cuobjdump = find_cuobjdump()
+    arch_of_cubin = ''
+    if binary.suffix == '.cubin':
+        sass = output_of([cuobjdump, '-sass', str(binary)])
+        match = re.search(r'code for sm_(\d+)', sass)
+        arch_of_cubin = f'arch = sm_{match[1]}\n' if match else ''
+    threads, usage = {}, {}
+    elf = arch_of_cubin + output_of([cuobjdump, '-elf', str(binary)])
+    for arch, name, body in sections(elf, r'\.nv\.info\.(\w+)'):
+        match = re.search(r'EIATTR_MAX_THREADS\s+Format:\s*\w+\s+Value:\s*0x([0-9a-f]+)', body)
+        threads[arch, name] = int(match[1], 16) if match else 1024
+    text = arch_of_cubin + output_of([cuobjdump, '-res-usage', str(binary)])
+    for arch, name, body in sections(text, r'Function (\w+):'):
+        numbers = dict(re.findall(r'(\w+):(\d+)', body))
+        usage[arch, name] = int(numbers['REG']), int(numbers['SHARED'])
+    text = arch_of_cubin + output_of([cuobjdump, '-sass', str(binary)])
+    counted = {}
+    for arch, name, body in sections(text, r'Function : (\w+)'):
+        code = instructions(body)
+        spills = sum(i.name.startswith(('LDL', 'STL')) for i in code)
+        registers, shared = usage[arch, name]
+        shared -= 1024 if shared >= 1024 and arch >= 90 else 0  # what the system keeps of a block
+        counted[arch, name] = Counts(
+            threads[arch, name], registers, spills, shared, *main_loop(code)
+        )
+    return by_kernel(counted)
+
+
+def by_kernel(counted: dict[tuple[int, str], Counts]) -> dict[str, dict[int, Counts]]:
+    mangled = sorted({name for _, name in counted})
+    names = output_of(['c++filt'], input='\n'.join(mangled)).splitlines()
+    readable = dict(zip(mangled, map(short_name, names)))
+    kernels: dict[str, dict[int, Counts]] = defaultdict(dict)
+    for (arch, name), counts in counted.items():
+        kernels[readable[name]][arch] = counts
+    return dict(sorted(kernels.items()))
+
+
+def compile_sources(part: str, archs: list[int], folder: Path) -> list[Path]:
+    """Compiles the sources whose path contains `part`, with the flags of the extension."""
+    from torch.utils.cpp_extension import COMMON_NVCC_FLAGS, include_paths
+
+    spec = find_spec('mmcv')
+    if spec is None or spec.origin is None or shutil.which('nvcc') is None:
+        stop('--compile needs nvcc in PATH and an installed mmcv')
+    mmcv = Path(str(spec.origin)).parent / 'ops' / 'csrc' / 'common'
+    nvidia = find_spec('nvidia')
+    roots = (nvidia and nvidia.submodule_search_locations) or ()
+    wheels = [path for root in roots for path in Path(root).glob('*/include')]
+    folders = [CSRC, mmcv, mmcv / 'cuda', *include_paths()]
+    flags = [*COMMON_NVCC_FLAGS, '-O3', '-std=c++17', '-cubin', '-w']
+    flags += [f'-I{path}' for path in folders] + [f'-I{path}' for path in wheels]
+    built = []
+    for source in sorted(CSRC.glob('cuda/**/*.cu')):
+        if part not in str(source.relative_to(CSRC)):
+            continue
+        for arch in archs:
+            target = folder / f'{source.parent.name}_{source.stem}_{arch}.cubin'
+            output_of(['nvcc', *flags, f'-arch=sm_{arch}', str(source), '-o', str(target)])
+            built.append(target)
+    return built
+
+
+def architecture_for(device: int, compiled: dict[int, Counts]) -> int | None:
+    """The compiled code that a device runs: its own, else the newest older of its generation."""
+    fitting = [arch for arch in compiled if arch // 10 == device // 10 and arch <= device]
+    return max(fitting, default=None)
+
+
+def occupancy(compiled: dict[int, Counts], launch: dict[str, int]) -> dict[int, int]:
+    """Blocks per multiprocessor of every device that the code serves."""
+    found = {}
+    for device, limits in DEVICES.items():
+        arch = architecture_for(device, compiled)
+        if arch is not None:
+            counts = compiled[arch]
+            dynamic = launch.get(str(device), 0)
+            found[device] = limits.resident_blocks(
+                counts.threads, counts.registers, counts.shared + dynamic
+            )
+    return found
+
+
+def table(kernels: dict[str, dict[int, Counts]], figures: dict) -> str:
+    lines = [
+        f'{"kernel":66} {"sm":>4} {"regs":>5} {"spill":>5} {"shared":>7} {"loop":>5} '
+        f'{"prod":>5} {"each":>6}  blocks per multiprocessor'
+    ]
+    for name, compiled in kernels.items():
+        blocks = occupancy(compiled, figures.get('launches', {}).get(name, {}))
+        for arch, counts in sorted(compiled.items()):
+            held = [
+                f'{device}:{blocks[device]}'
+                for device in blocks
+                if architecture_for(device, compiled) == arch
+            ]
+            lines.append(
+                f'{name:66} {arch:4} {counts.registers:5} {counts.spills:5} {counts.shared:7} '
+                f'{counts.instructions:5} {counts.products:5} {counts.cost:6.2f}  {" ".join(held)}'
+            )
+    return '\n'.join(lines)
+
+
+def as_figures(kernels: dict[str, dict[int, Counts]]) -> dict[str, dict[str, list[int]]]:
+    """What the file of expected figures keeps: the numbers of :class:`Counts`, in its order."""
+    return {
+        name: {str(arch): list(asdict(counts).values()) for arch, counts in compiled.items()}
+        for name, compiled in kernels.items()
+    }
+
+
+def complaints(kernels: dict[str, dict[int, Counts]], figures: dict) -> list[str]:
+    """One line for every figure that got worse than expected, and for kernels unheard of."""
+    found = []
+    for name, compiled in kernels.items():
+        if name not in figures['kernels']:
+            found.append(f'{name} has no expected figures')
+            continue
+        for arch, now in compiled.items():
+            if str(arch) not in figures['kernels'][name]:
+                continue
+            then = Counts(*figures['kernels'][name][str(arch)])
+            launch = figures['launches'].get(name, {})
+            before, after = occupancy({arch: then}, launch), occupancy({arch: now}, launch)
+            if now.spills > then.spills:
+                found.append(f'{name} sm_{arch}: {now.spills} spills, expected {then.spills}')
+            if now.cost > then.cost * (1 + figures['tolerance']):
+                found.append(
+                    f'{name} sm_{arch}: {now.cost:.2f} instructions per product, '
+                    f'expected {then.cost:.2f}'
+                )
+            found += [
+                f'{name} sm_{device}: {after[device]} blocks, expected {before[device]}'
+                for device in before
+                if after[device] < before[device]
+            ]
+    missing = figures['kernels'].keys() - kernels.keys()
+    return found + [f'{name} is gone' for name in sorted(missing)]
+
+
+def write_figures(path: Path, figures: dict) -> None:
+    """A kernel a line."""
+    parts = []
+    for key in ('kernels', 'launches'):
+        lines = [f'  {json.dumps(k)}: {json.dumps(v)}' for k, v in sorted(figures[key].items())]
+        parts.append(f'"{key}": {{\n' + ',\n'.join(lines) + '\n}')
+    rest = {key: value for key, value in figures.items() if key not in ('kernels', 'launches')}
+    parts = [f'{json.dumps(key)}: {json.dumps(value)}' for key, value in rest.items()] + parts
+    path.write_text('{\n' + ',\n'.join(parts) + '\n}\n')
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument('binaries', nargs='*', type=Path, help='libraries, objects or cubins')
+    parser.add_argument('--compile', metavar='PART', help='sources of csrc/cuda to compile first')
+    parser.add_argument('--arch', nargs='+', type=int, default=[90], choices=DEVICES)
+    parser.add_argument('--kernel', default='', help='only kernels whose name matches')
+    parser.add_argument('--json', type=Path, help='where the counts go too')
+    parser.add_argument('--expect', type=Path, help='fail where figures are worse than these')
+    parser.add_argument('--update', action='store_true', help='write them there instead')
+    args = parser.parse_args()
+    kernels: dict[str, dict[int, Counts]] = defaultdict(dict)
+    with tempfile.TemporaryDirectory() as folder:
+        if args.compile is not None:
+            args.binaries += compile_sources(args.compile, args.arch, Path(folder))
+        for binary in args.binaries:
+            for name, compiled in count(binary).items():
+                if re.search(args.kernel, name):
+                    kernels[name] |= compiled
+    path = args.expect or FIGURES
+    figures = json.loads(path.read_text()) if path.is_file() else {}
+    figures = {'tolerance': 0.02, 'kernels': {}, 'launches': {}} | figures
+    print(table(kernels, figures))
+    if args.json:
+        args.json.write_text(json.dumps(as_figures(kernels), indent=1) + '\n')
+    if args.update:
+        write_figures(path, figures | {'kernels': as_figures(kernels)})
+    elif args.expect:
+        worse = complaints(kernels, figures)
+        print('\n'.join(worse), file=sys.stderr)
+        raise SystemExit(bool(worse))
+
+
+if __name__ == '__main__':
+    main()
