@@ -6,9 +6,10 @@
     python tools/dev/cuda_counts.py BINARY --expect tools/dev/cuda_counts.json
 
 For every kernel instance and GPU: registers of a thread, instructions that spill them, shared
-memory, the blocks that a multiprocessor holds at once, and the main loop: instructions per product
-of a tensor core (mma) or, without those, per multiply-add of a lane. The main loop is the one with
-the most products on the shortest way through it, which leaves out what is rarely done.
+memory, the blocks that a multiprocessor holds at once, and the main loop: its instructions and the
+products of a tensor core (mma) or, without those, the multiply-adds of a lane among them. The main
+loop is the one with the most products. `fewest` instructions are on the shortest way through it;
+`most` are all that it has but what only a vote of the warp leads to, which is rarely done.
 
 Needs cuobjdump, of a CUDA toolkit or of Triton (a part of torch for CUDA), and c++filt.
 """
@@ -75,13 +76,14 @@ class Counts:
     registers: int
     spills: int
     shared: int
-    products: int  # on the way through the main loop
-    instructions: int  # likewise
+    products: int  # of the main loop, 0 without one
+    fewest: int
+    most: int
 
     @property
     def cost(self) -> float:
-        """Instructions per product of the main loop; 0 without one."""
-        return self.instructions / self.products if self.products else 0
+        """Instructions per product of the main loop, all that it has; 0 without one."""
+        return self.most / self.products if self.products else 0
 
 
 def stop(message: str) -> None:
@@ -166,20 +168,33 @@ def shortest_way(code: list[Instruction], first: int, last: int) -> list[int]:
     return []
 
 
-def main_loop(code: list[Instruction]) -> tuple[int, int]:
-    """Products and instructions of one pass."""
+def after_votes(code: list[Instruction], first: int, last: int) -> int:
+    """Instructions of a loop that a branch after a vote of the warp jumps over."""
+    skipped: set[int] = set()
+    for i in range(first + 1, last):
+        target = code[i].target
+        voted = any(code[j].name.startswith('VOTE') for j in (i - 1, i - 2))
+        if code[i].name.startswith('BRA') and voted and target is not None and target > i:
+            skipped |= set(range(i + 1, min(target, last)))
+    return len(skipped)
+
+
+def main_loop(code: list[Instruction]) -> tuple[int, int, int]:
+    """Products, fewest and most instructions of one pass."""
     kinds = ('HMMA', 'FFMA', 'DFMA')
     unit = next((kind for kind in kinds if any(i.name.startswith(kind) for i in code)), None)
     if unit is None:
-        return 0, 0
-    best = (0, 0)
+        return 0, 0, 0
+    best, most = (0, 0), 0
     for i, instruction in enumerate(code):
         if instruction.target is None or instruction.target >= i or instruction.name == 'BSYNC':
             continue
         way = shortest_way(code, instruction.target, i)
         products = sum(code[j].name.startswith(unit) for j in way)
-        best = max(best, (products, -len(way)))
-    return best[0], -best[1]
+        if (products, -len(way)) > best:
+            best = products, -len(way)
+            most = i + 1 - instruction.target - after_votes(code, instruction.target, i)
+    return best[0], -best[1], most
 
 
 def short_name(demangled: str) -> str:
@@ -284,8 +299,8 @@ def occupancy(compiled: dict[int, Counts], launch: dict[str, int]) -> dict[int, 
 
 def table(kernels: dict[str, dict[int, Counts]], figures: dict) -> str:
     lines = [
-        f'{"kernel":66} {"sm":>4} {"regs":>5} {"spill":>5} {"shared":>7} {"loop":>5} '
-        f'{"prod":>5} {"each":>6}  blocks per multiprocessor'
+        f'{"kernel":66} {"sm":>4} {"regs":>5} {"spill":>5} {"shared":>7} {"prod":>5} '
+        f'{"fewest":>6} {"most":>5}  blocks per multiprocessor'
     ]
     for name, compiled in kernels.items():
         blocks = occupancy(compiled, figures.get('launches', {}).get(name, {}))
@@ -297,7 +312,7 @@ def table(kernels: dict[str, dict[int, Counts]], figures: dict) -> str:
             ]
             lines.append(
                 f'{name:66} {arch:4} {counts.registers:5} {counts.spills:5} {counts.shared:7} '
-                f'{counts.instructions:5} {counts.products:5} {counts.cost:6.2f}  {" ".join(held)}'
+                f'{counts.products:5} {counts.fewest:6} {counts.most:5}  {" ".join(held)}'
             )
     return '\n'.join(lines)
 

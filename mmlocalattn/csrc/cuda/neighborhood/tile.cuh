@@ -167,36 +167,30 @@ class Tile {
     const Demand demand{kTokenBytes,   align(table_bytes),    align(warp_bytes),
                         Shape::kWarps, Shape::kResidentWarps, kInverse};
     const Device device{multiprocessors(), shared_bytes()};
-    return TilingChoice(problem.rows, problem.cols, problem.batch * problem.heads, demand, device)
+    return TilingChoice(problem.rows, problem.cols, problem.batch, problem.heads, demand, device)
         .best();
   }
 
   // `magnitude` is what logits are multiplied with.
   __device__ Tile(const Problem<T, T>& problem, const Tiling& tiling, float magnitude)
       : tiling_(tiling), table_cols_(2 * problem.cols.kernel - 1) {
-    int block = blockIdx.x;
-    const auto next = [&](int count) {
-      const int index = block % count;
-      block /= count;
-      return index;
-    };
-    const int heads = problem.heads, head = next(heads);
-    const int group_x = next(problem.cols.dilation), tile_x = next(tiling.tiles_x);
-    const int group_y = next(problem.rows.dilation), tile_y = next(tiling.tiles_y);
-    const Axis rows{narrow(problem.rows).group_length(group_y),
-                    static_cast<int>(problem.rows.kernel), 1};
-    const Axis cols{narrow(problem.cols).group_length(group_x),
-                    static_cast<int>(problem.cols.kernel), 1};
-    height_ = rows.length;
-    width_ = cols.length;
-    heads_ = heads;
-    head_ = head;
-    map_ = block * (problem.rows.length * problem.cols.length);
-    origin_ = map_ + group_y * problem.cols.length + group_x;
-    row_step_ = problem.rows.dilation * problem.cols.length;
-    col_step_ = problem.cols.dilation;
-    last_offset_y_ = problem.rows.kernel - 1;
-    last_offset_x_ = problem.cols.kernel - 1;
+    unsigned block = blockIdx.x;
+    head_ = tiling.by_heads.divide(block);
+    const int group_x = tiling.by_groups_x.divide(block), tile_x = tiling.by_tiles_x.divide(block);
+    const int group_y = tiling.by_groups_y.divide(block), tile_y = tiling.by_tiles_y.divide(block);
+    const auto row_kernel = static_cast<int>(problem.rows.kernel);
+    const auto col_kernel = static_cast<int>(problem.cols.kernel);
+    height_ = tiling.groups_y.length_of(group_y);
+    width_ = tiling.groups_x.length_of(group_x);
+    const Axis rows{height_, row_kernel, 1}, cols{width_, col_kernel, 1};
+    const auto map_width = static_cast<int>(problem.cols.length);
+    heads_ = static_cast<int>(problem.heads);
+    map_ = block * (problem.rows.length * map_width);
+    group_ = group_y * map_width + group_x;
+    row_step_ = static_cast<int>(problem.rows.dilation) * map_width;
+    col_step_ = static_cast<int>(problem.cols.dilation);
+    last_offset_y_ = row_kernel - 1;
+    last_offset_x_ = col_kernel - 1;
 
     const int own_cols = tiling.cols, own_rows = kTokens >> tiling.cols_log2;
     const int y = tile_y * tiling.warps_down * own_rows;
@@ -205,8 +199,9 @@ class Tile {
     block_rows_ = all_partners(rows, y, tiling.warps_down * own_rows);
     block_cols_ = all_partners(cols, x, tiling.warps_across * own_cols);
 
-    y_ = y + warp() / tiling.warps_across * own_rows;
-    x_ = x + warp() % tiling.warps_across * own_cols;
+    unsigned warp_row = warp();
+    x_ = x + tiling.by_warps_across.divide(warp_row) * own_cols;
+    y_ = y + static_cast<int>(warp_row) * own_rows;
     warp_rows_ = all_partners(rows, y_, own_rows);
     warp_cols_ = all_partners(cols, x_, own_cols);
     full_rows_ = common_partners(rows, y_, own_rows);
@@ -228,14 +223,16 @@ class Tile {
   __device__ bool has_token(int i) const {
     return y_ + (i >> tiling_.cols_log2) < height_ && x_ + (i & (tiling_.cols - 1)) < width_;
   }
-  __device__ int64_t token(int i) const { return own_position(i) * heads_ + head_; }
+  __device__ int64_t token(int i) const {
+    return map_ * heads_ + head_ + static_cast<int64_t>(map_position(i)) * heads_;
+  }
 
   // Its position in its map.
-  __device__ int64_t map_position(int i) const { return own_position(i) - map_; }
+  __device__ int map_position(int i) const { return position(own_y(i), own_x(i)); }
 
   // The vector of that token.
   __device__ const T* vector(const Source<T>& tensor, int i) const {
-    return tensor.data + own_position(i) * tensor.step + head_ * kDim;
+    return vectors(tensor).at(map_position(i));
   }
 
   // The own vectors of the warp, times `sign`, of one tensor or of two.
@@ -249,12 +246,14 @@ class Tile {
   // Calls use(product) with all partners of the warp in the tensors `first` and `second`, and their
   // statistics unless null. All warps of the block must call it.
   template <typename Use>
-  __device__ void for_each_product(const Source<T>& first, const Source<T>& second,
+  __device__ void for_each_product(const Source<T>& first_source, const Source<T>& second_source,
                                    const Float4* statistics, const Use& use) const {
-    const int chunks = ceil_div(block_cols_.size(), tiling_.stage_tokens);
-    const int cols = ceil_div(block_cols_.size(), chunks);
-    const int rows = ceil_div(block_rows_.size(),
-                              ceil_div(block_rows_.size(), tiling_.stage_tokens / cols));
+    const Vectors first = vectors(first_source), second = vectors(second_source);
+    int cols = block_cols_.size(), rows = block_rows_.size();
+    if (!tiling_.holds_all) {
+      cols = ceil_div(cols, ceil_div(cols, tiling_.stage_tokens));
+      rows = ceil_div(rows, ceil_div(rows, tiling_.stage_tokens / cols));
+    }
     const int step = blockDim.x / kCopies, place = threadIdx.x / kCopies;
     const Copier copier{place / cols, place % cols, step / cols, step % cols};
     const auto stage_at = [&](int row, int col, int buffer) {
@@ -360,11 +359,6 @@ class Tile {
 
   static constexpr int align(int bytes) { return (bytes + kCopyBytes - 1) / kCopyBytes * kCopyBytes; }
 
-  __device__ static Axis narrow(const WindowAxis& axis) {
-    return {static_cast<int>(axis.length), static_cast<int>(axis.kernel),
-            static_cast<int>(axis.dilation)};
-  }
-
   // A rectangle of partners in shared memory, row by row.
   struct Stage {
     Span rows, cols;
@@ -441,12 +435,20 @@ class Tile {
   __device__ int own_y(int i) const { return inside(height_, y_ + (i >> tiling_.cols_log2)); }
   __device__ int own_x(int i) const { return inside(width_, x_ + (i & (tiling_.cols - 1))); }
 
-  // Index among all positions of the batch.
-  __device__ int64_t position(int y, int x) const {
-    return origin_ + y * row_step_ + x * col_step_;
-  }
-  __device__ int64_t own_position(int i) const {
-    return position(own_y(i), own_x(i));
+  // Index among the positions of the map, which are less than 2^31.
+  __device__ int position(int y, int x) const { return group_ + y * row_step_ + x * col_step_; }
+
+  // The vectors of the head in a map of a tensor.
+  struct Vectors {
+    const T* data;
+    int step;
+
+    __device__ const T* at(int position) const {
+      return data + static_cast<int64_t>(position) * step;
+    }
+  };
+  __device__ Vectors vectors(const Source<T>& tensor) const {
+    return {tensor.data + map_ * tensor.step + head_ * kDim, static_cast<int>(tensor.step)};
   }
 
   // The part of a thread in copies: which token of a stage it begins with, and how many tokens
@@ -456,18 +458,19 @@ class Tile {
   };
 
   // Starts the copies of all threads of the block.
-  __device__ void copy(const Stage& stage, const Copier& copier, const Source<T>& first,
-                       const Source<T>& second, const Float4* statistics) const {
-    const int channel = threadIdx.x % kCopies * kElements, offset = head_ * kDim + channel;
+  __device__ void copy(const Stage& stage, const Copier& copier, const Vectors& first,
+                       const Vectors& second, const Float4* statistics) const {
+    const int channel = threadIdx.x % kCopies * kElements;
     int row = copier.row, col = copier.col;
     while (row < stage.rows.size()) {
       if (col < stage.cols.size()) {
-        const int64_t source = position(stage.rows.begin + row, stage.cols.begin + col);
+        const int source = position(stage.rows.begin + row, stage.cols.begin + col);
         T* target = buffer(stage.buffer) + (row * stage.pitch + col) * kPitch;
-        copy_async_16(target + channel, first.data + source * first.step + offset, true);
-        copy_async_16(target + kDim + channel, second.data + source * second.step + offset, true);
+        copy_async_16(target + channel, first.at(source) + channel, true);
+        copy_async_16(target + kDim + channel, second.at(source) + channel, true);
         if (statistics != nullptr && channel == 0) {
-          copy_async_16(target + 2 * kDim, statistics + source * heads_ + head_, true);
+          const int64_t token = map_ * heads_ + head_ + static_cast<int64_t>(source) * heads_;
+          copy_async_16(target + 2 * kDim, statistics + token, true);
         }
       }
       row += copier.step_rows;
@@ -538,7 +541,8 @@ class Tile {
   int last_offset_y_, last_offset_x_;  // of a query and a key, along one axis
   int height_, width_;  // of the group
   int heads_, head_;
-  int64_t map_, origin_;  // positions of the first token of the map and of the group
+  int64_t map_;  // positions of the batch before the map
+  int group_;    // position in the map of the first of the group
   int row_step_, col_step_;
   int y_, x_;  // the first own token of the warp
   bool is_empty_;

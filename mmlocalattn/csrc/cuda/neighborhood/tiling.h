@@ -20,6 +20,40 @@ namespace neighborhood {
 
 constexpr int kOwnTokens = 16;  // of a warp; also the partners that it takes at once
 
+// Divides integers below 2^31 by one that the host knows.
+struct Divisor {
+  unsigned value = 1, factor = 0, shift = 0;
+
+  Divisor() = default;
+  explicit Divisor(int64_t divisor) : value(static_cast<unsigned>(divisor)) {
+    while (uint64_t{1} << shift < value) {
+      ++shift;
+    }
+    factor = static_cast<unsigned>((((uint64_t{1} << shift) - value) << 32) / value + 1);
+  }
+
+  // Divides n and returns the rest.
+  MMLOCALATTN_HOST_DEVICE int divide(unsigned& n) const {
+    const auto high = static_cast<unsigned>(static_cast<uint64_t>(n) * factor >> 32);
+    const unsigned quotient = (high + n) >> shift, rest = n - quotient * value;
+    n = quotient;
+    return static_cast<int>(rest);
+  }
+};
+
+// The dilation groups along an axis: the first `longest` have `length` positions, the others one
+// less.
+struct Groups {
+  int length, longest;
+
+  Groups() = default;
+  explicit Groups(const WindowAxis& axis)
+      : length(static_cast<int>(axis.group_length(0))),
+        longest(static_cast<int>(axis.length - (length - 1) * axis.dilation)) {}
+
+  MMLOCALATTN_HOST_DEVICE int length_of(int group) const { return length - (group >= longest); }
+};
+
 // What a kernel asks for.
 struct Demand {
   int token_bytes;     // of shared memory for a partner
@@ -36,9 +70,13 @@ struct Tiling {
   int cols, cols_log2;            // of a warp's own tokens; they have kOwnTokens / cols rows
   int warps_across, warps_down;   // of a block
   int tiles_y, tiles_x;           // blocks that cover the largest group
+  bool holds_all;                 // one stage does
   int stage_tokens;               // that one stage holds; there are two where one does not hold all
   int table_offset, warp_offset;  // in bytes
   int warp_bytes;
+  Groups groups_y, groups_x;
+  // The number of a block counts heads, groups and tiles of an axis, then those of the other.
+  Divisor by_heads, by_groups_y, by_groups_x, by_tiles_y, by_tiles_x, by_warps_across;
 };
 
 struct Launch {
@@ -47,16 +85,19 @@ struct Launch {
   int threads, shared_bytes;
 };
 
-// Chooses for maps of the axes; `maps` is batch times heads.
+// Chooses for maps of the axes.
 class TilingChoice {
  public:
-  TilingChoice(const WindowAxis& rows, const WindowAxis& cols, int64_t maps, const Demand& demand,
-               const Device& device)
-      : row_kernel_(static_cast<int>(rows.kernel)),
-        col_kernel_(static_cast<int>(cols.kernel)),
+  TilingChoice(const WindowAxis& rows, const WindowAxis& cols, int64_t batch, int64_t heads,
+               const Demand& demand, const Device& device)
+      : rows_(rows),
+        cols_(cols),
+        heads_(heads),
+        row_reach_(static_cast<int>(rows.kernel) - 1),
+        col_reach_(static_cast<int>(cols.kernel) - 1),
         height_(static_cast<int>(rows.group_length(0))),
         width_(static_cast<int>(cols.group_length(0))),
-        groups_(maps * rows.dilation * cols.dilation),
+        groups_(batch * heads * rows.dilation * cols.dilation),
         demand_(demand),
         device_(device) {}
 
@@ -71,6 +112,15 @@ class TilingChoice {
         }
       }
     }
+    Tiling& tiling = best_.tiling;
+    tiling.groups_y = Groups(rows_);
+    tiling.groups_x = Groups(cols_);
+    tiling.by_heads = Divisor(heads_);
+    tiling.by_groups_y = Divisor(rows_.dilation);
+    tiling.by_groups_x = Divisor(cols_.dilation);
+    tiling.by_tiles_y = Divisor(tiling.tiles_y);
+    tiling.by_tiles_x = Divisor(tiling.tiles_x);
+    tiling.by_warps_across = Divisor(tiling.warps_across);
     return best_;
   }
 
@@ -99,8 +149,8 @@ class TilingChoice {
     int resident = std::max(1, std::min(kMostBlocks, demand_.resident_warps / warps));
     // Near a border more queries see a key than it sees keys.
     const int grow = demand_.is_inverse ? 2 : 1;
-    const int needed = most_partners(block_rows, grow * (row_kernel_ - 1), height_) *
-                       most_partners(block_cols, grow * (col_kernel_ - 1), width_);
+    const int needed = most_partners(block_rows, grow * row_reach_, height_) *
+                       most_partners(block_cols, grow * col_reach_, width_);
     while (resident > 1 && tokens_of(resident) < std::min(needed, kLeastTokens)) {
       --resident;
     }
@@ -111,13 +161,13 @@ class TilingChoice {
     const bool holds_all = needed <= tokens;
     const int stage_tokens = holds_all ? needed : tokens / 2;
 
-    const int partner_rows = most_partners(block_rows, row_kernel_ - 1, height_);
-    const int partner_cols = most_partners(block_cols, col_kernel_ - 1, width_);
-    const int warp_cols = most_partners(cols, col_kernel_ - 1, width_);
+    const int partner_rows = most_partners(block_rows, row_reach_, height_);
+    const int partner_cols = most_partners(block_cols, col_reach_, width_);
+    const int warp_cols = most_partners(cols, col_reach_, width_);
     // Between two stages the warps wait for each other, so that all take as long as the one that
     // has partners in every row.
     const int used_rows =
-        holds_all ? most_partners(rows, row_kernel_ - 1, height_) : partner_rows;
+        holds_all ? most_partners(rows, row_reach_, height_) : partner_rows;
     const int chunks = ceil_div(partner_cols, stage_tokens);
     const int chunk_cols = std::min(warp_cols, ceil_div(partner_cols, chunks));
     const int64_t products = used_rows * chunks * ceil_div(chunk_cols, kOwnTokens);
@@ -129,20 +179,24 @@ class TilingChoice {
         rounds * (kProductTime * warps * products + partner_rows * partner_cols);
     const int64_t latency = (rounds + resident - 1) / resident * kProductLatency *
                             (products + kStageProducts * stages);
-    const int64_t cost = std::max(busy, latency);
+    // Multiprocessors without a block could have helped.
+    const int64_t used = std::min<int64_t>(std::max<int64_t>(blocks, 1), device_.multiprocessors);
+    const int64_t cost = (busy + latency) * device_.multiprocessors / used;
     if (cost <= best_cost_) {
       best_cost_ = cost;
       const int table_offset = (holds_all ? 1 : 2) * stage_tokens * demand_.token_bytes;
       const int warp_offset = table_offset + demand_.table_bytes;
-      best_ = {{cols, cols_log2, across, down, tiles_y, tiles_x, stage_tokens, table_offset, warp_offset,
-                demand_.warp_bytes},
-               blocks,
-               warps * 32,
-               warp_offset + warps * demand_.warp_bytes};
+      best_.tiling = {cols,    cols_log2,    across,       down,        tiles_y,           tiles_x,
+                      holds_all, stage_tokens, table_offset, warp_offset, demand_.warp_bytes};
+      best_.blocks = blocks;
+      best_.threads = warps * 32;
+      best_.shared_bytes = warp_offset + warps * demand_.warp_bytes;
     }
   }
 
-  const int row_kernel_, col_kernel_, height_, width_;
+  const WindowAxis rows_, cols_;
+  const int64_t heads_;
+  const int row_reach_, col_reach_, height_, width_;
   const int64_t groups_;
   const Demand demand_;
   const Device device_;
