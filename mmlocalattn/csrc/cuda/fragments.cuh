@@ -183,24 +183,36 @@ struct Own<float, kDim, kIsShared> {
   __device__ static void add(float (&sum)[kDim / 8][4], const float (&weight)[2][4],
                              const Partners<float, kDim>& partners) {
 #pragma unroll
-    for (int j = 0; j < kTokens; ++j) {
-      const int holder = lane() / 4 * 4 + j % 8 / 2;
-      const float weights[2] = {shuffle(weight[j / 8][j % 2], holder),
-                                shuffle(weight[j / 8][2 + j % 2], holder)};
-      const float* partner = partners[j];
+    for (int half = 0; half < 2; ++half) {
+      // A pair of partners, whose weights one of the four lanes of a row has. Not unrolled: that
+      // would cost registers.
+#pragma unroll 1
+      for (int pair = 0; pair < 4; ++pair) {
+        const int holder = lane() / 4 * 4 + pair;
 #pragma unroll
-      for (int part = 0; part < kDim / 8; part += 2) {
-        const Float4 channels = load(partner + channel(part));
-#pragma unroll
-        for (int i = 0; i < 4; ++i) {
-          sum[part + i / 2][i % 2] += weights[0] * channels.at[i];
-          sum[part + i / 2][2 + i % 2] += weights[1] * channels.at[i];
+        for (int i = 0; i < 2; ++i) {
+          const float weights[2] = {shuffle(weight[half][i], holder),
+                                    shuffle(weight[half][2 + i], holder)};
+          add_one(sum, weights, partners[8 * half + 2 * pair + i]);
         }
       }
     }
   }
 
  private:
+  __device__ static void add_one(float (&sum)[kDim / 8][4], const float (&weights)[2],
+                                 const float* partner) {
+#pragma unroll
+    for (int part = 0; part < kDim / 8; part += 2) {
+      const Float4 channels = load(partner + channel(part));
+#pragma unroll
+      for (int i = 0; i < 4; ++i) {
+        sum[part + i / 2][i % 2] += weights[0] * channels.at[i];
+        sum[part + i / 2][2 + i % 2] += weights[1] * channels.at[i];
+      }
+    }
+  }
+
   __device__ static Float4 load(const float* address) {
     return *reinterpret_cast<const Float4*>(address);
   }
