@@ -3,7 +3,7 @@
 import ctypes
 import shutil
 import subprocess
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import dataclass
 from itertools import product
 from pathlib import Path
@@ -12,9 +12,9 @@ import pytest
 
 CSRC = Path(__file__).parents[2] / 'mmlocalattn' / 'csrc'
 FIELDS = (
-    'cols cols_log2 warps_across warps_down tiles_y tiles_x stage_tokens table_offset warp_offset '
-    'warp_bytes blocks threads shared_bytes'
-).split()
+    *('cols', 'cols_log2', 'warps_across', 'warps_down', 'tiles_y', 'tiles_x', 'stage_tokens'),
+    *('table_offset', 'warp_offset', 'warp_bytes', 'blocks', 'threads', 'shared_bytes'),
+)
 SOURCE = """\
 #include "cuda/neighborhood/tiling.h"
 
@@ -57,7 +57,7 @@ DEVICES = {'A100': (108, 164 << 10), 'RTX 4090': (128, 100 << 10), 'H100': H100}
 
 
 @pytest.fixture(scope='module')
-def choose(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Callable[..., dict[str, int]]]:
+def choose(tmp_path_factory: pytest.TempPathFactory) -> Callable[..., dict[str, int]]:
     """Calls the C++ choice."""
     compiler = shutil.which('g++')
     if compiler is None:
@@ -75,7 +75,7 @@ def choose(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Callable[..., d
         library.choose(*arrays, result)
         return dict(zip(FIELDS, result))
 
-    yield call
+    return call
 
 
 def ceil_div(a: int, b: int) -> int:

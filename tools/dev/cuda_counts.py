@@ -28,6 +28,7 @@ from collections.abc import Iterator
 from dataclasses import asdict, dataclass
 from importlib.util import find_spec
 from pathlib import Path
+from typing import NoReturn
 
 CSRC = Path(__file__).parents[2] / 'mmlocalattn' / 'csrc'
 TOLERANCE = 0.02  # of instructions, between versions of nvcc
@@ -87,7 +88,7 @@ class Counts:
         return self.most / self.products if self.products else 0
 
 
-def stop(message: str) -> None:
+def stop(message: str) -> NoReturn:
     raise SystemExit(f'error: {message}')
 
 
@@ -103,8 +104,8 @@ def find_cuobjdump() -> str:
     return str(found)
 
 
-def output_of(command: list[str], **options: str) -> str:
-    result = subprocess.run(command, capture_output=True, text=True, **options)
+def output_of(command: list[str], given: str = '') -> str:
+    result = subprocess.run(command, capture_output=True, text=True, input=given)
     if result.returncode != 0:
         stop(f'{" ".join(command)[:200]}: {result.stderr.strip()[-2000:]}')
     return result.stdout
@@ -160,8 +161,9 @@ def shortest_way(code: list[Instruction], first: int, last: int) -> list[int]:
         kind = code[i].name.partition('.')[0]
         ends = kind in ('BRA', 'BSYNC', 'EXIT', 'RET') and not code[i].is_predicated
         followers = [] if ends else [i + 1]
-        if code[i].target is not None:
-            followers.append(code[i].target)
+        target = code[i].target
+        if target is not None:
+            followers.append(target)
         for j in followers:
             if j < len(code) and j not in came_from:
                 came_from[j] = i
@@ -245,7 +247,7 @@ def count(binary: Path) -> dict[str, dict[int, Counts]]:
 
 def by_kernel(counted: dict[tuple[int, str], Counts]) -> dict[str, dict[int, Counts]]:
     mangled = sorted({name for _, name in counted})
-    names = output_of(['c++filt'], input='\n'.join(mangled)).splitlines()
+    names = output_of(['c++filt'], '\n'.join(mangled)).splitlines()
     readable = dict(zip(mangled, map(short_name, names)))
     kernels: dict[str, dict[int, Counts]] = defaultdict(dict)
     for (arch, name), counts in counted.items():

@@ -77,7 +77,8 @@ struct Product {
   int last, row, col;
   bool is_full;          // all are partners of all own tokens
   unsigned visible;      // bit 4 half + i: whether entry [half][i] belongs to a partner
-  const float* bias[2];  // of the lane's first column and a slot; null without
+  bool has_bias;
+  const float* bias[2];  // of the lane's first column and a slot
   int bias_step;         // to the next column
 
   __device__ Partners<T, kDim> first() const { return {data, last}; }
@@ -92,8 +93,7 @@ struct Product {
     for (int half = 0; half < 2; ++half) {
 #pragma unroll
       for (int i = 0; i < 4; ++i) {
-        logits[half][i] =
-            bias[0] == nullptr ? 0 : bias[i / 2][(8 * half + i % 2) * bias_step];
+        logits[half][i] = has_bias ? bias[i / 2][(8 * half + i % 2) * bias_step] : 0;
       }
     }
   }
@@ -167,8 +167,12 @@ class Tile {
     const Demand demand{kTokenBytes,   align(table_bytes),    align(warp_bytes),
                         Shape::kWarps, Shape::kResidentWarps, kInverse};
     const Device device{multiprocessors(), shared_bytes()};
-    return TilingChoice(problem.rows, problem.cols, problem.batch, problem.heads, demand, device)
-        .best();
+    const Launch launch =
+        TilingChoice(problem.rows, problem.cols, problem.batch, problem.heads, demand, device)
+            .best();
+    TORCH_CHECK(launch.threads > 0, "a tile does not fit into ", device.shared_bytes,
+                " bytes of shared memory");
+    return launch;
   }
 
   // `magnitude` is what logits are multiplied with.
@@ -351,6 +355,7 @@ class Tile {
   static constexpr int kTokenBytes = kPitch * sizeof(T);
   static constexpr int kElements = kCopyBytes / sizeof(T);  // of one copy
   static constexpr int kCopies = kDim / kElements;          // of one vector
+  static constexpr bool kAlwaysHasBias = sizeof(T) == 2;     // see with_instance
   // Products reach over the table of the bias, where they are masked.
   static constexpr int kMargin = 2 * kTokens;
   static constexpr int kNumberBytes = sizeof(float);
@@ -524,9 +529,10 @@ class Tile {
                                  col,
                                  are_cols_full && full_rows_.contains(row),
                                  visible_cols & visible_rows,
+                                 kHasBias && (kAlwaysHasBias || has_bias_),
                                  {nullptr, nullptr},
                                  kInverse ? -1 : 1};
-        if (kHasBias && has_bias_) {
+        if (product.has_bias) {
           product.bias[0] = bias_at(0, row, col);
           product.bias[1] = bias_at(1, row, col);
         }

@@ -151,7 +151,11 @@ class TilingChoice {
     const int grow = demand_.is_inverse ? 2 : 1;
     const int needed = most_partners(block_rows, grow * row_reach_, height_) *
                        most_partners(block_cols, grow * col_reach_, width_);
-    while (resident > 1 && tokens_of(resident) < std::min(needed, kLeastTokens)) {
+    // Two blocks where a warp of each can have what it needs: one computes while the other waits.
+    const int warp_needs = demand_.table_bytes + demand_.warp_bytes + kSystemBytes +
+                           kLeastTokens * demand_.token_bytes;
+    const int least = 2 * warp_needs <= device_.shared_bytes ? 2 : 1;
+    while (resident > least && tokens_of(resident) < std::min(needed, kLeastTokens)) {
       --resident;
     }
     const int tokens = tokens_of(resident);
