@@ -36,7 +36,7 @@ __global__ void __launch_bounds__(QueryLimits<T, kDim>::kThreads, QueryLimits<T,
     return;
   }
   if (grad_bias_of_block != nullptr) {
-    tile.clear_bias_gradient();
+    tile.bias_gradient().clear();
   }
   const auto query = tile.own(problem.query, problem_scale.sign);
   const auto grad_output = tile.second_own(problem.grad_output, 1);
@@ -78,7 +78,7 @@ __global__ void __launch_bounds__(QueryLimits<T, kDim>::kThreads, QueryLimits<T,
     }
     query.add(sum, grad, product.first());
     if (grad_bias_of_block != nullptr) {
-      tile.add_bias_gradient(product, grad);
+      tile.bias_gradient().add(product, grad);
     }
   });
   if (grad_bias_of_block != nullptr) {

@@ -12,140 +12,14 @@
 // its gradient, every warp adds its part to a table of its own; the block adds those.
 #pragma once
 
-#include <limits>
-
+#include "bias.cuh"
 #include "cuda/fragments.cuh"
+#include "instances.cuh"
 #include "problem.cuh"
+#include "product.cuh"
 #include "tiling.h"
 
 namespace mmlocalattn::cuda::neighborhood {
-
-// Whether there are tiled kernels for the types.
-template <typename query_t, typename value_t>
-constexpr bool kTiledTypes = std::is_same_v<query_t, value_t> && !std::is_same_v<value_t, double>;
-
-// Calls body(std::integral_constant<int, head_dim>()).
-template <typename Body>
-void with_head_dim(int64_t head_dim, const Body& body) {
-  switch (head_dim) {
-    case 16:
-      return body(std::integral_constant<int, 16>());
-    case 32:
-      return body(std::integral_constant<int, 32>());
-    case 64:
-      return body(std::integral_constant<int, 64>());
-    case 128:
-      return body(std::integral_constant<int, 128>());
-    default:
-      TORCH_CHECK(false, "no tiles for head_dim ", head_dim);
-  }
-}
-
-// Calls body(std::integral_constant<int, head_dim>(), std::bool_constant<has_bias>()). In fp32 the
-// kernels look at run time whether there is a bias.
-template <typename T, typename Body>
-void with_instance(int64_t head_dim, bool has_bias, const Body& body) {
-  with_head_dim(head_dim, [&](auto dim) {
-    if constexpr (sizeof(T) == 2) {
-      if (!has_bias) {
-        return body(dim, std::false_type());
-      }
-    }
-    return body(dim, std::true_type());
-  });
-}
-
-// Positions begin, ..., end - 1 along one axis of a group.
-struct Span {
-  int begin, end;
-
-  __device__ bool contains(int i) const {
-    return static_cast<unsigned>(i - begin) < static_cast<unsigned>(end - begin);
-  }
-  __device__ int size() const { return end - begin; }
-  __device__ Span operator&(Span other) const {
-    const int first = begin > other.begin ? begin : other.begin;
-    const int last = end < other.end ? end : other.end;
-    return {first, last < first ? first : last};
-  }
-};
-
-// What a tiled kernel computes with 16 partners of one row.
-template <typename T, int kDim>
-struct Product {
-  const T* data;  // of the first partner
-  int last, row, col;
-  bool is_full;          // all are partners of all own tokens
-  unsigned visible;      // bit 4 half + i: whether entry [half][i] belongs to a partner
-  bool has_bias;
-  const float* bias[2];  // of the lane's first column and a slot
-  int bias_step;         // to the next column
-
-  __device__ Partners<T, kDim> first() const { return {data, last}; }
-  __device__ Partners<T, kDim> second() const { return {data + kDim, last}; }
-  __device__ const Float4& statistics(int column) const {
-    return *reinterpret_cast<const Float4*>(first()[column] + 2 * kDim);
-  }
-
-  // What products of vectors are added to.
-  __device__ void start(float (&logits)[2][4]) const {
-#pragma unroll
-    for (int half = 0; half < 2; ++half) {
-#pragma unroll
-      for (int i = 0; i < 4; ++i) {
-        logits[half][i] = has_bias ? bias[i / 2][(8 * half + i % 2) * bias_step] : 0;
-      }
-    }
-  }
-
-  // Hides from an own token what is not its partner.
-  __device__ void mask(float (&logits)[2][4]) const {
-    if (is_full) {
-      return;
-    }
-#pragma unroll
-    for (int half = 0; half < 2; ++half) {
-#pragma unroll
-      for (int i = 0; i < 4; ++i) {
-        if ((visible >> (4 * half + i) & 1) == 0) {
-          logits[half][i] = -std::numeric_limits<float>::infinity();
-        }
-      }
-    }
-  }
-};
-
-// A scale of any sign: logits are magnitude * <sign * own vector, partner> + bias.
-struct Scale {
-  float magnitude, sign;
-
-  __device__ explicit Scale(float scale)
-      : magnitude(scale == 0 ? 1 : fabsf(scale)), sign(scale < 0 ? -1 : scale == 0 ? 0 : 1) {}
-};
-
-// The tiled kernels.
-enum class Kind { kForward, kQueryGradient, kKeyValueGradient };
-
-// What an instance of them may have: warps of a block, and warps of a multiprocessor, whose 65536
-// registers then suffice for what the instance holds.
-template <typename T, int kDim, Kind kKind>
-struct Limits {
-  static constexpr int kWarps = kDim <= 32 ? 8 : 4;
-  static constexpr int resident_warps() {
-    if (kDim == 128) {
-      return 8;
-    }
-    if (sizeof(T) == 4) {
-      return kDim == 64 ? 12 : 16;
-    }
-    const int forward = kDim == 64 ? 16 : 24, backward = kDim == 64 ? 12 : 16;
-    return kKind == Kind::kForward ? forward : backward;
-  }
-
-  static constexpr int kResidentWarps = resident_warps();
-  static constexpr int kThreads = kWarps * kWarpSize;
-  static constexpr int kBlocks = kResidentWarps / kWarps;
-};
 
 // If kHasBias there may be a bias.
 template <typename T, int kDim, Kind kKind, bool kHasBias>
@@ -156,12 +30,12 @@ class Tile {
   using FirstOwn = Own<T, kDim>;
   using SecondOwn = Own<T, kDim, kInverse && kDim == 128>;
 
-  // The cheapest launch. If `has_bias_gradient` the kernel calls add_bias_gradient.
+  // The cheapest launch. If `has_bias_gradient` the kernel adds bias_gradient() up.
   static Launch launch_for(const Problem<T, T>& problem, bool has_bias_gradient = false) {
     const int entries = problem.bias == nullptr ? 0 : problem.bias_entries();
     int warp_bytes = FirstOwn::kSharedBytes;
     warp_bytes += kKind == Kind::kForward ? 0 : SecondOwn::kSharedBytes;
-    warp_bytes += has_bias_gradient ? kScratchBytes + entries * kNumberBytes : 0;
+    warp_bytes += has_bias_gradient ? BiasGradient::kScratchBytes + entries * kNumberBytes : 0;
     const int table_bytes = entries == 0 ? 0 : (entries + 2 * kMargin) * kNumberBytes;
     using Shape = Limits<T, kDim, kKind>;
     const Demand demand{kTokenBytes,   align(table_bytes),    align(warp_bytes),
@@ -269,9 +143,8 @@ class Tile {
     copy_async_commit();
     while (true) {
       const bool ends_row = stage.cols.end == block_cols_.end;
-      const Stage next =
-          stage_at(ends_row ? stage.rows.end : stage.rows.begin,
-                   ends_row ? block_cols_.begin : stage.cols.end, 1 - stage.buffer);
+      const Stage next = stage_at(ends_row ? stage.rows.end : stage.rows.begin,
+                                  ends_row ? block_cols_.begin : stage.cols.end, 1 - stage.buffer);
       const bool is_last = next.rows.begin == block_rows_.end;
       if (!is_last) {
         copy(next, copier, first, second, statistics);
@@ -288,52 +161,18 @@ class Tile {
     }
   }
 
-  // Sets the warp's part of the gradient of the bias to zero.
-  __device__ void clear_bias_gradient() const {
-    for (int i = lane(); i < bias_entries(); i += kWarpSize) {
-      warp_gradient()[i] = 0;
-    }
-    sync_warp();
-  }
-
-  // Adds the gradients of the logits of a product to that part.
-  __device__ void add_bias_gradient(const Product<T, kDim>& product,
-                                    const float (&grad)[2][4]) const {
-    float* scratch = warp_gradient() + bias_entries();
-#pragma unroll
-    for (int i = 0; i < 8; ++i) {
-      const int own = own_row(i % 4 / 2);
-      scratch[own * kScratchPitch + partner_column(i / 4, i % 2)] =
-          has_token(own) ? grad[i / 4][i % 4] : 0;
-    }
-    sync_warp();
-    // Own tokens of a row and partners that are as many columns further have one entry, and no two
-    // of these sums have the same.
-    const int own_cols = tiling_.cols, sums = kTokens - 1 + own_cols;
-    int y = 0, sum = lane();
-    while (true) {
-      while (sum >= sums) {
-        sum -= sums;
-        ++y;
-      }
-      if (y >= kTokens >> tiling_.cols_log2) {
-        break;
-      }
-      const int column = sum + 1 - own_cols;  // of the partner of the first own token
-      float total = 0;
-      for (int x = 0; x < own_cols; ++x) {
-        if (static_cast<unsigned>(column + x) < kTokens) {
-          total += scratch[(y * own_cols + x) * kScratchPitch + column + x];
-        }
-      }
-      const int row = product.row - y_ - y + last_offset_y_;
-      const int col = product.col + column - x_ + last_offset_x_;
-      if (Span{0, 2 * last_offset_y_ + 1}.contains(row) && Span{0, table_cols_}.contains(col)) {
-        warp_gradient()[row * table_cols_ + col] += total;
-      }
-      sum += kWarpSize;
-    }
-    sync_warp();
+  // A warp's part of the gradient of the bias.
+  __device__ BiasGradient bias_gradient(int index = warp()) const {
+    constexpr int kOwnBytes = FirstOwn::kSharedBytes + SecondOwn::kSharedBytes;
+    auto* table = reinterpret_cast<float*>(warp_memory(index) + kOwnBytes / sizeof(T));
+    return {table,
+            table + bias_entries(),
+            last_offset_y_,
+            last_offset_x_,
+            tiling_.cols_log2,
+            y_,
+            x_,
+            {has_token(own_row(0)), has_token(own_row(1))}};
   }
 
   // The block's part of the gradient of the bias.
@@ -342,7 +181,7 @@ class Tile {
     for (int i = threadIdx.x; i < bias_entries(); i += blockDim.x) {
       float sum = 0;
       for (int first = 0; !is_empty_ && first < blockDim.x / kWarpSize; ++first) {
-        sum += warp_gradient(first)[i];
+        sum += bias_gradient(first).table[i];
       }
       gradient[i] = sum;
     }
@@ -355,14 +194,14 @@ class Tile {
   static constexpr int kTokenBytes = kPitch * sizeof(T);
   static constexpr int kElements = kCopyBytes / sizeof(T);  // of one copy
   static constexpr int kCopies = kDim / kElements;          // of one vector
-  static constexpr bool kAlwaysHasBias = sizeof(T) == 2;     // see with_instance
+  static constexpr bool kAlwaysHasBias = sizeof(T) == 2;    // see with_instance
   // Products reach over the table of the bias, where they are masked.
   static constexpr int kMargin = 2 * kTokens;
   static constexpr int kNumberBytes = sizeof(float);
-  static constexpr int kScratchPitch = kTokens + 1;
-  static constexpr int kScratchBytes = kTokens * kScratchPitch * kNumberBytes;
 
-  static constexpr int align(int bytes) { return (bytes + kCopyBytes - 1) / kCopyBytes * kCopyBytes; }
+  static constexpr int align(int bytes) {
+    return (bytes + kCopyBytes - 1) / kCopyBytes * kCopyBytes;
+  }
 
   // A rectangle of partners in shared memory, row by row.
   struct Stage {
@@ -383,10 +222,6 @@ class Tile {
   __device__ T* warp_memory(int index) const {
     return dynamic_shared<T>() +
            (tiling_.warp_offset + index * tiling_.warp_bytes) / static_cast<int>(sizeof(T));
-  }
-  __device__ float* warp_gradient(int index = warp()) const {
-    constexpr int kOwnBytes = FirstOwn::kSharedBytes + SecondOwn::kSharedBytes;
-    return reinterpret_cast<float*>(warp_memory(index) + kOwnBytes / sizeof(T));
   }
 
   // The others of the block see the table after the next sync_block.
@@ -487,8 +322,8 @@ class Tile {
     }
   }
 
-  // Pointer to the entries of the bias of a slot's own token and partners of a row, the lane's first
-  // in a product that begins at column `col`. A row without partners of the token has any.
+  // Pointer to the entries of the bias of a slot's own token and partners of a row, the lane's
+  // first in a product that begins at column `col`. A row without partners of the token has any.
   __device__ const float* bias_at(int slot, int row, int col) const {
     const int i = own_row(slot), sign = kInverse ? -1 : 1;
     const int last = 2 * last_offset_y_;
@@ -517,8 +352,9 @@ class Tile {
     for (int col = cols.begin; col < cols.end; col += kTokens) {
       const unsigned visible_cols = visible_columns(stage.cols, col);
       const bool are_cols_full = full_cols.begin <= col && col + kTokens <= full_cols.end;
-      const T* data = buffer(stage.buffer) + ((rows.begin - stage.rows.begin) * stage.pitch + col -
-                                              stage.cols.begin) * kPitch;
+      const T* data =
+          buffer(stage.buffer) +
+          ((rows.begin - stage.rows.begin) * stage.pitch + col - stage.cols.begin) * kPitch;
 #pragma unroll 1
       for (int row = rows.begin; row < rows.end; ++row, data += stage.pitch * kPitch) {
         const unsigned visible_rows = (own_partner_rows_[0].contains(row) ? 0x33 : 0) |
@@ -545,7 +381,7 @@ class Tile {
   const int table_cols_;
   bool has_bias_ = false;
   int last_offset_y_, last_offset_x_;  // of a query and a key, along one axis
-  int height_, width_;  // of the group
+  int height_, width_;                 // of the group
   int heads_, head_;
   int64_t map_;  // positions of the batch before the map
   int group_;    // position in the map of the first of the group

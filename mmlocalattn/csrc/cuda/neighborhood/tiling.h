@@ -126,8 +126,8 @@ class TilingChoice {
 
  private:
   static constexpr int kCounts[] = {1, 2, 3, 4, 6, 8};
-  static constexpr int kSystemBytes = 1 << 10;   // of a block
-  static constexpr int kMostBlocks = 16;         // of a multiprocessor of compute capability 8.6
+  static constexpr int kSystemBytes = 1 << 10;  // of a block
+  static constexpr int kMostBlocks = 16;        // of a multiprocessor of compute capability 8.6
   static constexpr int kLeastTokens = 2 * kOwnTokens;  // of the stages
   // Estimates for an H100, in the time that the L2 cache needs to deliver a partner to one of its
   // multiprocessors: a product keeps one busy for 5, a warp that is alone takes 60 for it, and a
@@ -170,8 +170,7 @@ class TilingChoice {
     const int warp_cols = most_partners(cols, col_reach_, width_);
     // Between two stages the warps wait for each other, so that all take as long as the one that
     // has partners in every row.
-    const int used_rows =
-        holds_all ? most_partners(rows, row_reach_, height_) : partner_rows;
+    const int used_rows = holds_all ? most_partners(rows, row_reach_, height_) : partner_rows;
     const int chunks = ceil_div(partner_cols, stage_tokens);
     const int chunk_cols = std::min(warp_cols, ceil_div(partner_cols, chunks));
     const int64_t products = used_rows * chunks * ceil_div(chunk_cols, kOwnTokens);
@@ -179,10 +178,9 @@ class TilingChoice {
     const int64_t stages = chunks * ceil_div(partner_rows, stage_rows);
     const int64_t blocks = groups_ * tiles_y * tiles_x;
     const int64_t rounds = (blocks + device_.multiprocessors - 1) / device_.multiprocessors;
-    const int64_t busy =
-        rounds * (kProductTime * warps * products + partner_rows * partner_cols);
-    const int64_t latency = (rounds + resident - 1) / resident * kProductLatency *
-                            (products + kStageProducts * stages);
+    const int64_t busy = rounds * (kProductTime * warps * products + partner_rows * partner_cols);
+    const int64_t latency =
+        (rounds + resident - 1) / resident * kProductLatency * (products + kStageProducts * stages);
     // Multiprocessors without a block could have helped.
     const int64_t used = std::min<int64_t>(std::max<int64_t>(blocks, 1), device_.multiprocessors);
     const int64_t cost = (busy + latency) * device_.multiprocessors / used;
@@ -190,8 +188,9 @@ class TilingChoice {
       best_cost_ = cost;
       const int table_offset = (holds_all ? 1 : 2) * stage_tokens * demand_.token_bytes;
       const int warp_offset = table_offset + demand_.table_bytes;
-      best_.tiling = {cols,    cols_log2,    across,       down,        tiles_y,           tiles_x,
-                      holds_all, stage_tokens, table_offset, warp_offset, demand_.warp_bytes};
+      best_.tiling = {
+          cols,      cols_log2,    across,       down,        tiles_y,           tiles_x,
+          holds_all, stage_tokens, table_offset, warp_offset, demand_.warp_bytes};
       best_.blocks = blocks;
       best_.threads = warps * 32;
       best_.shared_bytes = warp_offset + warps * demand_.warp_bytes;
