@@ -235,6 +235,10 @@ inline float exp2_fast(float x) {
   return std::fpclassify(y) == FP_SUBNORMAL ? 0 : y;
 }
 
+// A GPU whose multiprocessors have the least shared memory of compute capability 8.0 and newer.
+inline int multiprocessors() { return 132; }
+inline int shared_bytes() { return 100 << 10; }
+
 template <typename... Parameters, typename... Arguments>
 void launch(void (*kernel)(Parameters...), int64_t blocks, int threads, int64_t shared_bytes,
             const Arguments&... arguments) {

@@ -130,6 +130,12 @@ __device__ __forceinline__ float exp2_fast(float x) {
   return y;
 }
 
+// Multiprocessors of the current GPU, and the bytes of shared memory of one of them.
+inline int multiprocessors() { return at::cuda::getCurrentDeviceProperties()->multiProcessorCount; }
+inline int shared_bytes() {
+  return static_cast<int>(at::cuda::getCurrentDeviceProperties()->sharedMemPerMultiprocessor);
+}
+
 // Runs a kernel on the current stream, if there is anything to run.
 template <typename... Parameters, typename... Arguments>
 void launch(void (*kernel)(Parameters...), int64_t blocks, int threads, int64_t shared_bytes,

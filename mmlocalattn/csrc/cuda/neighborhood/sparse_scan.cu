@@ -135,7 +135,7 @@ class Scan {
   void rotate() {
     check_like(key_, query_.sizes(), query_);
     const Tensor query = aligned_rows(query_), key = aligned_rows(key_);
-    const bool is_tiled = has_tiles(query, false, scale_);
+    const bool is_tiled = has_tiles(query);
     const at::ScalarType type = query.scalar_type();
     const auto options = query.options().dtype(is_tiled ? type : at::toOpMathType(type));
     query_ = at::empty(query.sizes(), options);
