@@ -81,7 +81,9 @@ def choose_orientation(records: Records, facts: Facts) -> tuple[bool, list[Findi
     A picture that its EXIF orientation puts on its side has two sizes, and its annotation file, or
     its map, gives one of them. Formats without sizes are taken to obey it, as their programs do.
     """
-    raw, obeyed, undecided = [], [], []
+    raw: list[PictureRecord] = []
+    obeyed: list[PictureRecord] = []
+    undecided: list[PictureRecord] = []
     for picture in records.pictures:
         known = facts[picture.path]
         if known.error or known.orientation == 1:
@@ -92,7 +94,6 @@ def choose_orientation(records: Records, facts: Facts) -> tuple[bool, list[Findi
         else:
             undecided.append(picture)
     ignore = len(raw) > len(obeyed)
-    told = 'not' if ignore else ''
     findings = []
     if raw or obeyed:
         decided = raw if ignore else obeyed
@@ -101,8 +102,9 @@ def choose_orientation(records: Records, facts: Facts) -> tuple[bool, list[Findi
         findings.append(Finding('note', 'orientation', decided[0].path, '', problem))
     if undecided:
         problem = (
-            f'{len(undecided)} pictures, this one among them, have an EXIF orientation, and nothing '
-            f'says whether they are annotated with it; it is {"ignored" if told else "obeyed"}'
+            f'{len(undecided)} pictures, this one among them, have an EXIF orientation, and '
+            'nothing says whether they are annotated with it; it is '
+            + ('ignored' if ignore else 'obeyed')
         )
         fix = 'Look at them in the contact sheet'
         findings.append(Finding('warning', 'orientation', undecided[0].path, '', problem, fix))

@@ -211,6 +211,8 @@ def _read(
 ) -> tuple[FolderData, Callable[[Path], Written]]:
     """Everything but the writing, and what does that."""
     records = recognise(tree, task)
+    if records.source != 'COCO':
+        records.pictures.sort(key=lambda picture: picture.path)
     facts = look_at_all(sorted({picture.path for picture in records.pictures}))
     raw, oriented = choose_orientation(records, facts)
     findings = [*records.findings, *oriented, *check_pictures(records, facts, raw)]

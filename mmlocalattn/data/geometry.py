@@ -1,6 +1,7 @@
 """Boxes, polygons and masks in COCO's terms."""
 
 from collections.abc import Sequence
+from itertools import pairwise
 from typing import Any
 
 import numpy as np
@@ -59,6 +60,6 @@ def encode_mask(
     pixels = np.concatenate([[False], whole.ravel(order='F'), [False]])  # columns after each other
     borders = np.flatnonzero(pixels[1:] != pixels[:-1])
     ends = [0, *borders.tolist()] + ([] if pixels[-2] else [whole.size])
-    counts = [int(b - a) for a, b in zip(ends[:-1], ends[1:], strict=True)]
+    counts = [int(b - a) for a, b in pairwise(ends)]
     box = [columns.min(), rows.min(), np.ptp(columns) + 1, np.ptp(rows) + 1]
     return {'size': [height, width], 'counts': counts}, [float(value) for value in box]

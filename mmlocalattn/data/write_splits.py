@@ -76,7 +76,7 @@ def write_splits(
         return Written(_write_labels(folder, final, by_split))
     splits: dict[SplitName, Split] = {}
     converted = ''
-    _number(by_split.values())
+    _number(records.pictures)
     for split, pictures in by_split.items():
         objects = sum(not item.crowd for picture in pictures for item in picture.objects)
         if native and split in records.native:
@@ -91,16 +91,13 @@ def write_splits(
     return Written(splits, converted)
 
 
-def _number(splits: Iterable[Sequence[PictureRecord]]) -> None:
+def _number(pictures: Sequence[PictureRecord]) -> None:
     """Number pictures and objects from 1; no number is in two splits."""
-    image_id = object_id = 0
-    for pictures in splits:
-        for picture in pictures:
-            image_id += 1
-            picture.number = image_id
-            for item in picture.objects:
-                object_id += 1
-                item.number = object_id
+    object_id = 0
+    for image_id, picture in enumerate(pictures, 1):
+        picture.number = image_id
+        for object_id, item in enumerate(picture.objects, object_id + 1):
+            item.number = object_id
 
 
 def _write_labels(
@@ -161,7 +158,12 @@ def _suffixes(splits: Iterable[Sequence[PictureRecord]]) -> tuple[str, str] | No
         for picture in pictures:
             first = os.path.relpath(picture.path, images)
             second = os.path.relpath(picture.index_map, maps)
-            stems = [os.path.splitext(name)[0] for name in (first, second)]
-            length = len(os.path.commonprefix(stems))
+            length = _common_length(os.path.splitext(first)[0], os.path.splitext(second)[0])
             endings.add((first[length:], second[length:]))
     return endings.pop() if len(endings) == 1 else None
+
+
+def _common_length(first: str, second: str) -> int:
+    """Number of letters at the beginning of two texts that are the same."""
+    differ = (i for i, (a, b) in enumerate(zip(first, second, strict=False)) if a != b)
+    return next(differ, min(len(first), len(second)))

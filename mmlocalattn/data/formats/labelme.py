@@ -134,7 +134,7 @@ def _object(
         return None
     points = [[float(x), float(y)] for x, y in shape['points']]
     if kind == 'polygon':
-        return ObjectRecord(label, entry, polygons=[sum(points, [])])
+        return ObjectRecord(label, entry, polygons=[[value for point in points for value in point]])
     (x1, y1), (x2, y2) = points
     if kind == 'circle':
         return ObjectRecord(label, entry, polygons=[_circle(x1, y1, math.hypot(x2 - x1, y2 - y1))])
@@ -152,7 +152,8 @@ def _object(
 
 def _circle(x: float, y: float, radius: float) -> list[float]:
     angles = [2 * math.pi * i / CIRCLE_POINTS for i in range(CIRCLE_POINTS)]
-    return sum(([x + radius * math.cos(a), y + radius * math.sin(a)] for a in angles), [])
+    points = ((x + radius * math.cos(angle), y + radius * math.sin(angle)) for angle in angles)
+    return [value for point in points for value in point]
 
 
 def _add_negatives(tree: Tree, records: Records) -> None:
