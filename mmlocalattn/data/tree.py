@@ -12,6 +12,7 @@ from mmlocalattn.data.index_maps import SUFFIXES
 
 SplitName = Literal['train', 'val', 'test']
 SPLITS: tuple[SplitName, ...] = ('train', 'val', 'test')
+PICTURE_FOLDERS = ('images', 'image', 'imgs', 'img', 'img_dir', 'jpegimages', 'photos')
 
 _SPLIT = re.compile(
     r'(?:^|[^a-z])(train|val|test)(?:ing|id|idation)?'

@@ -3,7 +3,7 @@
 import os
 
 from mmlocalattn.data.records import PictureRecord, Records
-from mmlocalattn.data.tree import SplitName, Tree, split_of
+from mmlocalattn.data.tree import PICTURE_FOLDERS, SplitName, Tree, split_of
 
 
 def read_class_folders(tree: Tree) -> Records | None:
@@ -17,8 +17,8 @@ def read_class_folders(tree: Tree) -> Records | None:
             return None  # a picture in no folder of a class
         found.append((path, below[0], split))
     classes = sorted({name for _, name, _ in found})
-    if len(classes) < 2:
-        return None
+    if len(classes) < 2 or any(name.lower() in PICTURE_FOLDERS for name in classes):
+        return None  # a folder called images is no class
     records = Records('class folders', 'classification', classes)
     labels = {name: label for label, name in enumerate(classes)}
     records.pictures = [

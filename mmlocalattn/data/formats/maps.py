@@ -11,11 +11,10 @@ from mmlocalattn.data.image_files import unreadable
 from mmlocalattn.data.map_files import IGNORED, Colour, MapContent, look_at_map
 from mmlocalattn.data.records import PictureRecord, Records
 from mmlocalattn.data.threads import in_threads
-from mmlocalattn.data.tree import Tree, nearest, split_of
+from mmlocalattn.data.tree import PICTURE_FOLDERS, Tree, nearest, split_of
 
 MAX_CLASSES = 64  # found in maps; more values than that are those of a photograph
 LOOKED_AT = 5  # maps, to see whether they are photographs
-PICTURE_FOLDERS = ('images', 'image', 'imgs', 'img', 'img_dir', 'jpegimages', 'photos')
 _MAP_FOLDER = re.compile(
     r'mask|label|annot|segment|(^|[^a-z])(gt|seg|ann|maps?|semantic)($|[^a-z])'
 )
