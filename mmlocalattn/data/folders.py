@@ -340,7 +340,7 @@ def _fingerprint(tree: Tree, *settings: object) -> str:
     """A digest of the names, sizes and times of all files, and of how they are read."""
     digest = hashlib.sha1(repr(settings).encode(), usedforsecurity=False)
     for path in tree.files:
-        status = os.stat(path)
+        status = os.stat(path) if os.path.exists(path) else os.lstat(path)  # a link to nothing
         digest.update(f'{path} {status.st_size} {status.st_mtime_ns}\n'.encode())
     return digest.hexdigest()
 
