@@ -56,10 +56,10 @@ def test_all_findings(own: Path, capsys: pytest.CaptureFixture[str]) -> None:
     printed = capsys.readouterr().out
     assert 'annotations of train_dataloader ━' in printed  # of the progress bar
     assert (
-        f'error: {own}/coco.json, annotation 0: segmentation is missing or empty. Give it a mask, '
-        'or take it out; a model without masks needs none\n'
         f'error: {own}/images/3.png: this image does not exist. Put it there, or take it out of '
         'the data set\n'
+        f'error: {own}/coco.json, annotation 0: segmentation is missing or empty. Give it a mask, '
+        'or take it out; a model without masks needs none\n'
     ) in printed
 
 
