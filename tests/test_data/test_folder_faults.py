@@ -187,9 +187,14 @@ def change_coco(root: Path, key: str, index: int, **entries: object) -> None:
 
 
 COCO_FAULTS: dict[str, tuple[Break, str, int]] = {
+    'image without annotation': (
+        lambda root: save(root / 'images' / 'new.png', RGB),
+        'note: {root}/images/new.png: 1 pictures, this one among them, are in no annotation file',
+        0,
+    ),
     'image that is not there': (
-        lambda root: change_coco(root, 'images', 1, file_name='gone.png'),
-        "error: {root}/annotations.json, image 'gone.png': there is no such picture in the folder. "
+        lambda root: (root / 'images' / '1.png').unlink(),
+        "error: {root}/annotations.json, image '1.png': there is no such picture in the folder. "
         'Put it there, or remove its annotations',
         1,
     ),

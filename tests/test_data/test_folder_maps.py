@@ -181,6 +181,21 @@ def test_one_palette_is_that_of_the_classes(root: Path) -> None:
     assert (data.palette, data.converted) == (tuple(COLOURS), '')
 
 
+def test_pascal_voc_s_maps(root: Path) -> None:
+    """Few of its pictures have one, and those of objects lie beside those of classes."""
+    sample_folders.write_maps(root)
+    (root / 'images').rename(root / 'JPEGImages')
+    (root / 'masks').rename(root / 'SegmentationClass')
+    shutil.copytree(root / 'SegmentationClass', root / 'SegmentationObject')
+    for i in range(10):
+        Image.fromarray(np.zeros((9, 9, 3), np.uint8)).save(root / 'JPEGImages' / f'more{i}.png')
+    data = read(root)
+    assert data.splits['train'].maps == str(root / 'SegmentationClass')
+    assert_maps(data)
+    said = ' '.join(finding.message for finding in data.findings)
+    assert '10 pictures, this one among them, have no map' in said
+
+
 def test_photographs_of_faces_are_no_masks(root: Path) -> None:
     """Folders of classes whose names sound like maps."""
     sample_folders.write_pictures(root / 'with_mask', [0, 1, 2])
