@@ -165,7 +165,8 @@ def read_folder(
         raise ValueError(
             f'{out!r} is inside of {folder!r}, and nothing is written there: give another work dir'
         )
-    key = _fingerprint(tree, final, val_fraction, skip_bad, task)
+    fields = tuple(FolderData.__dataclass_fields__)  # a newer version has others
+    key = _fingerprint(tree, final, val_fraction, skip_bad, task, fields)
     path = Path(final, DESCRIPTION)
     if path.is_file() and (content := json.loads(path.read_bytes()))['fingerprint'] == key:
         return _from_json(content['data'])

@@ -229,6 +229,27 @@ def test_yolo_without_yaml(root: Path) -> None:
     assert 'the classes are called 0 to 1' in ' '.join(it.message for it in data.findings)
 
 
+def test_yolo_of_key_points(root: Path) -> None:
+    sample_folders.write_yolo(root, masks=False)
+    for path in (root / 'labels').iterdir():
+        text = path.read_text().replace('\n', ' 0.5 0.5 2 0.6 0.6 2\n') + ' 0.5 0.5 2 0.6 0.6 2'
+        path.write_text(text)
+    with (root / 'data.yaml').open('a') as file:
+        file.write('kpt_shape: [2, 3]\n')
+    data = read(root)
+    assert data.task == 'detection'
+    assert merged(data, 'annotations') == sample_folders.coco_content(False)['annotations']
+    assert 'of which the boxes alone are read' in data.findings[0].message
+
+
+def test_yolo_labels_of_other_folders(root: Path) -> None:
+    """Pictures in a folder that is not called images."""
+    sample_folders.write_yolo(root, masks=False)
+    (root / 'images').rename(root / 'img')
+    (root / 'data.yaml').unlink()
+    assert len(merged(read(root), 'annotations')) == 8
+
+
 def test_yolo_list_files(root: Path) -> None:
     sample_folders.write_yolo(root, masks=False)
     (root / 'train.txt').write_text(''.join(f'./images/{i}.png\n' for i in range(4)))
@@ -273,10 +294,11 @@ def test_labelme_shapes(root: Path) -> None:
         dict(label='dog', shape_type='rectangle', points=[[50, 50], [40, 44]], group_id=None),
         dict(label='dog', shape_type='polygon', points=[[0, 0], [8, 0], [8, 8]], group_id=1),
         dict(label='dog', shape_type='polygon', points=[[0, 20], [8, 20], [8, 28]], group_id=1),
-        dict(label='dog', shape_type='line', points=[[0, 20], [8, 20]], group_id=None),
+        dict(label='hair', shape_type='line', points=[[0, 20], [8, 20]], group_id=None),
     ]
     (root / '1.json').write_text(json.dumps(content))
     data = read(root)
+    assert data.classes == ('cat', 'dog')
     circle, rectangle, group = (
         entry for entry in merged(data, 'annotations') if entry['image_id'] == 2
     )
