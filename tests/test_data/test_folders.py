@@ -337,6 +337,20 @@ def test_same_picture_under_two_names_is_on_one_side(root: Path) -> None:
     assert len(names['val']) == len(names['train']) == 6
 
 
+def test_rare_classes_stay_in_training(root: Path) -> None:
+    """With half of the pictures for validation, one of them alone having a horse."""
+    for rare in range(6):
+        folder = root / str(rare)
+        sample_folders.write_yolo(folder, masks=False)
+        (folder / 'data.yaml').write_text('train: images\nnames: [cat, dog, horse]\n')
+        with (folder / 'labels' / f'{rare}.txt').open('a') as file:
+            file.write('\n2 0.5 0.5 0.25 0.25\n')
+        data = read_folder(str(folder), str(root.parent / str(rare)), val_fraction=0.5)
+        horse = data.counts[2]
+        assert (horse.train, horse.val) == (1, 0)
+        assert data.splits['val'].num_images == 3
+
+
 def test_class_folders(root: Path) -> None:
     sample_folders.write_class_folders(root)
     data = read(root)
