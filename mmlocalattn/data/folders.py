@@ -10,7 +10,12 @@ from pathlib import Path
 from statistics import median
 from typing import Any
 
-from mmlocalattn.data.check_records import check_objects, check_pictures, choose_orientation
+from mmlocalattn.data.check_records import (
+    check_box_format,
+    check_objects,
+    check_pictures,
+    choose_orientation,
+)
 from mmlocalattn.data.findings import Finding, first_of_each_kind
 from mmlocalattn.data.formats import (
     read_class_folders,
@@ -216,6 +221,7 @@ def _read(
     if records.source != 'COCO':
         records.pictures.sort(key=lambda picture: picture.path)
     facts = look_at_all(sorted({picture.path for picture in records.pictures}))
+    check_box_format(records, facts)
     raw, oriented = choose_orientation(records, facts)
     findings = [*records.findings, *oriented, *check_pictures(records, facts, raw)]
     findings += check_objects(records, facts, raw)

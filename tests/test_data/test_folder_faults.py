@@ -2,6 +2,7 @@
 
 import json
 import re
+from collections import Counter
 from collections.abc import Callable
 from pathlib import Path
 
@@ -237,6 +238,36 @@ def test_coco(root: Path, change: Break, line: str, skipped: int) -> None:
     data = read(root, skip_bad=True)
     assert lines(data) == [line.replace('{root}', str(root))]
     assert data.skipped == skipped
+
+
+def test_boxes_that_are_corners(root: Path) -> None:
+    sample_folders.write_coco(root, masks=False)
+    path = root / 'annotations.json'
+    content = json.loads(path.read_text())
+    for entry in content['annotations']:
+        x, y, width, height = entry['bbox']
+        entry['bbox'] = [x, y, x + width, y + height]
+    path.write_text(json.dumps(content))
+    with pytest.raises(ValueError, match=r'annotations.json: 3 of 8 boxes .*they are \(x1, y1, x2'):
+        read(root, skip_bad=True)
+
+
+def test_one_of_each_fault(root: Path) -> None:
+    """Each has its line; without them a data set is left."""
+    sample_folders.write_yolo(root, masks=True)
+    for fault in ('truncated', 'outside', 'no area', 'no numbers', 'unknown class'):
+        YOLO_FAULTS[fault][0](root)
+    YOLO_FAULTS['annotations without image'][0](root)
+    save(root / 'images' / '3.png', RGB, format='JPEG')
+    save(root / 'images' / '4.png', np.zeros((64, 64), np.uint16))
+    save(root / 'images' / '5.png', RGB, format='JPEG', quality=10)
+    data = read(root, skip_bad=True)
+    assert Counter(line.partition(':')[0] for line in lines(data)) == dict(
+        error=5, warning=2, note=2
+    )
+    assert [split.num_images for split in data.splits.values()] == [4, 1]
+    with pytest.raises(ValueError, match=r'^5 entries of '):
+        read(root)
 
 
 def test_coco_that_is_cut_off(root: Path) -> None:
