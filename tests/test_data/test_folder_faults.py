@@ -10,9 +10,10 @@ import numpy as np
 import pytest
 import sample_folders
 from PIL import Image
+from sample_folders import read
 
 from mmlocalattn.data.check import KINDS
-from mmlocalattn.data.folders import FolderData, read_folder
+from mmlocalattn.data.folders import FolderData
 
 Break = Callable[[Path], object]
 
@@ -23,10 +24,6 @@ def root(tmp_path: Path) -> Path:
     folder = tmp_path / 'mine'
     folder.mkdir()
     return folder
-
-
-def read(root: Path, **options: object) -> FolderData:
-    return read_folder(str(root), str(root.parent / 'run' / 'data'), **options)
 
 
 def lines(data: FolderData) -> list[str]:

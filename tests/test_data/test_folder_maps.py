@@ -7,8 +7,9 @@ import numpy as np
 import pytest
 import sample_folders
 from PIL import Image
+from sample_folders import read
 
-from mmlocalattn.data.folders import FolderData, read_folder
+from mmlocalattn.data.folders import FolderData
 
 COLOURS = [(0, 0, 0), (0, 128, 0), (9, 9, 200)]
 
@@ -18,10 +19,6 @@ def root(tmp_path: Path) -> Path:
     folder = tmp_path / 'mine'
     folder.mkdir()
     return folder
-
-
-def read(root: Path, **options: object) -> FolderData:
-    return read_folder(str(root), str(root.parent / 'run' / 'data'), **options)
 
 
 def maps(data: FolderData) -> dict[str, np.ndarray]:
