@@ -235,6 +235,8 @@ def _read(
     made = make_splits(records, facts, val_fraction)
     findings += check_duplicates(records, facts)
     skipped += _drop_bad(records) if skip_bad else 0
+    if not any(picture.split == 'train' for picture in records.pictures):
+        raise ValueError(f'{tree.root!r}: every picture for training is one for validation too')
     counts = count_classes(records)
     sizes = {path: known.stored if raw else known.turned for path, known in facts.items()}
     data = FolderData(

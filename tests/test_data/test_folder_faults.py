@@ -345,6 +345,15 @@ def test_same_picture_for_training_and_validation(root: Path) -> None:
     assert (skipping.skipped, skipping.splits['train'].num_images) == (1, 3)
 
 
+def test_all_pictures_are_for_training_and_validation(root: Path) -> None:
+    for split in ('train', 'val'):
+        sample_folders.write_pictures(root / split)
+        (root / f'{split}.json').write_text(json.dumps(sample_folders.coco_content(True)))
+    assert len(lines(read(root))) == 6
+    with pytest.raises(ValueError, match='every picture for training is one for validation too'):
+        read(root, skip_bad=True)
+
+
 def test_orientation_that_nothing_tells(root: Path) -> None:
     """YOLO gives no sizes, and a square picture has one size either way."""
     sample_folders.write_yolo(root, masks=True)

@@ -193,6 +193,15 @@ def test_pascal_voc_s_maps(root: Path) -> None:
     assert '10 pictures, this one among them, have no map' in said
 
 
+def test_pictures_whose_names_end_as_those_of_maps(root: Path) -> None:
+    sample_folders.write_maps(root)
+    for folder in ('images', 'masks'):
+        for path in list((root / folder).iterdir()):
+            path.rename(path.with_name(f'{path.stem}_l.png'))
+    data = read(root)
+    assert (data.task, len(maps(data))) == ('semantic segmentation', 6)
+
+
 def test_photographs_of_faces_are_no_masks(root: Path) -> None:
     """Folders of classes whose names sound like maps."""
     sample_folders.write_pictures(root / 'with_mask', [0, 1, 2])
