@@ -321,7 +321,7 @@ def completed(content: dict) -> dict | None:
     if all(map(is_complete, annotations)):
         return None
     whole = [
-        {'area': math.prod(annotation['bbox'][2:]), 'iscrowd': 0, **annotation}
+        {'area': math.prod((annotation.get('bbox') or [0, 0])[-2:]), 'iscrowd': 0, **annotation}
         for annotation in annotations
     ]
     return {**content, 'annotations': whole}
