@@ -151,7 +151,7 @@ def check_coco(data: CocoData, reader: CocoReader) -> Iterator[Finding]:
         yield from _check_pictures(data, content, reader.budget)
         return
     yield from _check_categories(data, content)
-    yield from _check_ids(data.ann_file, content)
+    yield from check_ids(data.ann_file, content)
     yield from _check_pictures(data, content, reader.budget)
     yield from _check_objects(data, content, reader.budget)
     if data.training:
@@ -163,7 +163,7 @@ def _check_categories(data: CocoData, content: dict) -> Iterator[Finding]:
     yield from check_categories(data.ann_file, categories, data.classes)
 
 
-def _check_ids(ann_file: str, content: dict) -> Iterator[Finding]:
+def check_ids(ann_file: str, content: dict) -> Iterator[Finding]:
     """Ids and file names that stand for two things, or for none."""
 
     def twice(key: str, name: str) -> list:
