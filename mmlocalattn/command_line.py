@@ -6,13 +6,13 @@ once. What the arguments mean stands in :mod:`mmlocalattn.training.arguments`.
 
 import argparse
 import contextlib
-import os
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
 from mmlocalattn.adapt.zoo import BACKBONES
+from mmlocalattn.files import check_file, check_folder
 
 
 def add_common_arguments(parser: argparse.ArgumentParser) -> None:
@@ -23,7 +23,7 @@ def add_common_arguments(parser: argparse.ArgumentParser) -> None:
     add_config_arguments(parser)
     parser.add_argument(
         '--work-dir',
-        type=output_path,
+        type=output_folder,
         help='folder of logs and checkpoints; default work_dirs/<config name>',
     )
     parser.add_argument('--launcher', choices=['none', 'pytorch', 'slurm', 'mpi'], default='none')
@@ -139,21 +139,47 @@ def positive(text: str) -> int:
     return int(text)
 
 
-def output_path(text: str) -> Path:
-    """Where a file or a folder can be written, for ``type=`` of an argument; makes nothing.
+def share(text: str) -> float:
+    """A number from 0 to 1, as scores and IoUs are, for ``type=`` of an argument.
+
+    Raises:
+        argparse.ArgumentTypeError: If the text says something else.
+    """
+    try:
+        number = float(text)
+    except ValueError:
+        number = float('nan')
+    if not 0 <= number <= 1:
+        raise argparse.ArgumentTypeError(f'{text!r} is no number from 0 to 1')
+    return number
+
+
+def output_folder(text: str) -> Path:
+    """A folder that files can be written to, for ``type=`` of an argument; makes nothing.
 
     So that nobody computes for hours what cannot be kept.
 
     Raises:
-        argparse.ArgumentTypeError: If it cannot be written there.
+        argparse.ArgumentTypeError: Of :func:`~mmlocalattn.files.check_folder`.
     """
-    path = Path(text)
-    parent = next(folder for folder in path.absolute().parents if folder.exists())
-    if not (parent.is_dir() and os.access(parent, os.W_OK)):
-        raise argparse.ArgumentTypeError(
-            f'{text!r} cannot be written: {str(parent)!r} is no folder that can be written to'
-        )
-    return path
+    return _writable(check_folder, text)
+
+
+def output_file(text: str) -> Path:
+    """A file that can be written, for ``type=`` of an argument; makes nothing.
+
+    Raises:
+        argparse.ArgumentTypeError: Of :func:`~mmlocalattn.files.check_file`.
+    """
+    return _writable(check_file, text)
+
+
+def _writable(check: Callable[[str], None], text: str) -> Path:
+    try:
+        check(text)
+    except OSError as error:
+        raise argparse.ArgumentTypeError(str(error)) from None
+    return Path(text)
 
 
 @contextlib.contextmanager

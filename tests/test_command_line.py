@@ -15,8 +15,10 @@ from mmlocalattn.command_line import (
     image_size,
     key_value,
     one_line_errors,
-    output_path,
+    output_file,
+    output_folder,
     positive,
+    share,
 )
 
 ROOT = Path(__file__).parents[1]
@@ -118,21 +120,36 @@ def test_not_positive(text: str) -> None:
         positive(text)
 
 
-def test_output_path(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_share() -> None:
+    assert [share(text) for text in ('0', '0.5', '1', '1e-3')] == [0, 0.5, 1, 0.001]
+
+
+@pytest.mark.parametrize('text', ['-0.1', '1.01', '30', 'nan', 'x', ''])
+def test_not_a_share(text: str) -> None:
+    with pytest.raises(argparse.ArgumentTypeError, match=f"^'{text}' is no number from 0 to 1$"):
+        share(text)
+
+
+def test_outputs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Nothing is made; where a file is in the place of a folder, nothing can be."""
     monkeypatch.chdir(tmp_path)
-    assert output_path('new/folder/file') == Path('new/folder/file')
-    assert not Path('new').exists()
+    assert output_file('new/folder/file') == Path('new/folder/file')
+    assert output_folder('new/folder') == Path('new/folder')
+    assert list(tmp_path.iterdir()) == []
     Path('file').touch()
-    assert output_path('file') == Path('file')
-    with pytest.raises(
-        argparse.ArgumentTypeError,
-        match=rf"^'file/x' cannot be written: '{tmp_path}/file' is no folder that can be written",
+    assert output_file('file') == Path('file')
+    Path('folder').mkdir()
+    assert output_folder('folder') == Path('folder')
+    for kind, text, message in (
+        (output_file, 'folder', "^'folder' is a folder: name a file$"),
+        (output_file, 'file/x', f"/file' cannot be a folder: '{tmp_path}/file' is a file$"),
+        (output_folder, 'file', f"^'file' cannot be a folder: '{tmp_path}/file' is a file$"),
     ):
-        output_path('file/x')
+        with pytest.raises(argparse.ArgumentTypeError, match=message):
+            kind(text)
     monkeypatch.setattr('os.access', lambda path, mode: False)
-    with pytest.raises(argparse.ArgumentTypeError, match=f"'x' cannot be written: '{tmp_path}' is"):
-        output_path('x')
+    with pytest.raises(argparse.ArgumentTypeError, match=r"^'x' cannot be written: no permission"):
+        output_folder('x')
 
 
 @pytest.mark.parametrize('many', [False, True])

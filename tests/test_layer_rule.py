@@ -86,7 +86,7 @@ ALLOWED = {
         'yaml',
     ),
     'check': ('mmlocalattn.files', 'mmlocalattn.ops', 'mmlocalattn.tables'),
-    'command_line': ('mmlocalattn.adapt.zoo',),
+    'command_line': ('mmlocalattn.adapt.zoo', 'mmlocalattn.files'),
     'device': (),
     'files': (),
     'tables': (),

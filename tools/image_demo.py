@@ -10,7 +10,7 @@ import argparse
 from collections.abc import Sequence
 from pathlib import Path
 
-from mmlocalattn.command_line import add_config_arguments, one_line_errors, output_path
+from mmlocalattn.command_line import add_config_arguments, one_line_errors, output_folder, share
 
 
 def parse_args(argv: Sequence[str] | None = None) -> argparse.Namespace:
@@ -25,10 +25,10 @@ def parse_args(argv: Sequence[str] | None = None) -> argparse.Namespace:
         action='store_true',
         help='draw with what fits of a checkpoint of another model, and the rest random',
     )
-    parser.add_argument('--out-dir', type=output_path, default=Path('work_dirs/demo'))
+    parser.add_argument('--out-dir', type=output_folder, default='work_dirs/demo')
     parser.add_argument('--device', help='cpu, cuda, cuda:N, ...; default a GPU if there is one')
     parser.add_argument(
-        '--score-thr', type=float, default=0.3, help='detection: lowest score that is drawn'
+        '--score-thr', type=share, default=0.3, help='detection: lowest score that is drawn'
     )
     return parser.parse_args(argv)
 

@@ -2,9 +2,10 @@
 
 import argparse
 from collections.abc import Sequence
+from pathlib import Path
 from typing import TYPE_CHECKING
 
-from mmlocalattn.command_line import add_common_arguments, one_line_errors, output_path
+from mmlocalattn.command_line import add_common_arguments, one_line_errors, output_folder
 
 if TYPE_CHECKING:
     from mmengine.config import Config
@@ -21,13 +22,13 @@ def parse_args(argv: Sequence[str] | None = None) -> argparse.Namespace:
     )
     parser.add_argument(
         '--out',
-        type=output_path,
+        type=Path,
         metavar='F',
         help='save the predictions: a .pkl file, or for segmentation a folder of index maps',
     )
     parser.add_argument(
         '--show-dir',
-        type=output_path,
+        type=output_folder,
         metavar='D',
         help='draw the predictions (of the first process) into this folder',
     )
@@ -63,7 +64,7 @@ def main(argv: Sequence[str] | None = None) -> None:
         cfg = build_config(args)
     from mmlocalattn.training import build_runner, run_errors
 
-    with run_errors():
+    with run_errors(cfg.filename):
         build_runner(cfg, args.allow_partial).test()
 
 

@@ -56,7 +56,7 @@ def main(argv: Sequence[str] | None = None) -> None:
         cfg = build_config(args)
     from mmlocalattn.training import build_runner, run_errors
 
-    with run_errors():
+    with run_errors(cfg.filename):
         build_runner(cfg).train()
 
 

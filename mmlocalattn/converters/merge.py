@@ -9,7 +9,13 @@ from torch import nn
 
 from mmlocalattn.files import check_file
 from mmlocalattn.layers.slide_attention import SlideAttention
-from mmlocalattn.training import load_config, load_weights, read_checkpoint, save_checkpoint
+from mmlocalattn.training import (
+    build_errors,
+    load_config,
+    load_weights,
+    read_checkpoint,
+    save_checkpoint,
+)
 
 TOLERANCE = 1e-5
 """Largest difference of a map after merging, relative to its largest absolute value."""
@@ -36,7 +42,8 @@ def merge_checkpoint(config: str, src: str | Path, dst: str | Path) -> float:
     check_file(dst)
     read_checkpoint(src, mmap=True)
     cfg = load_config(config)
-    with DefaultScope.overwrite_default_scope(cfg.get('default_scope')):
+    scope = DefaultScope.overwrite_default_scope(cfg.get('default_scope'))
+    with scope, build_errors(config):
         model = MODELS.build(cfg.model).eval()
     layers = slide_attention_layers(model)
     if not layers:

@@ -23,6 +23,7 @@ KINDS = (
     'data set',
     'evaluator',
     'ids',
+    'image shape',
     'image size',
     'images left out',
     'images without objects',

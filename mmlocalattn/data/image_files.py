@@ -16,6 +16,12 @@ RAW_BACKENDS = ('turbojpeg', 'tifffile')
 
 Size = tuple[int, int]  # width and height
 
+MOST_TIMES = 4096
+"""That a side of an image may be as long as the other."""
+
+USUAL_TIMES = 256
+"""From where on a resizing that keeps the ratio may leave the shorter side without a pixel."""
+
 
 def picture_sizes(path: str, whole: bool) -> tuple[Size, Size]:
     """The size of a picture as it is stored and as its rotation flag turns it.
@@ -74,10 +80,36 @@ def ignores_orientation(color_type: str, backend: str) -> bool:
     return color_type in RAW_COLOR_TYPES or backend in RAW_BACKENDS
 
 
+def is_too_thin(size: Size) -> bool:
+    """Whether no resizing would keep what is in a picture."""
+    return max(size) > MOST_TIMES * min(size)
+
+
+def check_shape(path: str, size: Size) -> Iterator[Finding]:
+    """Find pictures that a pipeline may not be able to resize.
+
+    Args:
+        path: Of the picture.
+        size: Its width and height, in either order.
+    """
+    if max(size) > USUAL_TIMES * min(size):
+        too_thin = is_too_thin(size)
+        times = MOST_TIMES if too_thin else USUAL_TIMES
+        yield Finding(
+            'error' if too_thin else 'warning',
+            'image shape',
+            path,
+            '',
+            f'it has {_text(size)}: one side is more than {times} times the other, and a resizing '
+            'may leave the shorter one without a pixel',
+            'Cut it into pieces, or take it out of the data set',
+        )
+
+
 def check_size(
     ann_file: str, path: str, written: Size, raw: bool, whole: bool = True
 ) -> Iterator[Finding]:
-    """Compare the size that an annotation file gives a picture with the picture.
+    """Compare the size that an annotation file gives a picture with the picture; check that too.
 
     Args:
         ann_file: The annotation file.
@@ -91,6 +123,7 @@ def check_size(
     except OSError as error:
         yield unreadable(path, error)
         return
+    yield from check_shape(path, stored)
     read, other = (stored, turned) if raw else (turned, stored)
     if written == read:
         return

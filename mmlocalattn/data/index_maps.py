@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from mmlocalattn.data.findings import Budget, Finding, Severity
-from mmlocalattn.data.image_files import picture_sizes, unreadable
+from mmlocalattn.data.image_files import check_shape, picture_sizes, unreadable
 
 SUFFIXES = ('.bmp', '.jpeg', '.jpg', '.png', '.tif', '.tiff', '.webp')
 
@@ -56,7 +56,7 @@ def check_index_maps(data: MapData, budget: Budget) -> Iterator[Finding]:
     for picture, path in budget.choose(data.pairs, f'index maps of {data.loader}'):
         looked_at += 1
         findings = list(check_index_map(data, picture, path, pixels))
-        broken += bool(findings)
+        broken += any(finding.severity == 'error' for finding in findings)
         yield from findings
     if data.training and looked_at and not broken:
         yield from _check_occurrence(data, pixels, looked_at)
@@ -98,6 +98,7 @@ def check_index_map(
     stored = read = None
     try:
         stored, read = picture_sizes(picture, whole=True)
+        yield from check_shape(picture, stored)
     except OSError as reason:
         yield unreadable(picture, reason)
     if path is None:

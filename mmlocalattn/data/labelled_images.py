@@ -6,7 +6,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 from mmlocalattn.data.findings import Budget, Finding
-from mmlocalattn.data.image_files import picture_sizes, unreadable
+from mmlocalattn.data.image_files import check_shape, picture_sizes, unreadable
 
 
 @dataclass(frozen=True)
@@ -53,6 +53,7 @@ def check_labelled_images(data: LabelData, budget: Budget) -> Iterator[Finding]:
                 )
     for path, _ in budget.choose(data.samples, f'images of {data.loader}'):
         try:
-            picture_sizes(path, whole=True)
+            stored, _ = picture_sizes(path, whole=True)
+            yield from check_shape(path, stored)
         except OSError as error:
             yield unreadable(path, error)

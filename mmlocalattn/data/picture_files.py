@@ -13,7 +13,7 @@ import numpy as np
 from PIL import Image, UnidentifiedImageError
 
 from mmlocalattn.data.findings import Finding
-from mmlocalattn.data.image_files import ORIENTATION
+from mmlocalattn.data.image_files import ORIENTATION, check_shape
 from mmlocalattn.data.threads import in_threads
 
 Size = tuple[int, int]  # width and height
@@ -113,6 +113,7 @@ def look_at_all(paths: Sequence[str]) -> dict[str, PictureFacts]:
 
 def check_file(path: str, facts: PictureFacts) -> Iterator[Finding]:
     """What is odd about a picture that can be read."""
+    yield from check_shape(path, facts.stored)
     suffix = os.path.splitext(path)[1].lower()
     if suffix not in FORMATS.get(facts.format, (suffix,)):
         yield Finding(

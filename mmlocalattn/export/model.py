@@ -10,7 +10,13 @@ from torch import nn
 
 from mmlocalattn import __version__
 from mmlocalattn.export.files import FeatureMaps, Size, exportable
-from mmlocalattn.training import channels_of, load_weights, preprocessor_of, read_checkpoint
+from mmlocalattn.training import (
+    build_errors,
+    channels_of,
+    load_weights,
+    preprocessor_of,
+    read_checkpoint,
+)
 
 CLASSIFIER_SIZES: list[Size] = [(224, 224), (256, 320), (384, 288)]
 DENSE_SIZES: list[Size] = [(512, 512), (480, 640), (608, 448)]
@@ -40,7 +46,8 @@ def build_exportable(
         read_checkpoint(checkpoint, mmap=True)
     scope = cfg.get('default_scope', 'mmengine')
     init_default_scope(scope)
-    model = revert_sync_batchnorm(MODELS.build(cfg.model))
+    with build_errors(cfg.filename):
+        model = revert_sync_batchnorm(MODELS.build(cfg.model))
     module = exportable(model, scope, part)
     module.in_channels = channels_of(cfg)
     if checkpoint is None:

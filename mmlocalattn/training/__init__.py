@@ -17,7 +17,7 @@ from mmlocalattn.training.checkpoint import (
     save_checkpoint,
 )
 from mmlocalattn.training.config import find_config, load_config
-from mmlocalattn.training.errors import RunError, run_errors
+from mmlocalattn.training.errors import RunError, build_errors, run_errors
 from mmlocalattn.training.history import History, read_history
 from mmlocalattn.training.invalid_loss import InvalidLossHook
 from mmlocalattn.training.launch import (
@@ -46,6 +46,7 @@ __all__ = [
     'add_config_arguments',
     'allow_mmengine_checkpoints',
     'apply_resume',
+    'build_errors',
     'build_runner',
     'channels_of',
     'check_run',

@@ -40,7 +40,7 @@ def load_config(path: str, options: Mapping | None = None) -> Config:
     merge_options(cfg, options or {})
     _refuse_old_config(cfg)
     scope = cfg.get('default_scope') or 'mmengine'
-    if importlib.util.find_spec(scope) is None:
+    if importlib.util.find_spec(str(scope)) is None:
         raise ModuleNotFoundError(_not_installed(path, scope))
     if cfg.get('visualizer') is None and scope in VISUALIZERS:
         cfg.visualizer = dict(

@@ -1,7 +1,10 @@
 """What stops a run that its user can mend."""
 
 import contextlib
+import traceback
 from collections.abc import Iterator
+
+from mmengine.runner.base_loop import BaseLoop
 
 
 class RunError(ValueError):
@@ -9,12 +12,65 @@ class RunError(ValueError):
 
 
 @contextlib.contextmanager
-def run_errors() -> Iterator[None]:
-    """End the program with ``error: ...`` for a :class:`RunError`, and for nothing else.
+def run_errors(config: str | None = None) -> Iterator[None]:
+    """End the program with ``error: ...`` for a :class:`RunError`, and for no other of a run.
 
-    Whatever else goes wrong inside a run is not foreseen: its traceback stays.
+    Whatever else goes wrong once a run has begun is not foreseen: its traceback stays.
+
+    Args:
+        config: File of the run, for what goes wrong before: see :func:`build_errors`.
+    """
+    try:
+        with build_errors(config):
+            yield
+    except RunError as error:
+        raise SystemExit(f'error: {error}') from None
+
+
+@contextlib.contextmanager
+def build_errors(config: str | None = None) -> Iterator[None]:
+    """Raise a :class:`RunError` of one line for whatever goes wrong while a config is built.
+
+    MMEngine builds a part when it needs it, so that this is all before the first iteration.
+
+    Args:
+        config: Its file, which is named.
     """
     try:
         yield
-    except RunError as error:
-        raise SystemExit(f'error: {error}') from None
+    except RunError:
+        raise
+    except Exception as error:  # of any class that a config names
+        if _has_begun(error):
+            raise
+        raise RunError(f'{config or "the config"}: {_in_one_line(error)}') from error
+
+
+def _has_begun(error: BaseException) -> bool:
+    """Whether an error is of a run that trains or tests."""
+    frames = [frame for frame, _ in traceback.walk_tb(error.__traceback__)]
+    return any(
+        frame.f_code.co_name == 'run' and isinstance(frame.f_locals.get('self'), BaseLoop)
+        for frame in frames
+    )
+
+
+def _in_one_line(error: BaseException) -> str:
+    """Which type of a config goes wrong, in which way, and where."""
+    if isinstance(error, TypeError) and isinstance(error.__context__, TypeError):
+        error = error.__context__  # MMEngine puts the address of a hook behind it
+    text = str(error.args[0]) if isinstance(error, KeyError) and error.args else str(error)
+    reason = ' '.join(text.split())
+    if isinstance(error, KeyError) and ' is not in the ' in reason:
+        return f'{reason.partition(". Please")[0]}; is it spelt so, and its package imported?'
+    reason = f'{type(error).__name__}: {reason}'
+    frames = [frame for frame, _ in traceback.walk_tb(error.__traceback__)]
+    building = [frame for frame in frames if frame.f_code.co_name == 'build_from_cfg']
+    if building:
+        known = building[-1].f_locals
+        kind = known.get('obj_cls') or known.get('obj_type') or 'an entry'
+        reason = f'{getattr(kind, "__name__", kind)} cannot be built: {reason}'
+    last = traceback.extract_tb(error.__traceback__)[-1]
+    if last.name != 'build_from_cfg':  # MMEngine's, which says nothing
+        reason += f' ({last.filename.rpartition("site-packages/")[2]}, line {last.lineno})'
+    return reason

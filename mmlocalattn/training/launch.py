@@ -9,7 +9,7 @@ from mmengine.runner import Runner
 
 from mmlocalattn.adapt.nodes import dicts
 from mmlocalattn.training.checkpoint import allow_mmengine_checkpoints
-from mmlocalattn.training.errors import RunError
+from mmlocalattn.training.errors import build_errors
 from mmlocalattn.training.first_start import check_first_start
 from mmlocalattn.training.invalid_loss import InvalidLossHook
 from mmlocalattn.training.resume import ExactResumeHook
@@ -31,20 +31,13 @@ def build_runner(cfg: Config, allow_partial: bool = False) -> Runner:
         allow_partial: Test with a checkpoint of which only a part fits.
 
     Raises:
-        RunError: If a type of the config is not registered.
+        RunError: If the config cannot be built; says which part of it, and why.
     """
     allow_mmengine_checkpoints()
     adapt_to_device(cfg)
     adapt_loaders(cfg)
-    try:
+    with build_errors(cfg.filename):
         runner = RUNNERS.build(cfg) if 'runner_type' in cfg else Runner.from_cfg(cfg)
-    except KeyError as error:
-        if 'is not in the' not in str(error):
-            raise
-        reason = str(error).strip('"\'').partition('. Please')[0]
-        raise RunError(
-            f'{cfg.filename}: {reason}; is it spelt so, and its package imported?'
-        ) from error
     check_first_start(runner.model)
     hooks = (ExactResumeHook(), ScheduleHook(), WeightsHook(allow_partial), InvalidLossHook())
     for hook in hooks:

@@ -1,10 +1,14 @@
 """What can be known to be wrong with a run before anything of it is built."""
 
+import inspect
 import os
+from collections.abc import Mapping
 
 from mmengine.config import Config
+from mmengine.hooks import CheckpointHook
 from mmengine.logging import print_log
 from mmengine.registry import OPTIMIZERS, DefaultScope
+from mmengine.runner import Runner
 
 from mmlocalattn.files import check_folder
 from mmlocalattn.training.weights import check_weight_files
@@ -15,6 +19,30 @@ _LAUNCHERS = {
     'mpi': ('OMPI_COMM_WORLD_RANK', 'mpirun'),
 }
 """The variable that a launcher sets in each process, and what starts the processes."""
+
+_LOADERS = ('train_dataloader', 'val_dataloader', 'test_dataloader')
+_DICTS = (
+    *('model', 'train_cfg', 'optim_wrapper', 'optim_wrapper.optimizer', 'default_hooks'),
+    *('default_hooks.checkpoint', 'env_cfg', 'randomness', 'auto_scale_lr', 'log_processor'),
+    *_LOADERS,
+    *(f'{loader}.dataset' for loader in _LOADERS),
+)
+"""Entries that are a dict, if they are set."""
+
+_LISTS = ('param_scheduler', 'custom_hooks')
+"""Entries that are a list of dicts, if they are set."""
+
+_NUMBERS = {
+    **dict.fromkeys(('train_cfg.max_epochs', 'train_cfg.max_iters', 'train_cfg.val_interval'), 1),
+    'train_cfg.val_begin': 0,
+    **{f'{loader}.batch_size': 1 for loader in _LOADERS},
+    **{f'{loader}.num_workers': 0 for loader in _LOADERS},
+    'auto_scale_lr.base_batch_size': 1,
+    'default_hooks.checkpoint.interval': -1,
+    'log_processor.window_size': 1,
+    'randomness.seed': 0,
+}
+"""Entries that are a whole number, if they are set, and their smallest value."""
 
 
 def check_run(cfg: Config, task: str) -> None:
@@ -28,6 +56,7 @@ def check_run(cfg: Config, task: str) -> None:
         OSError: If a file does not exist or the work dir cannot be written.
         ValueError: If something else is wrong; says what, and what to do.
     """
+    _check_kinds(cfg)
     if not cfg.get('model'):
         raise ValueError(f'{cfg.filename} has no model: it is a base of configs, and no config')
     launcher = cfg.get('launcher', 'none')
@@ -40,25 +69,73 @@ def check_run(cfg: Config, task: str) -> None:
             )
     check_folder(cfg.work_dir)
     complete_parts(cfg, task)
-    for split in ('train', 'val', 'test'):
-        _check_positive(cfg, f'{split}_dataloader', 'batch_size')
     if task == 'train':
-        for key in ('max_epochs', 'max_iters', 'val_interval'):
-            _check_positive(cfg, 'train_cfg', key)
+        _check_length(cfg)
         _check_optimizer(cfg)
+        _check_checkpoint_hook(cfg)
         check_weight_files(cfg)
 
 
-def _check_positive(cfg: Config, part: str, key: str) -> None:
-    """Raise a ValueError if a number of a config is given and is no whole number above 0."""
-    value = (cfg.get(part) or {}).get(key)
-    if value is not None and not (isinstance(value, int) and value > 0):
-        raise ValueError(f'{part}.{key} of {cfg.filename} must be 1 or more, got {value!r}')
+def _entry(cfg: Config, path: str) -> object:
+    """What stands at ``'a.b'`` of a config, None if nothing does."""
+    value: object = cfg
+    for key in path.split('.'):
+        value = value.get(key) if isinstance(value, (Config, Mapping)) else None
+    return value
+
+
+def _check_kinds(cfg: Config) -> None:
+    """Raise a ValueError for an entry that is no dict, list or number where MMEngine wants one."""
+    for path in _DICTS:
+        value = _entry(cfg, path)
+        if not (value is None or isinstance(value, Mapping)):
+            raise ValueError(f'{path} of {cfg.filename} must be a dict, got {value!r}')
+    for path in _LISTS:
+        value = _entry(cfg, path)
+        if path == 'param_scheduler' and isinstance(value, Mapping):
+            continue  # one, or those of several optimizers
+        if value is not None and not (
+            isinstance(value, (list, tuple)) and all(isinstance(part, Mapping) for part in value)
+        ):
+            raise ValueError(f'{path} of {cfg.filename} must be a list of dicts, got {value!r}')
+    for path, smallest in _NUMBERS.items():
+        value = _entry(cfg, path)
+        if value is not None and not (isinstance(value, int) and value >= smallest):
+            raise ValueError(f'{path} of {cfg.filename} must be {smallest} or more, got {value!r}')
+    for loader in _LOADERS:
+        if cfg.get(loader) and cfg[loader].get('dataset') is None:
+            raise ValueError(f'{loader} of {cfg.filename} has no dataset')
+
+
+def _check_length(cfg: Config) -> None:
+    """Raise a ValueError if one of MMEngine's loops is not told how long to train."""
+    loop = cfg.train_cfg
+    by_mmengine = loop.get('type') in (None, 'EpochBasedTrainLoop', 'IterBasedTrainLoop')
+    if by_mmengine and (loop.get('max_epochs') is None) == (loop.get('max_iters') is None):
+        raise ValueError(f'train_cfg of {cfg.filename} must have either max_epochs or max_iters')
+
+
+def _check_checkpoint_hook(cfg: Config) -> None:
+    """Raise a ValueError for arguments that would be refused when the first checkpoint is due."""
+    hook = _entry(cfg, 'default_hooks.checkpoint')
+    if not isinstance(hook, Mapping) or hook.get('type') != 'CheckpointHook':
+        return
+    known = {'type', 'priority', '_scope_'}
+    for function in (CheckpointHook.__init__, Runner.save_checkpoint):
+        known.update(inspect.signature(function).parameters)
+    unknown = sorted(set(hook) - known)
+    if unknown:
+        raise ValueError(
+            f'default_hooks.checkpoint of {cfg.filename}: CheckpointHook has no {unknown[0]!r}'
+        )
 
 
 def _check_optimizer(cfg: Config) -> None:
     """Raise a ValueError for an optimizer that is not registered; MMEngine would not name it."""
-    name = (cfg.optim_wrapper.get('optimizer') or {}).get('type')
+    optimizer = cfg.optim_wrapper.get('optimizer')
+    if optimizer is None and 'constructor' not in cfg.optim_wrapper:
+        raise ValueError(f'optim_wrapper of {cfg.filename} has no optimizer')
+    name = (optimizer or {}).get('type')
     with DefaultScope.overwrite_default_scope(cfg.get('default_scope')):
         if isinstance(name, str) and OPTIMIZERS.get(name) is None:
             raise ValueError(
@@ -80,6 +157,9 @@ def complete_parts(cfg: Config, task: str) -> None:
     Raises:
         ValueError: If the task lacks a part that has no default.
     """
+    for key in ('env_cfg', 'randomness', 'log_processor', 'default_hooks', 'custom_hooks'):
+        if cfg.get(key, '') is None:
+            cfg.pop(key)
     for split, used_by in (('val', 'train'), ('test', 'test')):
         loader, loop, evaluator = (f'{split}_{part}' for part in ('dataloader', 'cfg', 'evaluator'))
         if cfg.get(loader) is not None and cfg.get(evaluator) is None and task == used_by:

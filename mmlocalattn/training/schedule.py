@@ -14,6 +14,8 @@ from mmlocalattn.training.errors import RunError
 
 # What a scheduler keeps besides its settings.
 _PROGRESS = ('last_step', '_global_step', '_last_value', 'verbose')
+# What tells kinds of optimizers apart; other settings come and go with the version of PyTorch.
+_KINDS = ('alpha', 'betas', 'etas', 'lambd', 'momentum', 'rho')
 _PLATEAU = ('best', 'num_bad_epochs', 'cooldown_counter', 'rule_worse')
 
 
@@ -32,13 +34,14 @@ class ScheduleHook(Hook):
         """Change what MMEngine restores next.
 
         Raises:
-            RunError: If the schedule is another one and cannot be computed.
+            RunError: If the optimizer is another one, or the schedule is and cannot be computed.
         """
         is_plain = isinstance(
             runner, Runner
         )  # FlexibleRunner's strategies restore in their own way
         if not is_plain or not runner.cfg.get('resume') or 'meta' not in checkpoint:
             return
+        _check_optimizer(runner, checkpoint)
         schedulers = runner.param_schedulers or []
         saved = checkpoint.get('param_schedulers') or []
         if isinstance(schedulers, dict):
@@ -50,6 +53,29 @@ class ScheduleHook(Hook):
         if not same:
             _follow(runner, checkpoint)
         _say_where_it_ends(runner)
+
+
+def _check_optimizer(runner: Runner, checkpoint: Mapping) -> None:
+    """Raise a RunError if the state of a saved optimizer is of no use to that of the config."""
+    wrapper = runner.optim_wrapper
+    saved = checkpoint.get('optimizer', {}).get('param_groups')
+    if not saved or isinstance(wrapper, OptimWrapperDict):
+        return
+    groups = wrapper.optimizer.param_groups
+    if len(saved) != len(groups):
+        raise RunError(
+            f'the optimizer of {runner.cfg.filename} has {len(groups)} groups of weights, that of '
+            f'the checkpoint {len(saved)}: resume with the paramwise_cfg of the first run, or '
+            'start anew with load_from'
+        )
+    old, new = (' and '.join(key for key in _KINDS if key in part[0]) for part in (saved, groups))
+    if old != new:
+        name = type(wrapper.optimizer).__name__
+        raise RunError(
+            f'the optimizer of {runner.cfg.filename}, {name} ({new or "no momentum"}), is of '
+            f'another kind than that of the checkpoint ({old or "no momentum"}): resume with the '
+            'optimizer of the first run, or start anew with load_from'
+        )
 
 
 def _same(schedulers: Sequence, saved: Sequence[Mapping]) -> bool:
@@ -89,12 +115,6 @@ def _follow(runner: Runner, checkpoint: dict) -> None:
             f'{_describe(schedulers)} instead of {_describe(before)}'
         )
     old = [group['lr'] for group in saved.get('param_groups', [])]
-    if old and len(old) != len(wrapper.optimizer.param_groups):
-        raise RunError(
-            f'the optimizer of {runner.cfg.filename} has {len(wrapper.optimizer.param_groups)} '
-            f'groups of weights, that of the checkpoint {len(old)}: resume with the paramwise_cfg '
-            'of the first run, or start anew with load_from'
-        )
     epochs = meta['epoch'] if isinstance(runner.train_loop, EpochBasedTrainLoop) else 0
     with warnings.catch_warnings():  # PyTorch's, of a schedule that moves without its optimizer
         warnings.simplefilter('ignore')

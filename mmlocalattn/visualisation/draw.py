@@ -16,7 +16,7 @@ from mmengine.registry import MODELS, init_default_scope
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from mmlocalattn.training import load_weights, preprocessor_of
+from mmlocalattn.training import build_errors, load_weights, preprocessor_of
 from mmlocalattn.visualisation.attention import Attention, record_attention
 from mmlocalattn.visualisation.figure import draw_stage
 from mmlocalattn.visualisation.page import Layer, write_page
@@ -109,7 +109,8 @@ def build_backbone(
         raise ValueError(f'config {cfg.filename!r} has no model.backbone')
     init_default_scope(cfg.get('default_scope', 'mmengine'))
     torch.manual_seed(0)
-    backbone = revert_sync_batchnorm(MODELS.build({**cfg.model.backbone, 'init_cfg': None}))
+    with build_errors(cfg.filename):
+        backbone = revert_sync_batchnorm(MODELS.build({**cfg.model.backbone, 'init_cfg': None}))
     if checkpoint is not None:
         optional = ['output_norms.']
         load_weights(backbone, checkpoint, 'backbone.', optional, allow_partial)

@@ -15,12 +15,10 @@ from numpy.typing import NDArray
 
 from mmlocalattn.data.check import leaf_datasets
 from mmlocalattn.data.findings import Budget
+from mmlocalattn.data.image_files import MOST_TIMES, is_too_thin
 from mmlocalattn.data.images import as_picture, read_image
-from mmlocalattn.training import channels_of
+from mmlocalattn.training import build_errors, channels_of
 from mmlocalattn.training.data_check import check_sample
-
-MOST_TIMES = 4096
-"""That a side of an image may be as long as the other."""
 
 
 def image_reader(cfg: Config) -> Callable[[str | Path], NDArray]:
@@ -67,7 +65,7 @@ def check_image(image: NDArray, channels: int, path: str | Path) -> None:
             'test data, or give other images'
         )
     height, width = image.shape[:2]
-    if max(height, width) > MOST_TIMES * min(height, width):
+    if is_too_thin((width, height)):
         raise ValueError(
             f'{str(path)!r} has {height} x {width} pixels: one side is more than {MOST_TIMES} '
             'times the other; cut it into pieces'
@@ -120,7 +118,8 @@ def build_dataset(cfg: Config, split: str, number: int | None = None) -> BaseDat
     budget = None if number is None else Budget(items=number or None, spread=False)
     check_sample(cfg, (split,), with_model=False, budget=budget)
     init_default_scope(cfg.default_scope)
-    return DATASETS.build(dataset)
+    with build_errors(cfg.filename):
+        return DATASETS.build(dataset)
 
 
 def _dataset_of(cfg: Config, split: str) -> ConfigDict:

@@ -21,7 +21,13 @@ from rich.progress import track
 from mmlocalattn.data.images import as_picture, write_image
 from mmlocalattn.device import usable_device
 from mmlocalattn.files import check_folder, whole_file
-from mmlocalattn.training import adapt_to_device, channels_of, load_weights, read_checkpoint
+from mmlocalattn.training import (
+    adapt_to_device,
+    build_errors,
+    channels_of,
+    load_weights,
+    read_checkpoint,
+)
 from mmlocalattn.visualisation.pictures import (
     build_visualizer,
     check_image,
@@ -85,7 +91,8 @@ class Predictor:
         self.visualizer: Visualizer = build_visualizer(cfg, meta)
         cfg.visualizer.vis_backends = None  # the inferencer's own visualizer draws nothing
         inferencer_type = get_object_from_string(_INFERENCERS[scope])
-        with warnings.catch_warnings():  # that it has no weights: they come next
+        # That it has no weights is no warning: they come next.
+        with warnings.catch_warnings(), build_errors(cfg.filename):
             warnings.simplefilter('ignore')
             self.inferencer: Any = inferencer_type(cfg, None, device=device)
         model = self.inferencer.model

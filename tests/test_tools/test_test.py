@@ -73,14 +73,6 @@ def test_classification(tmp_path: Path, data: Path) -> None:  # noqa: F811
         (['CONFIG', 'CKPT', '--out', 'a.json'], "must end with .pkl or .pickle, got 'a.json'"),
         (['CONFIG', 'CKPT', '--out', 'CONFIG/a.pkl'], "cannot be a folder: 'CONFIG' is a file"),
         (
-            ['CONFIG', 'CKPT', '--show-dir', 'CONFIG'],
-            "'CONFIG' cannot be a folder: 'CONFIG' is a f",
-        ),
-        (
-            ['CONFIG', 'CKPT', '--work-dir', 'CONFIG'],
-            "'CONFIG' cannot be a folder: 'CONFIG' is a f",
-        ),
-        (
             ['CONFIG', 'CKPT', '--launcher', 'pytorch'],
             'error: --launcher pytorch is for processes ',
         ),

@@ -127,7 +127,11 @@ def test_resumes_from_a_named_checkpoint(tmp_path: Path, config: str) -> None:
     [
         (['no.py'], "error: config 'no.py' does not exist"),
         (['CONFIG', '--resume', 'no.pth'], "error: checkpoint 'no.pth' does not exist"),
-        (['CONFIG', '--work-dir', 'CONFIG'], "c.py' cannot be a folder: "),
+        (['CONFIG', '--cfg-options', 'work_dir=CONFIG'], "c.py' cannot be a folder: "),
+        (
+            ['CONFIG', '--cfg-options', 'train_cfg.val_interval=0'],
+            'c.py must be 1 or more, got 0',
+        ),
         (['CONFIG', '--cfg-options', 'load_from=no.pth'], "c.py: 'no.pth' does not exist"),
         (
             ['CONFIG', '--launcher', 'pytorch'],
@@ -156,7 +160,7 @@ def test_resumes_from_a_named_checkpoint(tmp_path: Path, config: str) -> None:
 )
 def test_one_line_errors(config: str, argv: list[str], message: str) -> None:
     with pytest.raises(SystemExit) as raised:
-        TRAIN.main([config if arg == 'CONFIG' else arg for arg in argv])
+        TRAIN.main([arg.replace('CONFIG', config) for arg in argv])
     assert message in raised.value.code
     assert '\n' not in raised.value.code
 

@@ -13,7 +13,7 @@ import torch
 from mmengine.config import Config
 from toy_run import PASS, quick, toy_config, train  # noqa: F401
 
-from mmlocalattn.training import InvalidLossHook, RunError, read_checkpoint, run_errors
+from mmlocalattn.training import InvalidLossHook, RunError, read_checkpoint
 from mmlocalattn.training.checkpoint import last_whole_checkpoint, not_finite
 
 pytestmark = pytest.mark.usefixtures('quick')
@@ -156,13 +156,6 @@ def test_last_good_checkpoint(tmp_path: Path) -> None:
         torch.save(dict(state_dict=dict(a=torch.tensor(value))), tmp_path / f'epoch_{epoch}.pth')
     assert last_whole_checkpoint(str(tmp_path)) == str(tmp_path / 'epoch_2.pth')
     assert last_whole_checkpoint(str(tmp_path), finite=True) == str(tmp_path / 'epoch_1.pth')
-
-
-def test_only_foreseen_errors_are_one_line() -> None:
-    with pytest.raises(SystemExit, match=r'^error: stopped$'), run_errors():
-        raise RunError('stopped')
-    with pytest.raises(ValueError, match='from inside a model'), run_errors():
-        raise ValueError('from inside a model')
 
 
 RUN = """

@@ -8,7 +8,11 @@ from mmengine.config import Config
 
 from mmlocalattn.training import check_run, complete_parts
 
-TRAIN = dict(train_dataloader={}, train_cfg=dict(max_epochs=1), optim_wrapper={})
+TRAIN = dict(
+    train_dataloader=dict(dataset={}),
+    train_cfg=dict(max_epochs=1),
+    optim_wrapper=dict(optimizer=dict(type='SGD')),
+)
 VAL = dict(val_dataloader={'a': 1}, val_cfg={'type': 'ValLoop'}, val_evaluator={'b': 2})
 
 
@@ -57,20 +61,48 @@ def test_work_dir(monkeypatch: pytest.MonkeyPatch) -> None:
 @pytest.mark.parametrize(
     ('entries', 'message'),
     [
-        (dict(train_dataloader=dict(batch_size=0)), r'train_dataloader\.batch_size of .* got 0$'),
+        (dict(train_dataloader=dict(batch_size=0)), r'^train_dataloader\.batch_size of .* got 0$'),
         (dict(train_cfg=dict(max_epochs=0)), r'^train_cfg\.max_epochs of .* 1 or more, got 0$'),
         (dict(train_cfg=dict(max_iters='a')), r"^train_cfg\.max_iters of .* 1 or more, got 'a'$"),
         (
             dict(optim_wrapper=dict(optimizer=dict(type='Nothing'))),
             r"there is no optimizer 'Nothing'; registered are .*, AdamW, .*, SGD",
         ),
+        (dict(optim_wrapper=dict(type='OptimWrapper')), r'^optim_wrapper of .* has no optimizer$'),
+        (dict(randomness=dict(seed='abc')), r"^randomness\.seed of .* 0 or more, got 'abc'$"),
+        (dict(train_dataloader=dict(num_workers=-1)), r'num_workers of .* 0 or more, got -1$'),
+        (dict(train_cfg={'by_epoch': True}), r'must have either max_epochs or max_iters$'),
+        (dict(train_cfg=dict(max_epochs=1, max_iters=1)), r'must have either max_epochs or max_it'),
+        (dict(train_cfg=dict(max_epochs=1, val_interval=0)), r'val_interval of .* more, got 0$'),
+        (dict(train_cfg=5), r'^train_cfg of .* must be a dict, got 5$'),
+        (dict(train_dataloader=dict(batch_size=1)), r'^train_dataloader of .* has no dataset$'),
+        (dict(default_hooks=[]), r'^default_hooks of .* must be a dict, got \[\]$'),
+        (
+            dict(custom_hooks=['EMAHook']),
+            r"^custom_hooks of .* list of dicts, got \['EMAHook'\]$",
+        ),
+        (dict(param_scheduler=5), r'^param_scheduler of .* must be a list of dicts, got 5$'),
+        (
+            dict(default_hooks=dict(checkpoint=dict(type='CheckpointHook', interval=1, foo=1))),
+            r"^default_hooks\.checkpoint of .*: CheckpointHook has no 'foo'$",
+        ),
     ],
 )
 def test_numbers_and_names(entries: dict, message: str) -> None:
     with pytest.raises(ValueError, match=message):
         check_run(config(**{**TRAIN, **entries}), 'train')
-    optimizer = dict(optimizer=dict(type='SGD'))
-    check_run(config(**{**TRAIN, 'optim_wrapper': optimizer}), 'train')
+    checkpoint = dict(type='CheckpointHook', interval=-1, save_best='auto', out_dir='a')
+    check_run(config(default_hooks=dict(checkpoint=checkpoint), **TRAIN), 'train')
+
+
+def test_a_loop_of_another_kind_ends_as_it_likes() -> None:
+    check_run(config(**{**TRAIN, 'train_cfg': dict(type='mine.Loop', hours=3)}), 'train')
+
+
+def test_what_is_none_gets_its_default() -> None:
+    cfg = config(default_hooks=None, env_cfg=None, randomness=None, custom_hooks=None, **TRAIN)
+    check_run(cfg, 'train')
+    assert not {'default_hooks', 'env_cfg', 'randomness', 'custom_hooks'} & set(cfg)
 
 
 def test_a_base_without_a_model() -> None:

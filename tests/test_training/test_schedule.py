@@ -106,10 +106,21 @@ def test_a_schedule_by_metrics_is_refused(tmp_path: Path) -> None:
         train(toy_config(tmp_path, 3, param_scheduler=new), resume=True)
 
 
-def test_another_number_of_groups_is_refused(tmp_path: Path) -> None:
+@pytest.mark.parametrize('milestone', [1, 2])
+def test_another_number_of_groups_is_refused(tmp_path: Path, milestone: int) -> None:
     train(toy_config(tmp_path, 2, param_scheduler=[multi_step(1)]))
-    cfg = toy_config(tmp_path, 3, param_scheduler=[multi_step(2)])
+    cfg = toy_config(tmp_path, 3, param_scheduler=[multi_step(milestone)])
     cfg.optim_wrapper.paramwise_cfg = dict(custom_keys={'head': dict(lr_mult=0.5)})
     message = 'has 4 groups of weights, that of the checkpoint 1: resume with the paramwise_cfg of'
     with pytest.raises(RunError, match=message):
         train(cfg, resume=True)
+
+
+def test_another_optimizer_is_refused(tmp_path: Path) -> None:
+    train(toy_config(tmp_path, 2))
+    message = (
+        r'the optimizer of .*, AdamW \(betas\), is of another kind than that of the checkpoint '
+        r'\(momentum\): resume with the optimizer of the first run, or start anew with load_from$'
+    )
+    with pytest.raises(RunError, match=message):
+        train(toy_config(tmp_path, 3, optim_wrapper=ADAM), resume=True)

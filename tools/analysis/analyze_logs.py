@@ -10,8 +10,7 @@ import argparse
 from collections.abc import Sequence
 from pathlib import Path
 
-from mmlocalattn.command_line import one_line_errors, output_path
-from mmlocalattn.files import check_file
+from mmlocalattn.command_line import one_line_errors, output_file
 
 
 def parse_args(argv: Sequence[str] | None = None) -> argparse.Namespace:
@@ -22,9 +21,7 @@ def parse_args(argv: Sequence[str] | None = None) -> argparse.Namespace:
         nargs='+',
         help="to draw; default the loss and the first metric of the first run's validation",
     )
-    parser.add_argument(
-        '--out', type=output_path, default=Path('curves.png'), help='picture to write'
-    )
+    parser.add_argument('--out', type=output_file, default='curves.png', help='picture to write')
     return parser.parse_args(argv)
 
 
@@ -34,7 +31,6 @@ def main(argv: Sequence[str] | None = None) -> None:
     from mmlocalattn.visualisation.curves import compare_runs, draw_curves, summarise_run
 
     with one_line_errors():
-        check_file(args.out)
         histories = {str(run): read_history(run) for run in args.runs}
         for name, history in histories.items():
             print(name, *summarise_run(history), sep='\n  ')

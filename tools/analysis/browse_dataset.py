@@ -10,7 +10,7 @@ import argparse
 from collections.abc import Sequence
 from pathlib import Path
 
-from mmlocalattn.command_line import add_config_arguments, one_line_errors, output_path
+from mmlocalattn.command_line import add_config_arguments, one_line_errors, output_folder
 from mmlocalattn.files import check_folder
 
 
@@ -19,7 +19,7 @@ def parse_args(argv: Sequence[str] | None = None) -> argparse.Namespace:
     add_config_arguments(parser)
     parser.add_argument('--split', choices=['train', 'val', 'test'], default='train')
     parser.add_argument(
-        '--output-dir', type=output_path, help='default work_dirs/<config name>/browse_<split>'
+        '--output-dir', type=output_folder, help='default work_dirs/<config name>/browse_<split>'
     )
     parser.add_argument('--number', type=int, default=20, help='of images, default 20; 0 for all')
     args = parser.parse_args(argv)

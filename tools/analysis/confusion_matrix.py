@@ -11,20 +11,22 @@ import argparse
 from collections.abc import Sequence
 from pathlib import Path
 
-from mmlocalattn.command_line import add_config_arguments, one_line_errors, output_path
-from mmlocalattn.files import check_folder, write_json
+from mmlocalattn.command_line import add_config_arguments, one_line_errors, output_folder, share
+from mmlocalattn.files import write_json
 
 
 def parse_args(argv: Sequence[str] | None = None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__.partition('\n')[0])
     add_config_arguments(parser)
     parser.add_argument('predictions', type=Path, help='what --out of tools/test.py named')
-    parser.add_argument('save_dir', type=output_path, help='folder for the matrix and its picture')
     parser.add_argument(
-        '--score-thr', type=float, default=0.3, help='detection: lowest score that counts'
+        'save_dir', type=output_folder, help='folder for the matrix and its picture'
     )
     parser.add_argument(
-        '--tp-iou-thr', type=float, default=0.5, help='detection: lowest IoU that counts'
+        '--score-thr', type=share, default=0.3, help='detection: lowest score that counts'
+    )
+    parser.add_argument(
+        '--tp-iou-thr', type=share, default=0.5, help='detection: lowest IoU that counts'
     )
     return parser.parse_args(argv)
 
@@ -35,7 +37,6 @@ def main(argv: Sequence[str] | None = None) -> None:
     from mmlocalattn.visualisation.confusion import count_confusion, draw_confusion
 
     with one_line_errors():
-        check_folder(args.save_dir)
         cfg = config_of(args)
         confusion = count_confusion(cfg, args.predictions, args.score_thr, args.tp_iou_thr)
         content = dict(classes=confusion.classes, matrix=confusion.matrix.tolist())

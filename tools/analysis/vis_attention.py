@@ -10,8 +10,7 @@ import argparse
 from collections.abc import Sequence
 from pathlib import Path
 
-from mmlocalattn.command_line import add_config_arguments, one_line_errors, output_path
-from mmlocalattn.files import check_folder
+from mmlocalattn.command_line import add_config_arguments, one_line_errors, output_folder, positive
 
 
 def parse_args(argv: Sequence[str] | None = None) -> argparse.Namespace:
@@ -28,7 +27,7 @@ def parse_args(argv: Sequence[str] | None = None) -> argparse.Namespace:
         help='take what fits of a checkpoint of another backbone, and the rest random',
     )
     parser.add_argument(
-        '--out', type=output_path, required=True, metavar='DIR', help='folder for the pictures'
+        '--out', type=output_folder, required=True, metavar='DIR', help='folder for the pictures'
     )
     parser.add_argument(
         '--points',
@@ -48,7 +47,7 @@ def parse_args(argv: Sequence[str] | None = None) -> argparse.Namespace:
     parser.add_argument('--heads', nargs='+', type=int, metavar='N', help='default all, from 0')
     parser.add_argument(
         '--short-side',
-        type=int,
+        type=positive,
         default=224,
         metavar='PIXELS',
         help='shorter side that the model sees (default: %(default)s)',
@@ -81,7 +80,6 @@ def main(argv: Sequence[str] | None = None) -> None:
     from mmlocalattn.visualisation.pictures import image_reader
 
     with one_line_errors():
-        check_folder(args.out)
         cfg = config_of(args)
         image = image_reader(cfg)(args.image)
         points = args.points or [(image.shape[1] // 2, image.shape[0] // 2)]

@@ -10,7 +10,7 @@ kernel and back, and the kernel.
 import argparse
 from collections.abc import Sequence
 
-from mmlocalattn.command_line import one_line_errors, output_path, positive
+from mmlocalattn.command_line import one_line_errors, output_file, positive
 
 
 def parse_args(argv: Sequence[str] | None = None) -> argparse.Namespace:
@@ -18,7 +18,7 @@ def parse_args(argv: Sequence[str] | None = None) -> argparse.Namespace:
     parser.add_argument('--operators', nargs='+', metavar='NAME', help='default: all')
     parser.add_argument('--head-dim', type=positive, default=32)
     parser.add_argument('--rounds', type=positive, default=200)
-    parser.add_argument('--out', type=output_path, help='JSON file to write')
+    parser.add_argument('--out', type=output_file, help='JSON file to write')
     return parser.parse_args(argv)
 
 

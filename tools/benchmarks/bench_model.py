@@ -14,7 +14,7 @@ from mmlocalattn.command_line import (
     add_config_arguments,
     add_size_arguments,
     one_line_errors,
-    output_path,
+    output_file,
     positive,
 )
 
@@ -50,7 +50,7 @@ def parse_args(argv: Sequence[str] | None = None) -> argparse.Namespace:
     )
     parser.add_argument('--rounds', type=positive, default=3)
     parser.add_argument('--profile', action='store_true', help="print PyTorch's profile of a pass")
-    parser.add_argument('--out', type=output_path, help='JSON file to write')
+    parser.add_argument('--out', type=output_file, help='JSON file to write')
     args = parser.parse_args(argv)
     if args.compile and args.whole:
         parser.error('--compile is for backbones: leave out --whole')

@@ -14,7 +14,7 @@ from collections.abc import Sequence
 
 from benchmarking.choices import BASELINES, DTYPES
 
-from mmlocalattn.command_line import one_line_errors, output_path, positive
+from mmlocalattn.command_line import one_line_errors, output_file, positive
 
 SHAPES = (
     '100x167,2,7,1',
@@ -72,8 +72,8 @@ def parse_args(argv: Sequence[str] | None = None) -> argparse.Namespace:
     parser.add_argument('--rounds', type=positive, default=5)
     parser.add_argument('--forward-only', action='store_true')
     parser.add_argument('--markdown', action='store_true', help='print a short table, as in README')
-    parser.add_argument('--out', type=output_path, help='JSON file to write')
-    parser.add_argument('--plot', type=output_path, help='PNG file to write')
+    parser.add_argument('--out', type=output_file, help='JSON file to write')
+    parser.add_argument('--plot', type=output_file, help='PNG file to write')
     return parser.parse_args(argv)
 
 

@@ -10,7 +10,7 @@ from collections.abc import Sequence
 
 from benchmarking.choices import DTYPES, WINDOW_BASELINES
 
-from mmlocalattn.command_line import one_line_errors, output_path, positive
+from mmlocalattn.command_line import one_line_errors, output_file, positive
 
 
 def parse_args(argv: Sequence[str] | None = None) -> argparse.Namespace:
@@ -34,8 +34,8 @@ def parse_args(argv: Sequence[str] | None = None) -> argparse.Namespace:
     parser.add_argument('--device', default='cpu', help='cpu, cuda or cuda:N')
     parser.add_argument('--rounds', type=positive, default=5)
     parser.add_argument('--forward-only', action='store_true')
-    parser.add_argument('--out', type=output_path, help='JSON file to write')
-    parser.add_argument('--plot', type=output_path, help='PNG file to write')
+    parser.add_argument('--out', type=output_file, help='JSON file to write')
+    parser.add_argument('--plot', type=output_file, help='PNG file to write')
     return parser.parse_args(argv)
 
 

@@ -14,7 +14,7 @@ from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
 
-from mmlocalattn.command_line import output_path, positive
+from mmlocalattn.command_line import output_file, positive
 from mmlocalattn.files import whole_file
 
 OUTCOMES = ('adapted', 'refused', 'failed', 'broken')
@@ -41,11 +41,11 @@ def parse_args(argv: Sequence[str] | None = None) -> argparse.Namespace:
     parser.add_argument('--processes', type=positive, default=os.cpu_count())
     parser.add_argument(
         '--results',
-        type=output_path,
-        default=Path('work_dirs/drop_in.jsonl'),
+        type=output_file,
+        default='work_dirs/drop_in.jsonl',
         help='results so far, continued',
     )
-    parser.add_argument('--report', type=output_path, help='Markdown file to write')
+    parser.add_argument('--report', type=output_file, help='Markdown file to write')
     return parser.parse_args(argv)
 
 
