@@ -2,6 +2,7 @@
 
 import argparse
 import json
+import runpy
 import subprocess
 import sys
 from pathlib import Path
@@ -150,6 +151,70 @@ def test_outputs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr('os.access', lambda path, mode: False)
     with pytest.raises(argparse.ArgumentTypeError, match=r"^'x' cannot be written: no permission"):
         output_folder('x')
+
+
+@pytest.mark.parametrize(
+    ('tool', 'argv', 'message'),
+    [
+        ('train', ['c.py', '--work-dir', 'FILE'], "--work-dir: 'FILE' cannot be a folder: "),
+        ('test', ['c.py', 'c.pth', '--work-dir', 'FILE'], "--work-dir: 'FILE' cannot be a folder"),
+        ('test', ['c.py', 'c.pth', '--show-dir', 'FILE'], "--show-dir: 'FILE' cannot be a folder"),
+        (
+            'image_demo',
+            ['c.py', 'c.pth', 'a.png', '--out-dir', 'FILE'],
+            "'FILE' cannot be a folder",
+        ),
+        ('image_demo', ['c.py', 'c.pth', 'a.png', '--score-thr', '30'], "'30' is no number from 0"),
+        ('export', ['c.py', '--format', 'onnx', '--out', 'DIR'], "--out: 'DIR' is a folder: name "),
+        ('convert_checkpoint', ['ssvit', 'a.pth', 'DIR'], "dst: 'DIR' is a folder: name a file"),
+        ('merge_reparam', ['c.py', 'a.pth', 'DIR'], "dst: 'DIR' is a folder: name a file"),
+        ('make_sample_data', ['--out', 'FILE'], "--out: 'FILE' cannot be a folder: "),
+        ('analysis/analyze_logs', ['run', '--out', 'DIR'], "--out: 'DIR' is a folder: name a"),
+        (
+            'analysis/browse_dataset',
+            ['c.py', '--output-dir', 'FILE'],
+            "'FILE' cannot be a folder: ",
+        ),
+        (
+            'analysis/vis_attention',
+            ['c.py', 'a.png', '--out', 'FILE'],
+            "'FILE' cannot be a folder:",
+        ),
+        ('analysis/confusion_matrix', ['c.py', 'a.pkl', 'FILE'], "'FILE' cannot be a folder: "),
+        (
+            'analysis/confusion_matrix',
+            ['c.py', 'a.pkl', 'DIR', '--score-thr', '-1'],
+            "--score-thr: '-1' is no number from 0 to 1",
+        ),
+        (
+            'analysis/confusion_matrix',
+            ['c.py', 'a.pkl', 'DIR', '--tp-iou-thr', '50'],
+            "--tp-iou-thr: '50' is no number from 0 to 1",
+        ),
+        ('benchmarks/bench_ops', ['--out', 'DIR'], "--out: 'DIR' is a folder: name a file"),
+    ],
+)
+def test_wrong_values(
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+    tool: str,
+    argv: list[str],
+    message: str,
+) -> None:
+    """They are said when the arguments are read, in the last line."""
+    file, folder = tmp_path / 'file', tmp_path / 'folder'
+    file.touch()
+    folder.mkdir()
+    path = ROOT / 'tools' / f'{tool}.py'
+    monkeypatch.syspath_prepend(path.parent)
+
+    def filled(text: str) -> str:
+        return text.replace('FILE', str(file)).replace('DIR', str(folder))
+
+    with pytest.raises(SystemExit):
+        runpy.run_path(str(path))['parse_args']([filled(word) for word in argv])
+    assert filled(message) in capsys.readouterr().err.splitlines()[-1]
 
 
 @pytest.mark.parametrize('many', [False, True])

@@ -152,7 +152,8 @@ def read_map(path: str, backend: str) -> tuple[NDArray, bool]:
         raise OSError(str(error)) from error
     if backend == 'cv2':  # makes colours of a palette
         labels = np.asarray(cv2.imread(path, cv2.IMREAD_UNCHANGED))
-    return labels.squeeze(), is_jpeg
+    one_channel = labels.ndim == 3 and labels.shape[2] == 1
+    return labels[..., 0] if one_channel else labels, is_jpeg
 
 
 def seen_labels(data: MapData) -> NDArray[np.int64]:

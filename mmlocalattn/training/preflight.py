@@ -10,6 +10,7 @@ from mmengine.logging import print_log
 from mmengine.registry import OPTIMIZERS, DefaultScope
 from mmengine.runner import Runner
 
+from mmlocalattn.adapt.nodes import dicts
 from mmlocalattn.files import check_folder
 from mmlocalattn.training.weights import check_weight_files
 
@@ -20,6 +21,7 @@ _LAUNCHERS = {
 }
 """The variable that a launcher sets in each process, and what starts the processes."""
 
+_IOU_METRICS = ('mIoU', 'mDice', 'mFscore')
 _LOADERS = ('train_dataloader', 'val_dataloader', 'test_dataloader')
 _DICTS = (
     *('model', 'train_cfg', 'optim_wrapper', 'optim_wrapper.optimizer', 'default_hooks'),
@@ -69,6 +71,7 @@ def check_run(cfg: Config, task: str) -> None:
             )
     check_folder(cfg.work_dir)
     complete_parts(cfg, task)
+    _check_iou_metrics(cfg)
     if task == 'train':
         _check_length(cfg)
         _check_optimizer(cfg)
@@ -128,6 +131,19 @@ def _check_checkpoint_hook(cfg: Config) -> None:
         raise ValueError(
             f'default_hooks.checkpoint of {cfg.filename}: CheckpointHook has no {unknown[0]!r}'
         )
+
+
+def _check_iou_metrics(cfg: Config) -> None:
+    """Raise a ValueError for metrics of which MMSegmentation would say so after a validation."""
+    for split in ('val', 'test'):
+        for metric in dicts(cfg.get(f'{split}_evaluator')):
+            names = metric.get('iou_metrics') or ()
+            for name in [names] if isinstance(names, str) else names:
+                if str(metric.get('type')).endswith('IoUMetric') and name not in _IOU_METRICS:
+                    raise ValueError(
+                        f'{split}_evaluator.iou_metrics of {cfg.filename}: there is no {name!r}, '
+                        f'only {", ".join(_IOU_METRICS)}'
+                    )
 
 
 def _check_optimizer(cfg: Config) -> None:

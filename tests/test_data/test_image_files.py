@@ -8,7 +8,16 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from mmlocalattn.data.image_files import check_size, ignores_orientation, picture_sizes
+from mmlocalattn.data.findings import Budget
+from mmlocalattn.data.image_files import (
+    check_shape,
+    check_size,
+    ignores_orientation,
+    picture_sizes,
+)
+from mmlocalattn.data.index_maps import MapData, check_index_map
+from mmlocalattn.data.labelled_images import LabelData, check_labelled_images
+from mmlocalattn.data.picture_files import check_file, look_at
 
 
 @pytest.fixture
@@ -64,3 +73,34 @@ def test_truncated_files_are_found_where_opencv_says_nothing(tmp_path: Path) -> 
     assert picture_sizes(str(path), whole=False) == ((64, 64), (64, 64))
     with pytest.raises(OSError, match='truncated'):
         picture_sizes(str(path), whole=True)
+
+
+def test_usual_shapes() -> None:
+    for size in ((1, 1), (256, 1), (3, 700), (4000, 3000)):
+        assert not list(check_shape('a.png', size))
+
+
+@pytest.mark.parametrize(
+    ('size', 'severity', 'times'),
+    [((1, 2000), 'warning', 256), ((2000, 1), 'warning', 256), ((1, 5000), 'error', 4096)],
+)
+def test_pictures_too_long_and_thin_to_resize(
+    tmp_path: Path, size: tuple[int, int], severity: str, times: int
+) -> None:
+    """Each check of pictures names them; OpenCV would, as `!dsize.empty()` of a worker."""
+    path, labels = str(tmp_path / 'thin.png'), str(tmp_path / 'map.png')
+    cv2.imwrite(path, np.zeros((*size[::-1], 3), np.uint8))
+    cv2.imwrite(labels, np.zeros(size[::-1], np.uint8))
+    (finding,) = check_shape(path, size)
+    assert (finding.severity, finding.kind) == (severity, 'image shape')
+    assert finding.message == (
+        f'{path}: it has {size[0]}x{size[1]} (width x height): one side is more than {times} times '
+        'the other, and a resizing may leave the shorter one without a pixel. Cut it into pieces, '
+        'or take it out of the data set'
+    )
+    assert [*check_size('a.json', path, size, raw=False)] == [finding]
+    data = MapData('train_dataloader', [(path, labels)], ('a', 'b'))
+    assert [*check_index_map(data, path, labels)] == [finding]
+    data = LabelData('train_dataloader', [(path, 0)], ('a',))
+    assert [*check_labelled_images(data, Budget())] == [finding]
+    assert [*check_file(path, look_at(path))] == [finding]

@@ -13,7 +13,7 @@ TRAIN = dict(
     train_cfg=dict(max_epochs=1),
     optim_wrapper=dict(optimizer=dict(type='SGD')),
 )
-VAL = dict(val_dataloader={'a': 1}, val_cfg={'type': 'ValLoop'}, val_evaluator={'b': 2})
+VAL = dict(val_dataloader={'dataset': {}}, val_cfg={'type': 'ValLoop'}, val_evaluator={'b': 2})
 
 
 def config(**entries: object) -> Config:
@@ -74,6 +74,10 @@ def test_work_dir(monkeypatch: pytest.MonkeyPatch) -> None:
         (dict(train_cfg={'by_epoch': True}), r'must have either max_epochs or max_iters$'),
         (dict(train_cfg=dict(max_epochs=1, max_iters=1)), r'must have either max_epochs or max_it'),
         (dict(train_cfg=dict(max_epochs=1, val_interval=0)), r'val_interval of .* more, got 0$'),
+        (
+            {**VAL, 'val_evaluator': dict(type='IoUMetric', iou_metrics=['mIoU', 'iou'])},
+            r"^val_evaluator\.iou_metrics of .*: there is no 'iou', only mIoU, mDice, mFscore$",
+        ),
         (dict(train_cfg=5), r'^train_cfg of .* must be a dict, got 5$'),
         (dict(train_dataloader=dict(batch_size=1)), r'^train_dataloader of .* has no dataset$'),
         (dict(default_hooks=[]), r'^default_hooks of .* must be a dict, got \[\]$'),
@@ -140,7 +144,7 @@ def test_a_test_needs_nothing_of_a_training() -> None:
     cfg = config(train_dataloader={}, param_scheduler=[], **test)
     complete_parts(cfg, 'test')
     assert (cfg.train_dataloader, cfg.param_scheduler) == (None, None)
-    assert cfg.test_dataloader == {'a': 1}
+    assert cfg.test_dataloader == {'dataset': {}}
 
 
 @pytest.mark.parametrize(

@@ -357,7 +357,7 @@ def write_figures(path: Path, kernels: dict[str, dict[str, list[int]]]) -> None:
     path.write_text(f'{{\n"tolerance": {TOLERANCE},\n"kernels": {{\n{text}\n}}\n}}\n')
 
 
-def main() -> None:
+def parse_args() -> argparse.Namespace:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
@@ -369,7 +369,11 @@ def main() -> None:
     parser.add_argument('--json', type=Path, help='where the counts go too')
     parser.add_argument('--expect', type=Path, help='fail where figures are worse than these')
     parser.add_argument('--update', action='store_true', help='write all counts there instead')
-    args = parser.parse_args()
+    return parser.parse_args()
+
+
+def main() -> None:
+    args = parse_args()
     kernels: dict[str, dict[int, Counts]] = defaultdict(dict)
     with tempfile.TemporaryDirectory() as folder:
         if args.compile is not None:
