@@ -154,8 +154,12 @@ def check_module(name: str, arguments: Sequence[str]) -> None:
         assert all((ROOT / file).exists() for file in files), files
     else:
         assert name.startswith('mmlocalattn.')
-        assert callable(importlib.import_module(name).main)
-        assert not arguments
+        module = importlib.import_module(name)
+        assert callable(module.main)
+        if hasattr(module, 'parse_args'):
+            module.parse_args(list(arguments))
+        else:
+            assert not arguments
 
 
 def check_command(words: Sequence[str]) -> None:

@@ -2,6 +2,7 @@
 
 import json
 import math
+import mmap
 import os
 import re
 from collections import Counter
@@ -20,6 +21,7 @@ KINDS: dict[str, Any] = {
     'height': (int, float),
     'file_name': str,
 }  # of values; ids and names may be texts
+FIRST_BYTES = 16_000_000  # of a list of a large file, which are looked at
 
 
 @dataclass(frozen=True)
@@ -51,20 +53,20 @@ class CocoData:
 
 @dataclass
 class CocoReader:
-    """Reads each annotation file once, and those that are too large for a budget not at all."""
+    """Reads each annotation file once, and one that a budget has no room or time for not at all."""
 
     budget: Budget
     contents: dict[str, dict | None] = field(default_factory=dict)
 
     def read(self, path: str) -> dict | None:
-        """The content of a file, or None if it is too large.
+        """The content of a file, or None if it is too large or the time is over.
 
         Raises:
             ValueError: If it is no annotation file in COCO's format; says why.
         """
         if path not in self.contents:
             size = os.path.getsize(path)
-            if self.budget.takes(size):
+            if not self.budget.is_over() and self.budget.takes(size):
                 self.contents[path] = _read(path)
             else:
                 self.contents[path] = None
@@ -107,10 +109,14 @@ def read_first(path: str, key: str, number: int) -> list[dict]:
         key: ``'images'``, ``'categories'`` or ``'annotations'``.
         number: Of entries.
     """
-    text = Path(path).read_text(errors='replace')
-    start = re.search(rf'"{key}"\s*:\s*\[\s*', text)
+    if not os.path.getsize(path):
+        return []
+    with open(path, 'rb') as file, mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as content:
+        start = re.search(rf'"{key}"\s*:\s*\[\s*'.encode(), content)
+        begin = start.end() if start else len(content)
+        text = content[begin : begin + FIRST_BYTES].decode(errors='replace')
     entries: list[dict] = []
-    decoder, position = json.JSONDecoder(), start.end() if start else len(text)
+    decoder, position = json.JSONDecoder(), 0
     between = re.compile(r'\s*,\s*')
     while len(entries) < number:
         try:

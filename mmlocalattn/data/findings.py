@@ -50,7 +50,7 @@ class Budget:
         progress: Wraps an iteration that may take long, given what it goes over and what that is
             called.
         skipped: What was not looked at.
-        started: When the first item was, by ``time.monotonic()``: imports before it do not count.
+        started: When the first file or item was, by ``time.monotonic()``: imports do not count.
     """
 
     items: int | None = None
@@ -90,11 +90,12 @@ class Budget:
         return self.seconds is not None and now - self.started > self.seconds
 
     def takes(self, size: int) -> bool:
-        """Whether a file of so many bytes may be read whole; it counts from then on."""
+        """Whether a file of so many bytes may be read whole; then it counts from then on."""
         if self.megabytes is None:
             return True
-        self.megabytes -= size / 1e6
-        return self.megabytes >= 0
+        fits = size / 1e6 <= self.megabytes
+        self.megabytes -= size / 1e6 if fits else 0
+        return fits
 
 
 def first_of_each_kind(findings: Iterable[Finding], number: int) -> list[str]:

@@ -60,5 +60,6 @@ def test_time_is_over() -> None:
 
 def test_size_of_files() -> None:
     budget = Budget(megabytes=1)
-    assert [budget.takes(size) for size in (600_000, 300_000, 600_000)] == [True, True, False]
+    sizes = (600_000, 300_000, 600_000, 50_000)
+    assert [budget.takes(size) for size in sizes] == [True, True, False, True]
     assert Budget().takes(10**12)
