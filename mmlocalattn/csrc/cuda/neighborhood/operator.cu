@@ -131,7 +131,7 @@ std::tuple<Tensor, Tensor> attend_backward(const Call& caller, const Tensor& gra
   const Tensor logsumexp = logsumexp_.contiguous();
   const Tensor grad_value = at::empty(call.value.sizes(), call.value.options());
   const Tensor grad_bias =
-      call.bias.defined() ? at::empty(call.bias.sizes(), call.bias.options()) : Tensor();
+      call.bias.defined() ? at::zeros(call.bias.sizes(), call.bias.options()) : Tensor();
   const Tensor workspace =
       at::empty({logsumexp.numel() * backward_numbers(tiled)}, logsumexp.options());
   dispatch(call, [&](auto query_type, auto value_type) {
