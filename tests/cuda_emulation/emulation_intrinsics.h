@@ -52,8 +52,8 @@ namespace emulation {
 void run(const void* kernel, unsigned blocks, int threads, int64_t shared_bytes,
          const std::function<void()>& lane);
 
-// Waits until all lanes of the warp ask for the same at the same place of the program; then `perform`
-// gets the `mine` of each.
+// Waits until all lanes of the warp ask for the same at the same place of the program; then
+// `perform` gets the `mine` of each.
 void warp_together(const char* operation, void* mine, void (*perform)(void* const* lanes));
 void sync_warp();
 void sync_block();

@@ -186,8 +186,8 @@ uintptr_t call_site_of(const Fiber& fiber, const void* frame) {
     }
     waiting += " " + std::to_string(lane);
   }
-  std::string message = "lanes of warp " + std::to_string(warp->thread / kWarpSize) +
-                        " wait in different places:";
+  std::string message =
+      "lanes of warp " + std::to_string(warp->thread / kWarpSize) + " wait in different places:";
   for (const uintptr_t site : sites) {
     message += lanes[site] + ")";
   }
@@ -303,10 +303,11 @@ void run(const void* kernel, unsigned blocks, int threads, int64_t shared_bytes,
   ++launches[kernel];
   error.clear();
   current = nullptr;
-  if (threads <= 0 || threads > kMostThreads ||
-      threads % kWarpSize != 0 || shared_bytes < 0 || shared_bytes > kMostSharedBytes) {
+  if (threads <= 0 || threads > kMostThreads || threads % kWarpSize != 0 || shared_bytes < 0 ||
+      shared_bytes > kMostSharedBytes) {
     std::ostringstream text;
-    text << "cannot launch blocks of " << threads << " threads with " << shared_bytes << " bytes of shared memory";
+    text << "cannot launch blocks of " << threads << " threads with " << shared_bytes
+         << " bytes of shared memory";
     fail(text.str());
   }
   gridDim = {blocks, 1, 1};
@@ -329,21 +330,18 @@ void run(const void* kernel, unsigned blocks, int threads, int64_t shared_bytes,
 void warp_together(const char* operation, void* mine, void (*perform)(void* const* lanes)) {
   current->mine = mine;
   current->perform = perform;
-  wait_for(Fiber::kWaitsForWarp, operation,
-           call_site_of(*current, __builtin_frame_address(0)));
+  wait_for(Fiber::kWaitsForWarp, operation, call_site_of(*current, __builtin_frame_address(0)));
 }
 
 void sync_warp() {
   current->mine = nullptr;
   current->perform = [](void* const*) {};
-  wait_for(Fiber::kWaitsForWarp, "sync_warp",
-           call_site_of(*current, __builtin_frame_address(0)));
+  wait_for(Fiber::kWaitsForWarp, "sync_warp", call_site_of(*current, __builtin_frame_address(0)));
   ++current->warp_phase;
 }
 
 void sync_block() {
-  wait_for(Fiber::kWaitsForBlock, "sync_block",
-           call_site_of(*current, __builtin_frame_address(0)));
+  wait_for(Fiber::kWaitsForBlock, "sync_block", call_site_of(*current, __builtin_frame_address(0)));
   ++current->warp_phase;
   ++current->block_phase;
 }

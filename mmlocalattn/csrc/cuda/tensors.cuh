@@ -33,9 +33,7 @@ struct Map {
   __device__ T* origin(int64_t n, int64_t h) const { return data + n * image + h * head; }
   // The vector at (y, x) from there.
   __device__ int offset(int y, int x) const { return y * row + x * column; }
-  __device__ T* at(int64_t n, int y, int x, int64_t h) const {
-    return origin(n, h) + offset(y, x);
-  }
+  __device__ T* at(int64_t n, int y, int x, int64_t h) const { return origin(n, h) + offset(y, x); }
 };
 
 // Checks what a kernel would corrupt memory without: shape, and the device of `query`.
@@ -88,8 +86,8 @@ Map<T> map_of(const at::Tensor& tensor, T* data) {
     has_chunks = has_chunks && tensor.stride(axis) % kChunk == 0;
     last += axis > 0 ? (tensor.size(axis) - 1) * tensor.stride(axis) : 0;
   }
-  TORCH_CHECK(last <= INT32_MAX, "an image of ", tensor.sizes(), " with strides ",
-              tensor.strides(), " is too large for CUDA");
+  TORCH_CHECK(last <= INT32_MAX, "an image of ", tensor.sizes(), " with strides ", tensor.strides(),
+              " is too large for CUDA");
   return {data,
           tensor.stride(0),
           tensor.stride(3),

@@ -12,10 +12,10 @@
 //   sin cos                                         (height, width, head_dim), accumulation type
 //   local_logsumexp anchor_logsumexp                (batch, height, width, heads)
 //
-// Work split: one launch writes q' and k', which serve both steps: 3 launches forward, 5 backward. They are rounded to the type of
-// query where the tiled kernels need that, else they have its accumulation type. Backward runs the
-// steps in reverse order; the kernels of the last one add the gradients of q' and k' of the other
-// and rotate the sums back.
+// Work split: one launch writes q' and k', which serve both steps: 3 launches forward, 5 backward.
+// They are rounded to the type of query where the tiled kernels need that, else they have its
+// accumulation type. Backward runs the steps in reverse order; the kernels of the last one add the
+// gradients of q' and k' of the other and rotate the sums back.
 #include <torch/library.h>
 
 #include "cuda/arithmetic.cuh"
@@ -82,8 +82,8 @@ __global__ void __launch_bounds__(kThreads) rotate_kernel(Rotation<input_t, outp
         vector.of[c] = static_cast<output_t>(x * cos[even] - y * sin[even]);
         vector.of[c + 1] = static_cast<output_t>(y * cos[odd] + x * sin[odd]);
       }
-      *reinterpret_cast<Channels<output_t, kVector>*>(to + place * rotation.row + channel +
-                                                      first) = vector;
+      *reinterpret_cast<Channels<output_t, kVector>*>(to + place * rotation.row + channel + first) =
+          vector;
     }
   };
   rotate(rotation.query, rotation.rotated_query);
@@ -123,8 +123,7 @@ void launch_rotate(const Tensor& query, const Tensor& key, const Tensor& sin, co
                                                cos.const_data_ptr<accum_t>(),
                                                rotated_query.mutable_data_ptr<output_t>(),
                                                rotated_key.mutable_data_ptr<output_t>()};
-    launch(rotate_kernel<kCount, input_t, output_t>, query.size(0) * blocks, kThreads, 0,
-           rotation);
+    launch(rotate_kernel<kCount, input_t, output_t>, query.size(0) * blocks, kThreads, 0, rotation);
   };
   // The tiled kernels' head_dims are multiples of kMost.
   constexpr bool kIsTiled = std::is_same_v<input_t, output_t> && sizeof(input_t) == 2;

@@ -41,9 +41,8 @@ __global__ void __launch_bounds__(kThreads)
         read_vector(problem.grad_output.at(place.b, y, x, place.head),
                     problem.grad_output.has_chunks, channel, problem.dim, grad);
         accum_t* own = shared.taps + threadIdx.x;
-        for_each_tap(problem, begin, end, [&](int, int tap_row, int tap_col) {
-          const accum_t product =
-              dot(grad, shared.values + at + tap_row * area.cols + tap_col, area.size());
+        for_each_tap(problem, begin, end, area.cols, [&](int, int offset) {
+          const accum_t product = dot(grad, shared.values + at + offset, area.size());
           *own = channel == 0 ? product : *own + product;
           own += kThreads;
         });
@@ -56,13 +55,13 @@ __global__ void __launch_bounds__(kThreads)
       }
       if (!is_window) continue;
       const accum_t* product = shared.taps + threadIdx.x;
-      for_each_tap(problem, begin, end, [&](int tap, int tap_row, int tap_col) {
-        const Pair<accum_t> scores = shared.scores[at + tap_row * area.cols + tap_col];
+      for_each_tap(problem, begin, end, area.cols, [&](int tap, int offset) {
+        const Pair<accum_t> scores = shared.scores[at + offset];
         const Pairs<accum_t> table = shared.tables[tap];
 #pragma unroll
         for (int q = 0; q < kQueries; ++q) {
-          delta[q] += table.second.of[q] * exp_of(scores.of[q] + table.first.of[q] - lse[q]) *
-                      *product;
+          delta[q] +=
+              table.second.of[q] * exp_of(scores.of[q] + table.first.of[q] - lse[q]) * *product;
         }
         product += kThreads;
       });
@@ -112,8 +111,8 @@ struct Tile {
 
   __device__ explicit Tile(const Problem<T>& problem)
       : problem(problem),
-        place(place_of_block(problem.heads, problem.cols.length, problem.rows.length,
-                             kRows * kMine)),
+        place(
+            place_of_block(problem.heads, problem.cols.length, problem.rows.length, kRows * kMine)),
         area(window_area(problem, place.y, place.x)),
         shared(problem, area.size()) {}
 
@@ -129,14 +128,27 @@ struct Tile {
     return (tap * kMine + i) * kThreads + static_cast<int>(threadIdx.x);
   }
 
-  // Calls run(place in the area) if a window sees position i through tap (row, col): the stride may
-  // leave it out.
+  // Place in the area of the window that sees position i through the first tap, or would if the
+  // stride did not leave it out.
+  __device__ int at(int i) const {
+    return ((y(i) + problem.rows.low()) / problem.rows.stride - area.first_row) * area.cols +
+           (x() + problem.cols.low()) / problem.cols.stride - area.first_col;
+  }
+
+  // Calls run(tap, how far the window there is before the first, whether there is one) for taps
+  // [begin, end). The positions of a thread have one answer, those outside the map included.
   template <typename Run>
-  __device__ __forceinline__ void if_seen(int i, int row, int col, const Run& run) const {
+  __device__ __forceinline__ void for_each_tap(int begin, int end, const Run& run) const {
     const int shift = problem.rows.stride - 1;  // 0 or 1
-    const int dy = y(i) + problem.rows.low() - row, dx = x() + problem.cols.low() - col;
-    if (is_on_map(i) && ((dy | dx) & shift) == 0) {
-      run(((dy >> shift) - area.first_row) * area.cols + (dx >> shift) - area.first_col);
+    const int my_row = y(0) + problem.rows.low(), my_col = x() + problem.cols.low();
+    int row = begin / problem.cols.kernel, col = begin % problem.cols.kernel;
+    for (int tap = begin; tap < end; ++tap) {
+      run(tap, (row >> shift) * area.cols + (col >> shift),
+          (((my_row ^ row) | (my_col ^ col)) & shift) == 0);
+      if (++col == problem.cols.kernel) {
+        col = 0;
+        ++row;
+      }
     }
   }
 
@@ -149,18 +161,18 @@ struct Tile {
   // Numbers of the windows and tables of kQueries queries.
   __device__ void load_queries(int query) const {
     sync_block();
+    const int step = problem.queries * problem.heads, cols = problem.cols.windows();
+    const int64_t first =
+        place.b * problem.rows.windows() * cols * step + query * problem.heads + place.head;
     area.for_each([&](int i, int y, int x, bool is_on_map) {
       constexpr accum_t kNever = std::numeric_limits<accum_t>::infinity();
       Pairs<accum_t> numbers{{kNever, kNever}, {}};
 #pragma unroll
       for (int q = 0; q < kQueries; ++q) {
         if (is_on_map && query + q < problem.queries) {
-          const int64_t window =
-              (place.b * problem.rows.windows() + y) * problem.cols.windows() + x;
-          const int64_t from =
-              (window * problem.queries + query + q) * problem.heads + place.head;
-          numbers.first.of[q] = problem.logsumexp[from];
-          numbers.second.of[q] = problem.delta[from];
+          const int from = (y * cols + x) * step + q * problem.heads;
+          numbers.first.of[q] = problem.logsumexp[first + from];
+          numbers.second.of[q] = problem.delta[first + from];
         }
       }
       shared.numbers[i] = numbers;
@@ -181,14 +193,12 @@ struct Tile {
                       channel, problem.dim, value[i]);
         }
       }
-      for_each_tap(problem, begin, end, [&](int tap, int row, int col) {
+      for_each_tap(begin, end, [&](int tap, int before, bool is_seen) {
 #pragma unroll
-        for (int i = 0; i < kMine; ++i) {
-          if_seen(i, row, col, [&](int at) {
-            accum_t& own = shared.products[kept(i, tap - begin)];
-            const accum_t product = dot(value[i], shared.grad_output + at, area.size());
-            own = channel == 0 ? product : own + product;
-          });
+        for (int i = 0; i < kMine && is_seen; ++i) {
+          accum_t& own = shared.products[kept(i, tap - begin)];
+          const accum_t product = dot(value[i], shared.grad_output + at(i) - before, area.size());
+          own = channel == 0 ? product : own + product;
         }
       });
     }
@@ -199,30 +209,27 @@ struct Tile {
   template <bool kHasGradients>
   __device__ void weigh(int query, int begin, int end, const Pair<accum_t> (&scores)[kMine],
                         accum_t (&grad_scores)[kMine][kQueries]) const {
-    for_each_tap(problem, begin, end, [&](int tap, int row, int col) {
+    for_each_tap(begin, end, [&](int tap, int before, bool is_seen) {
       const Pairs<accum_t> table = shared.tables[tap];
       accum_t grads[2 * kQueries] = {};  // of bias and scale
 #pragma unroll
-      for (int i = 0; i < kMine; ++i) {
-        if_seen(i, row, col, [&](int at) {
-          const Pairs<accum_t> numbers = shared.numbers[at];
-          accum_t& own = shared.weights[kept(i, tap - begin)];
-          accum_t weight = query == 0 ? accum_t(0) : own;
-          const accum_t product = kHasGradients ? shared.products[kept(i, tap - begin)] : 0;
+      for (int i = 0; i < kMine && is_seen; ++i) {
+        const Pairs<accum_t> numbers = shared.numbers[at(i) - before];
+        accum_t& own = shared.weights[kept(i, tap - begin)];
+        accum_t weight = query == 0 ? accum_t(0) : own;
+        const accum_t product = kHasGradients ? shared.products[kept(i, tap - begin)] : 0;
 #pragma unroll
-          for (int q = 0; q < kQueries; ++q) {
-            const accum_t p =
-                exp_of(scores[i].of[q] + table.first.of[q] - numbers.first.of[q]);
-            weight += p * table.second.of[q];
-            if (kHasGradients) {
-              const accum_t grad = p * (table.second.of[q] * product - numbers.second.of[q]);
-              grad_scores[i][q] += grad;
-              grads[q] += grad;
-              grads[kQueries + q] += p * product;
-            }
+        for (int q = 0; q < kQueries; ++q) {
+          const accum_t p = exp_of(scores[i].of[q] + table.first.of[q] - numbers.first.of[q]);
+          weight += p * table.second.of[q];
+          if (kHasGradients) {
+            const accum_t grad = p * (table.second.of[q] * product - numbers.second.of[q]);
+            grad_scores[i][q] += grad;
+            grads[q] += grad;
+            grads[kQueries + q] += p * product;
           }
-          own = weight;
-        });
+        }
+        own = weight;
       }
       if (kHasGradients) {
         const accum_t sum = warp_sum_of_four(grads);
@@ -233,10 +240,12 @@ struct Tile {
     });
   }
 
-  __device__ void read_own_scores(int query, Pair<accum_t> (&scores)[kMine]) const {
+  // -inf outside the map.
+  __device__ void read_own_scores(int query, Pair<accum_t> (&own)[kMine]) const {
+    const Scores<T> scores(problem, place, query);
 #pragma unroll
     for (int i = 0; i < kMine; ++i) {
-      if (is_on_map(i)) scores[i] = read_scores(problem, place, query, y(i), x());
+      own[i] = scores.at(problem.scores.offset(y(i), x()), is_on_map(i));
     }
   }
 };
@@ -253,7 +262,7 @@ __global__ void __launch_bounds__(kThreads)
   const int taps = problem.taps();
   const bool keeps_all = problem.kept_taps == taps;
   for (int query = 0; query < problem.queries; query += kQueries) {
-    Pair<accum_t> scores[Tile<T>::kMine] = {};
+    Pair<accum_t> scores[Tile<T>::kMine];
     accum_t grads[Tile<T>::kMine][kQueries] = {};
     tile.load_queries(query);
     tile.read_own_scores(query, scores);
@@ -294,19 +303,17 @@ __global__ void __launch_bounds__(kThreads)
     for (int begin = 0; begin < taps; begin += problem.kept_taps) {
       const int end = end_of_chunk(problem, begin);
       for (int query = 0; query < problem.queries && !keeps_all; query += kQueries) {
-        Pair<accum_t> scores[Tile<T>::kMine] = {};
+        Pair<accum_t> scores[Tile<T>::kMine];
         accum_t none[Tile<T>::kMine][kQueries];
         tile.load_queries(query);
         tile.read_own_scores(query, scores);
         tile.template weigh<false>(query, begin, end, scores, none);
       }
-      for_each_tap(problem, begin, end, [&](int tap, int row, int col) {
+      tile.for_each_tap(begin, end, [&](int tap, int before, bool is_seen) {
 #pragma unroll
-        for (int i = 0; i < Tile<T>::kMine; ++i) {
-          tile.if_seen(i, row, col, [&](int at) {
-            add(grads[i], tile.shared.weights[tile.kept(i, tap - begin)],
-                tile.shared.grad_output + at, tile.area.size());
-          });
+        for (int i = 0; i < Tile<T>::kMine && is_seen; ++i) {
+          add(grads[i], tile.shared.weights[tile.kept(i, tap - begin)],
+              tile.shared.grad_output + tile.at(i) - before, tile.area.size());
         }
       });
     }

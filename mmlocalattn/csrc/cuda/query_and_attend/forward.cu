@@ -14,28 +14,24 @@ struct Window {
 
   const Problem<T>& problem;
   const WindowShared<accum_t>& shared;
-  int area_cols, at;     // of the area of the input, and of the window there
-  accum_t* logsumexp;    // of its first query
+  int area_cols, at;   // of the area of the input, and of the window there
+  accum_t* logsumexp;  // of its first query
   bool is_on_map;
-
-  __device__ Pair<accum_t> score(int row, int col) const {
-    return shared.scores[at + row * area_cols + col];
-  }
 
   // Logarithms of the sums of exponentials of kQueries queries, of which some are none.
   __device__ void sum_exponentials(int query) const {
     constexpr accum_t kLeast = -std::numeric_limits<accum_t>::infinity();
     accum_t most[kQueries] = {kLeast, kLeast}, total[kQueries] = {};
-    for_each_tap(problem, 0, problem.taps(), [&](int tap, int row, int col) {
-      const Pair<accum_t> scores = score(row, col), bias = shared.tables[tap].first;
+    for_each_tap(problem, 0, problem.taps(), area_cols, [&](int tap, int offset) {
+      const Pair<accum_t> scores = shared.scores[at + offset], bias = shared.tables[tap].first;
 #pragma unroll
       for (int q = 0; q < kQueries; ++q) {
         const accum_t logit = scores.of[q] + bias.of[q];
         most[q] = logit > most[q] ? logit : most[q];
       }
     });
-    for_each_tap(problem, 0, problem.taps(), [&](int tap, int row, int col) {
-      const Pair<accum_t> scores = score(row, col), bias = shared.tables[tap].first;
+    for_each_tap(problem, 0, problem.taps(), area_cols, [&](int tap, int offset) {
+      const Pair<accum_t> scores = shared.scores[at + offset], bias = shared.tables[tap].first;
 #pragma unroll
       for (int q = 0; q < kQueries; ++q) {
         total[q] += exp_of(scores.of[q] + bias.of[q] - most[q]);
@@ -57,8 +53,8 @@ struct Window {
       if (query + q < problem.queries) lse[q] = logsumexp[(query + q) * problem.heads];
     }
     accum_t* own = shared.taps + threadIdx.x;
-    for_each_tap(problem, begin, end, [&](int tap, int row, int col) {
-      const Pair<accum_t> scores = score(row, col);
+    for_each_tap(problem, begin, end, area_cols, [&](int tap, int offset) {
+      const Pair<accum_t> scores = shared.scores[at + offset];
       const Pairs<accum_t> table = shared.tables[tap];
       accum_t weight = query == 0 ? accum_t(0) : *own;
 #pragma unroll
@@ -109,14 +105,14 @@ __global__ void __launch_bounds__(kThreads)
       }
       if (!window.is_on_map) continue;
       const accum_t* weight = shared.taps + threadIdx.x;
-      for_each_tap(problem, begin, end, [&](int, int tap_row, int tap_col) {
-        add(sum, *weight, shared.values + window.at + tap_row * area.cols + tap_col, area.size());
+      for_each_tap(problem, begin, end, area.cols, [&](int, int offset) {
+        add(sum, *weight, shared.values + window.at + offset, area.size());
         weight += kThreads;
       });
     }
     if (window.is_on_map) {
-      write_vector(problem.output.at(place.b, y, x, place.head), problem.output.has_chunks,
-                   channel, problem.dim, sum);
+      write_vector(problem.output.at(place.b, y, x, place.head), problem.output.has_chunks, channel,
+                   problem.dim, sum);
     }
   }
 }

@@ -52,9 +52,7 @@ struct Problem {
   // Blocks of a kernel whose threads have a window each, and of one whose threads have kPositions
   // positions each, for one head.
   int64_t window_tiles() const { return tiles(rows.windows(), cols.windows(), kRows); }
-  int64_t position_tiles() const {
-    return tiles(rows.length, cols.length, kRows * kPositions<T>);
-  }
+  int64_t position_tiles() const { return tiles(rows.length, cols.length, kRows * kPositions<T>); }
 
   MMLOCALATTN_HOST_DEVICE int taps() const { return rows.kernel * cols.kernel; }
 

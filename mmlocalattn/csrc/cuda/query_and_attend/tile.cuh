@@ -28,8 +28,8 @@ struct Place {
 __device__ __forceinline__ Place place_of_block(int heads, int width, int height, int tile_rows) {
   const int cols = ceil_div(width, kCols), rows = ceil_div(height, tile_rows);
   const int tile = blockIdx.x / heads;
-  return {static_cast<int>(blockIdx.x % heads), tile % cols * kCols,
-          tile / cols % rows * tile_rows, tile / cols / rows};
+  return {static_cast<int>(blockIdx.x % heads), tile % cols * kCols, tile / cols % rows * tile_rows,
+          tile / cols / rows};
 }
 
 // Part of a map of `height` x `width`: from a first row and column, which may be outside, on.
@@ -40,8 +40,10 @@ struct Area {
   // Calls run(i, y, x, is_on_map) for the positions of this thread.
   template <typename Run>
   __device__ __forceinline__ void for_each(const Run& run) const {
+    const float inverse = 1.0f / cols;  // exact enough for so few
     for (int i = threadIdx.x; i < size(); i += kThreads) {
-      const int row = i / cols, y = first_row + row, x = first_col + i - row * cols;
+      const int row = static_cast<int>((i + 0.5f) * inverse);
+      const int y = first_row + row, x = first_col + i - row * cols;
       run(i, y, x, y >= 0 && y < height && x >= 0 && x < width);
     }
   }
@@ -184,43 +186,56 @@ __device__ void load_tables(const Problem<T>& problem, int query, int head,
   }
 }
 
-// Scores of kQueries queries at a position of the map: 0 of those that are none.
+// Scores of kQueries queries of an image and head: 0 of those that are none.
 template <typename T>
-__device__ __forceinline__ Pair<at::opmath_type<T>> read_scores(const Problem<T>& problem,
-                                                                const Place& place, int query,
-                                                                int y, int x) {
-  Pair<at::opmath_type<T>> scores{};
+struct Scores {
+  using accum_t = at::opmath_type<T>;
+  static constexpr accum_t kNone = -std::numeric_limits<accum_t>::infinity();
+
+  const T* origin[kQueries];  // null: none
+
+  __device__ Scores(const Problem<T>& problem, const Place& place, int query) {
 #pragma unroll
-  for (int q = 0; q < kQueries; ++q) {
-    if (query + q < problem.queries) {
-      scores.of[q] = static_cast<at::opmath_type<T>>(
-          problem.scores.at(place.b, y, x, query + q)[place.head]);
+    for (int q = 0; q < kQueries; ++q) {
+      origin[q] = query + q < problem.queries
+                      ? problem.scores.origin(place.b, query + q) + place.head
+                      : nullptr;
     }
   }
-  return scores;
-}
 
-// -inf outside the map.
+  // Those of a position on the map, or -inf.
+  __device__ Pair<accum_t> at(int offset, bool is_on_map) const {
+    Pair<accum_t> scores{kNone, kNone};
+#pragma unroll
+    for (int q = 0; q < kQueries && is_on_map; ++q) {
+      scores.of[q] = origin[q] == nullptr ? 0 : static_cast<accum_t>(origin[q][offset]);
+    }
+    return scores;
+  }
+};
+
 template <typename T>
 __device__ void load_scores(const Problem<T>& problem, const Area& area, const Place& place,
-                            int query, Pair<at::opmath_type<T>>* scores) {
-  constexpr auto kNone = -std::numeric_limits<at::opmath_type<T>>::infinity();
+                            int query, Pair<at::opmath_type<T>>* to) {
+  const Scores<T> scores(problem, place, query);
   area.for_each([&](int i, int y, int x, bool is_on_map) {
-    scores[i] = is_on_map ? read_scores(problem, place, query, y, x)
-                          : Pair<at::opmath_type<T>>{kNone, kNone};
+    to[i] = scores.at(problem.scores.offset(y, x), is_on_map);
   });
 }
 
-// Calls run(tap, row, column) for taps [begin, end) of the window.
+// Calls run(tap, offset of its position in an area with `area_cols` columns) for taps [begin, end)
+// of the window.
 template <typename T, typename Run>
 __device__ __forceinline__ void for_each_tap(const Problem<T>& problem, int begin, int end,
-                                             const Run& run) {
-  int row = begin / problem.cols.kernel, col = begin % problem.cols.kernel;
+                                             int area_cols, const Run& run) {
+  const int cols = problem.cols.kernel;
+  int col = begin % cols, offset = begin / cols * area_cols + col;
   for (int tap = begin; tap < end; ++tap) {
-    run(tap, row, col);
-    if (++col == problem.cols.kernel) {
+    run(tap, offset);
+    ++offset;
+    if (++col == cols) {
       col = 0;
-      ++row;
+      offset += area_cols - cols;
     }
   }
 }

@@ -120,13 +120,12 @@ __device__ void weigh(const Tile& tile, int64_t index, Weighed<Tile>& weighed) {
   }
 }
 
-// What the positions of this thread give through tap (a, b): to dq, which it keeps, and to dk and dv
-// of the positions there, in shared memory.
+// What the positions of this thread give through tap (a, b): to dq, which it keeps, and to dk and
+// dv of the positions there, in shared memory.
 template <typename Tile>
 __device__ __forceinline__ void give_tap(
-    const Tile& tile, const BackwardShared<Tile>& shared, const Weighed<Tile>& weighed,
-    int channel, int a, int b,
-    typename Tile::accum_t (&grad_query)[Tile::kPositions][Tile::kQuad]) {
+    const Tile& tile, const BackwardShared<Tile>& shared, const Weighed<Tile>& weighed, int channel,
+    int a, int b, typename Tile::accum_t (&grad_query)[Tile::kPositions][Tile::kQuad]) {
   using accum_t = typename Tile::accum_t;
   using Quad = typename Tile::Quad;
   constexpr int kPositions = Tile::kPositions, kQuad = Tile::kQuad, kRadius = Tile::kRadius;
@@ -244,8 +243,8 @@ __device__ void sum_grad_table(const Tile& tile, const BackwardShared<Tile>& sha
       accum_t factors[kFactors];
 #pragma unroll
       for (int i = 0; i < kFactors; i += 4) {
-        const auto four = *reinterpret_cast<const WeightQuad<accum_t>*>(shared.factors +
-                                                                        own * kFactors + i);
+        const auto four =
+            *reinterpret_cast<const WeightQuad<accum_t>*>(shared.factors + own * kFactors + i);
 #pragma unroll
         for (int k = 0; k < 4; ++k) factors[i + k] = four.of[k];
       }

@@ -21,8 +21,7 @@ struct ForwardTile
   // A load of them fills 32 bytes, the unit of the memory.
   static constexpr int kChannels = 32 / sizeof(T);
   static constexpr int kChunk = kCopyBytes / sizeof(T);
-  static constexpr int kSharedBytes =
-      kChannels * Base::kPlane * static_cast<int>(sizeof(accum_t));
+  static constexpr int kSharedBytes = kChannels * Base::kPlane * static_cast<int>(sizeof(accum_t));
 
   using Base::Base;
 };

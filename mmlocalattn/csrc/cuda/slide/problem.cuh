@@ -16,7 +16,8 @@
 // Memory:
 //   query key value output, their gradients   (batch, height, width, heads, head_dim)
 //   logsumexp                                 (batch, height, width, heads)
-//   table                                     (head_dim padded to kTableUnit, k * k + 1, k * k padded
+//   table                                     (head_dim padded to kTableUnit, k * k + 1, k * k
+//   padded
 //                                             to fours): w with copies last, and b as the last tap
 // Channels of inputs are neighbors in memory, their other strides are free.
 //

@@ -2,11 +2,11 @@
 //
 // A block takes a tile of positions of one head, a thread some of a column, whose p (and ds) it
 // holds in registers. Keys and values pass through shared memory, some channels of a tile and of
-// what surrounds it at a time, as vectors of kQuad channels; all threads read the same w at once, and
-// each w serves all positions of a thread. Backward tiles overlap by the reach
-// of a window, and a thread adds what its position gives to the taps, one tap after the other with
-// a barrier between them: no atomics, every sum has a fixed order. A block of backward takes some
-// tiles one after the other and leaves one part of dw.
+// what surrounds it at a time, as vectors of kQuad channels; all threads read the same w at once,
+// and each w serves all positions of a thread. Backward tiles overlap by the reach of a window, and
+// a thread adds what its position gives to the taps, one tap after the other with a barrier between
+// them: no atomics, every sum has a fixed order. A block of backward takes some tiles one after the
+// other and leaves one part of dw.
 #pragma once
 
 #include <type_traits>
@@ -52,7 +52,7 @@ struct TileBase {
   // Quads of a plane, so that those of neighboring planes are in different banks.
   static constexpr int kPlane = ((kRows + 2 * kRadius) * kPitch + 7) / 8 * 8 + 4;
   static constexpr int kOwnPlane = kSize + 4;
-  static constexpr int kPadded = (kTaps + 3) / 4 * 4;  // of the table
+  static constexpr int kPadded = (kTaps + 3) / 4 * 4;     // of the table
   static constexpr int kUnrolled = kKernel == 3 ? 3 : 1;  // columns of a window
 
   const Problem<T>& problem;
@@ -155,8 +155,8 @@ struct TileBase {
 #pragma unroll
         for (int p = 0; p < kPositions; ++p) {
           if (inside(row(p), col())) {
-            read_channels(at(own, row(p), col()), own.has_chunks, channel + first,
-                          problem.head_dim, mine[p]);
+            read_channels(at(own, row(p), col()), own.has_chunks, channel + first, problem.head_dim,
+                          mine[p]);
           }
 #pragma unroll
           for (int c = 0; c < kCount; ++c) {

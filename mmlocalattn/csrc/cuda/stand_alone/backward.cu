@@ -34,17 +34,18 @@ __global__ void __launch_bounds__(kThreads)
   for (int b = 0; b < problem.cols && place.part == 0; ++b) place.of_column(b) = {};
   // The lanes of a position have a part each of the numerator, until all taps are in it.
   const auto add_deltas = [&](int u, int row) {
-    place.for_each_tap(query, u, row, [&](int b, accum_t(&logits)[kRows], const Vector<accum_t>&) {
-      const Vector<accum_t> value = place.tap(1, row, b);
+    place.for_each_tap(
+        query, u, row,
+        [&](int, accum_t(&logits)[kRows], const Vector<accum_t>&, const Vector<accum_t>& value) {
 #pragma unroll
-      for (int t = 0; t < kRows; ++t) {
-        if (place.sees(t, u)) {
-          const accum_t weight = exp2_of(logits[t] - logsumexp[t]);
-          total[t] += weight;
-          delta[t] += weight * grad_output[t].dot(value);
-        }
-      }
-    });
+          for (int t = 0; t < kRows; ++t) {
+            if (place.sees(t, u)) {
+              const accum_t weight = exp2_of(logits[t] - logsumexp[t]);
+              total[t] += weight;
+              delta[t] += weight * grad_output[t].dot(value);
+            }
+          }
+        });
   };
   place.for_each_row(problem.key, problem.value, problem.zero_padding, add_deltas);
   place.sum_parts(delta);
@@ -57,30 +58,30 @@ __global__ void __launch_bounds__(kThreads)
   }
   const auto add_row = [&](int u, int row) {
     accum_t row_sum[kRows] = {};
-    place.for_each_tap(query, u, row, [&](int b, accum_t(&logits)[kRows],
-                                          const Vector<accum_t>& key) {
-      const Vector<accum_t> value = place.tap(1, row, b);
-      accum_t grads[kRows];
+    place.for_each_tap(query, u, row,
+                       [&](int b, accum_t(&logits)[kRows], const Vector<accum_t>& key,
+                           const Vector<accum_t>& value) {
+                         accum_t grads[kRows];
 #pragma unroll
-      for (int t = 0; t < kRows; ++t) {
-        grads[t] = place.sees(t, u) ? grad_output[t].dot(value) : accum_t(0);
-      }
-      place.sum_parts(grads);
+                         for (int t = 0; t < kRows; ++t) {
+                           grads[t] = place.sees(t, u) ? grad_output[t].dot(value) : accum_t(0);
+                         }
+                         place.sum_parts(grads);
 #pragma unroll
-      for (int t = 0; t < kRows; ++t) {
-        if (place.sees(t, u)) {
-          grads[t] = exp2_of(logits[t] - logsumexp[t]) * (grads[t] - delta[t]);
-          sum[t].add(grads[t], key);
-          row_sum[t] += grads[t];
-        }
-      }
-      if (place.part == 0) {
-        auto sums = place.of_column(b);
+                         for (int t = 0; t < kRows; ++t) {
+                           if (place.sees(t, u)) {
+                             grads[t] = exp2_of(logits[t] - logsumexp[t]) * (grads[t] - delta[t]);
+                             sum[t].add(grads[t], key);
+                             row_sum[t] += grads[t];
+                           }
+                         }
+                         if (place.part == 0) {
+                           auto sums = place.of_column(b);
 #pragma unroll
-        for (int t = 0; t < kRows; ++t) sums.at[t] += grads[t];
-        place.of_column(b) = sums;
-      }
-    });
+                           for (int t = 0; t < kRows; ++t) sums.at[t] += grads[t];
+                           place.of_column(b) = sums;
+                         }
+                       });
 #pragma unroll
     for (int t = 0; t < kRows; ++t) {
       if (place.sees(t, u)) {
@@ -147,9 +148,11 @@ __global__ void __launch_bounds__(kThreads)
         shifted[t].add(1, place.table(problem.rows - 1 - place.tap_row(t, u)));
       }
     }
+    const auto queries = place.staged_row(0, row), grad_outputs = place.staged_row(1, row);
+    const Numbers<accum_t>* const of_queries = numbers + row * columns + place.column;
     for (int b = 0; b < problem.cols; ++b) {
-      const Vector<accum_t> query = place.tap(0, row, b), grad_output = place.tap(1, row, b);
-      const Numbers<accum_t> of_query = numbers[row * columns + place.column + b];
+      const Vector<accum_t> query = queries[b], grad_output = grad_outputs[b];
+      const Numbers<accum_t> of_query = of_queries[b];
       const accum_t column_term = query.dot(place.table(problem.rows + problem.cols - 1 - b));
       accum_t products[2 * kRows];  // of keys, and of values
 #pragma unroll

@@ -17,40 +17,41 @@ __global__ void __launch_bounds__(kThreads)
   const Place<T, kRows> place(problem);
   place.stage_tables();
   Vector<accum_t> query[kRows], sum[kRows];
-  accum_t most[kRows], total[kRows] = {};
+  accum_t most[kRows], bound[kRows], total[kRows] = {};
 #pragma unroll
   for (int t = 0; t < kRows; ++t) {
     query[t] = place.load(problem.query, t);
     query[t].scale(problem.scale * kLog2E<accum_t>);
-    most[t] = std::numeric_limits<accum_t>::lowest();
+    most[t] = bound[t] = std::numeric_limits<accum_t>::lowest();
   }
   place.stage_column_terms(query);
   const auto add_row = [&](int u, int row) {
-    place.for_each_tap(query, u, row, [&](int b, accum_t(&logits)[kRows], const Vector<accum_t>&) {
-      bool is_high = false;
+    place.for_each_tap(
+        query, u, row,
+        [&](int, accum_t(&logits)[kRows], const Vector<accum_t>&, const Vector<accum_t>& value) {
+          bool is_high = false;
 #pragma unroll
-      for (int t = 0; t < kRows; ++t) is_high |= logits[t] > most[t] + kSlack;
-      if (is_high) {
+          for (int t = 0; t < kRows; ++t) is_high |= logits[t] > bound[t];
+          if (is_high) {
 #pragma unroll
-        for (int t = 0; t < kRows; ++t) {
-          if (logits[t] > most[t] + kSlack) {
-            const accum_t rescale = exp2_of(most[t] - logits[t]);
-            most[t] = logits[t];
-            total[t] *= rescale;
-            sum[t].scale(rescale);
+            for (int t = 0; t < kRows; ++t) {
+              const accum_t high = logits[t] > most[t] ? logits[t] : most[t];
+              const accum_t rescale = exp2_of(most[t] - high);
+              most[t] = high;
+              bound[t] = high + kSlack;
+              total[t] *= rescale;
+              sum[t].scale(rescale);
+            }
           }
-        }
-      }
-      const Vector<accum_t> value = place.tap(1, row, b);
 #pragma unroll
-      for (int t = 0; t < kRows; ++t) {
-        if (place.sees(t, u)) {
-          const accum_t weight = exp2_of(logits[t] - most[t]);
-          total[t] += weight;
-          sum[t].add(weight, value);
-        }
-      }
-    });
+          for (int t = 0; t < kRows; ++t) {
+            if (place.sees(t, u)) {
+              const accum_t weight = exp2_of(logits[t] - most[t]);
+              total[t] += weight;
+              sum[t].add(weight, value);
+            }
+          }
+        });
   };
   place.for_each_row(problem.key, problem.value, problem.zero_padding, add_row);
 #pragma unroll

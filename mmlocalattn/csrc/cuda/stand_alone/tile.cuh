@@ -58,8 +58,8 @@ template <typename T, int kRows>
 struct Place {
   using accum_t = at::opmath_type<T>;
   // A number of each of the own positions.
-  struct alignas(kRows * sizeof(accum_t) < kCopyBytes ? kRows * sizeof(accum_t)
-                                                      : kCopyBytes) OfRows {
+  struct alignas(kRows * sizeof(accum_t) < kCopyBytes ? kRows * sizeof(accum_t) : kCopyBytes)
+      OfRows {
     accum_t at[kRows];
   };
 
@@ -210,19 +210,26 @@ struct Place {
       }
     }
   }
-  // This lane's channels of column x() + tap - cols / 2 of a staged row.
-  __device__ Vector<accum_t> tap(int which, int row, int tap) const {
-    Vector<accum_t> vector;
-    const int fours = problem.lanes * kPart / 4, columns = problem.staged_columns();
+  // This lane's channels of a staged row, of which tap b is column x() + b - cols / 2.
+  struct StagedRow {
+    const accum_t* first;
+    int step;  // from four to four
+
+    __device__ Vector<accum_t> operator[](int tap) const {
+      Vector<accum_t> vector;
 #pragma unroll
-    for (int i = 0; i < kPart / 4; ++i) {
-      const int four = part * (kPart / 4) + i;
-      const Four<accum_t> values = *reinterpret_cast<const Four<accum_t>*>(
-          staged(which) + 4 * ((row * fours + four) * columns + column + tap));
+      for (int i = 0; i < kPart / 4; ++i) {
+        const auto four = *reinterpret_cast<const Four<accum_t>*>(first + 4 * tap + i * step);
 #pragma unroll
-      for (int j = 0; j < 4; ++j) vector.values[4 * i + j] = values.values[j];
+        for (int j = 0; j < 4; ++j) vector.values[4 * i + j] = four.values[j];
+      }
+      return vector;
     }
-    return vector;
+  };
+  __device__ StagedRow staged_row(int which, int row) const {
+    const int fours = problem.lanes * kPart / 4, columns = problem.staged_columns();
+    const int first = (row * fours + part * (kPart / 4)) * columns + column;
+    return {staged(which) + 4 * first, 4 * columns};
   }
 
   // Calls body(row, its place in shared memory) for the rows of two maps that the own positions
@@ -252,21 +259,16 @@ struct Place {
     for_each_row(first, second, all, [](int, int) {}, body);
   }
 
-  // Products of the queries' channels of this lane with the column embeddings, (columns of a window,
-  // kThreads), in shared memory. Of fp64 they would not fit, and are not kept.
+  // Products of the queries' channels of this lane with the column embeddings, (columns of a
+  // window, kThreads), in shared memory. Of fp64 they would not fit, and are not kept.
   static constexpr bool kKeepsTerms = sizeof(accum_t) < 8;
-  __device__ OfRows* column_terms() const { return reinterpret_cast<OfRows*>(staged(2)); }
-  __device__ OfRows column_term(const Vector<accum_t> (&query)[kRows], int b) const {
-    if (kKeepsTerms) {
-      return column_terms()[b * kThreads + static_cast<int>(threadIdx.x)];
-    }
-    return multiply(query, table(problem.rows + b));
+  __device__ OfRows* column_terms() const {
+    return reinterpret_cast<OfRows*>(staged(2)) + static_cast<int>(threadIdx.x);
   }
   __device__ void stage_column_terms(const Vector<accum_t> (&query)[kRows]) const {
     sync_block();  // the tables are there
     for (int b = 0; b < problem.cols && kKeepsTerms; ++b) {
-      column_terms()[b * kThreads + static_cast<int>(threadIdx.x)] =
-          multiply(query, table(problem.rows + b));
+      column_terms()[b * kThreads] = multiply(query, table(problem.rows + b));
     }
   }
   static constexpr int kTerms = kKeepsTerms ? kThreads * kRows : 0;  // numbers per column
@@ -285,9 +287,9 @@ struct Place {
     return numbers[(b * kWarps + warp()) * problem.columns() + column];
   }
 
-  // Calls body(b, logits, key) for the taps b of row u, which is row `row` in shared memory, after
-  // stage_column_terms: keys are map 0. A logit is -inf if own position t does not see the row, or
-  // if the tap is masked.
+  // Calls body(b, logits, key, value) for the taps b of row u, which is row `row` in shared memory,
+  // after stage_column_terms: keys are map 0, values map 1. A logit is -inf if own position t does
+  // not see the row, or if the tap is masked.
   template <typename Body>
   __device__ void for_each_tap(const Vector<accum_t> (&query)[kRows], int u, int row,
                                const Body& body) const {
@@ -297,9 +299,12 @@ struct Place {
       row_term[t] = sees(t, u) ? query[t].dot(table(tap_row(t, u)))
                                : -std::numeric_limits<accum_t>::infinity();
     }
+    const StagedRow keys = staged_row(0, row), values = staged_row(1, row);
+    const OfRows* const kept_terms = column_terms();
     for (int b = 0; b < problem.cols; ++b) {
-      const Vector<accum_t> key = tap(0, row, b);
-      const OfRows terms = column_term(query, b);
+      const Vector<accum_t> key = keys[b];
+      const OfRows terms =
+          kKeepsTerms ? kept_terms[b * kThreads] : multiply(query, table(problem.rows + b));
       accum_t logits[kRows];
 #pragma unroll
       for (int t = 0; t < kRows; ++t) {
@@ -313,7 +318,7 @@ struct Place {
 #pragma unroll
         for (int t = 0; t < kRows; ++t) logits[t] = -std::numeric_limits<accum_t>::infinity();
       }
-      body(b, logits, key);
+      body(b, logits, key, values[b]);
     }
   }
 
