@@ -82,7 +82,7 @@ def test_blocks_that_no_grid_has(emulator: Emulator) -> None:
 def test_what_a_warp_does_together_is_volatile() -> None:
     """The compiler may move other assembly into a branch that only some lanes take."""
     source = (CSRC / 'cuda' / 'intrinsics.cuh').read_text()
-    instructions = re.findall(r'asm( volatile)?\("(\w+)\.', source)
+    instructions = re.findall(r'asm( volatile)?\(\s*"(\w+)\.', source)
     assert {('', 'ex2'), (' volatile', 'mma'), (' volatile', 'ldmatrix')} <= set(instructions)
     assert not [name for kind, name in instructions if name in ('mma', 'ldmatrix') and not kind]
 
