@@ -183,7 +183,7 @@ def functions(library: Path) -> list[tuple[int, str]]:
     found = []
     for line in result.stdout.splitlines():
         place, kind, name = line.split(' ', 2)
-        if kind in 'tTwW' and '[clone' not in name:
+        if kind in 'tTwW' and '[clone' not in name and '{lambda' not in name:
             name = name.replace('(anonymous namespace)::', '').partition('(')[0]
             match = re.search(r'\b(?P<name>\w+_kernel)(?P<arguments><.*>)?$', name)
             if match:

@@ -131,8 +131,9 @@ struct Tile {
   // Place in the area of the window that sees position i through the first tap, or would if the
   // stride did not leave it out.
   __device__ int at(int i) const {
-    return ((y(i) + problem.rows.low()) / problem.rows.stride - area.first_row) * area.cols +
-           (x() + problem.cols.low()) / problem.cols.stride - area.first_col;
+    const int shift = problem.rows.stride - 1;  // 0 or 1
+    return (((y(i) + problem.rows.low()) >> shift) - area.first_row) * area.cols +
+           ((x() + problem.cols.low()) >> shift) - area.first_col;
   }
 
   // Calls run(tap, how far the window there is before the first, whether there is one) for taps
