@@ -9,13 +9,13 @@ import json
 from collections.abc import Sequence
 from pathlib import Path
 
-from mmlocalattn.converters.convert import FAMILIES, convert_checkpoint
-from mmlocalattn.training import one_line_errors
+from mmlocalattn.command_line import one_line_errors
+from mmlocalattn.converters import families
 
 
 def parse_args(argv: Sequence[str] | None = None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__.partition('\n')[0])
-    parser.add_argument('family', choices=list(FAMILIES), help='which official release')
+    parser.add_argument('family', choices=families.NAMES, help='which official release')
     parser.add_argument('src', type=Path, help='official checkpoint')
     parser.add_argument('dst', type=Path, help='checkpoint to write')
     parser.add_argument(
@@ -43,6 +43,8 @@ def parse_arch(text: str | None) -> str | dict | None:
 
 def main(argv: Sequence[str] | None = None) -> None:
     args = parse_args(argv)
+    from mmlocalattn.converters.convert import convert_checkpoint
+
     with one_line_errors('Nothing was written.'):
         arch = parse_arch(args.arch)
         converted = convert_checkpoint(args.family, args.src, args.dst, arch, args.config)

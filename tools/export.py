@@ -11,8 +11,8 @@ from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
 
-from mmlocalattn.export import FORMATS, build_exportable, default_sizes, describe, export
-from mmlocalattn.training import add_config_arguments, config_of, image_size, one_line_errors
+from mmlocalattn.command_line import add_config_arguments, image_size, one_line_errors
+from mmlocalattn.export.formats import SUFFIXES
 
 
 def parse_args(argv: Sequence[str] | None = None) -> argparse.Namespace:
@@ -22,7 +22,7 @@ def parse_args(argv: Sequence[str] | None = None) -> argparse.Namespace:
     add_config_arguments(parser)
     parser.add_argument('checkpoint', nargs='?', help='checkpoint file')
     parser.add_argument('--random-weights', action='store_true', help='export without a checkpoint')
-    parser.add_argument('--format', choices=FORMATS, required=True)
+    parser.add_argument('--format', choices=SUFFIXES, required=True)
     parser.add_argument('--out', type=Path, help='default: the name of the config')
     parser.add_argument('--part', choices=('model', 'backbone'), default='model')
     parser.add_argument(
@@ -41,7 +41,10 @@ def parse_args(argv: Sequence[str] | None = None) -> argparse.Namespace:
 
 def main(argv: Sequence[str] | None = None) -> None:
     args = parse_args(argv)
-    out = args.out or Path(Path(args.config).with_suffix(FORMATS[args.format][1]).name)
+    from mmlocalattn.export import build_exportable, default_sizes, describe, export
+    from mmlocalattn.training import config_of
+
+    out = args.out or Path(Path(args.config).with_suffix(SUFFIXES[args.format]).name)
     with one_line_errors():
         cfg = config_of(args)
         sizes = args.size or default_sizes(cfg, args.format)

@@ -10,10 +10,7 @@ import argparse
 from collections.abc import Sequence
 from pathlib import Path
 
-from mmengine.device import get_device
-
-from mmlocalattn.training import add_config_arguments, config_of, one_line_errors
-from mmlocalattn.visualisation.predictor import Predictor, draw_files, is_video, plan_outputs
+from mmlocalattn.command_line import add_config_arguments, one_line_errors
 
 
 def parse_args(argv: Sequence[str] | None = None) -> argparse.Namespace:
@@ -24,7 +21,7 @@ def parse_args(argv: Sequence[str] | None = None) -> argparse.Namespace:
         'inputs', nargs='+', type=Path, help='images, videos, or folders of them', metavar='INPUT'
     )
     parser.add_argument('--out-dir', type=Path, default=Path('work_dirs/demo'))
-    parser.add_argument('--device', default=get_device(), help='default %(default)s')
+    parser.add_argument('--device', help='cpu, cuda, cuda:N, ...; default a GPU if there is one')
     parser.add_argument(
         '--score-thr', type=float, default=0.3, help='detection: lowest score that is drawn'
     )
@@ -33,9 +30,15 @@ def parse_args(argv: Sequence[str] | None = None) -> argparse.Namespace:
 
 def main(argv: Sequence[str] | None = None) -> None:
     args = parse_args(argv)
+    from mmengine.device import get_device
+
+    from mmlocalattn.training import config_of
+    from mmlocalattn.visualisation.predictor import Predictor, draw_files, is_video, plan_outputs
+
+    device = args.device or get_device()
     with one_line_errors():
         targets = plan_outputs(args.inputs, args.out_dir)
-        predictor = Predictor(config_of(args), args.checkpoint, args.device, args.score_thr)
+        predictor = Predictor(config_of(args), args.checkpoint, device, args.score_thr)
         draw_files(predictor, targets)
     videos = sum(map(is_video, targets))
     print(f'{len(targets) - videos} images and {videos} videos in {args.out_dir}')

@@ -8,8 +8,7 @@ import argparse
 from collections.abc import Sequence
 from pathlib import Path
 
-from mmlocalattn.data.digit_cards import write_digit_cards
-from mmlocalattn.training import one_line_errors
+from mmlocalattn.command_line import one_line_errors
 
 
 def parse_args(argv: Sequence[str] | None = None) -> argparse.Namespace:
@@ -29,6 +28,8 @@ def parse_args(argv: Sequence[str] | None = None) -> argparse.Namespace:
 
 def main(argv: Sequence[str] | None = None) -> None:
     args = parse_args(argv)
+    from mmlocalattn.data.digit_cards import write_digit_cards
+
     with one_line_errors():
         write_digit_cards(
             args.out, args.num_train, args.num_val, args.size, args.digits, args.seed, args.force

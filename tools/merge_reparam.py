@@ -8,8 +8,7 @@ import argparse
 from collections.abc import Sequence
 from pathlib import Path
 
-from mmlocalattn.converters.merge import merge_checkpoint
-from mmlocalattn.training import one_line_errors
+from mmlocalattn.command_line import one_line_errors
 
 
 def parse_args(argv: Sequence[str] | None = None) -> argparse.Namespace:
@@ -22,6 +21,8 @@ def parse_args(argv: Sequence[str] | None = None) -> argparse.Namespace:
 
 def main(argv: Sequence[str] | None = None) -> None:
     args = parse_args(argv)
+    from mmlocalattn.converters.merge import merge_checkpoint
+
     with one_line_errors('Nothing was written.'):
         difference = merge_checkpoint(args.config, args.src, args.dst)
     saved = args.src.stat().st_size - args.dst.stat().st_size

@@ -3,18 +3,12 @@
 import argparse
 import os
 from collections.abc import Sequence
+from typing import TYPE_CHECKING
 
-from mmengine.config import Config
+from mmlocalattn.command_line import add_common_arguments, one_line_errors
 
-from mmlocalattn.data import check_data
-from mmlocalattn.training import (
-    add_common_arguments,
-    build_runner,
-    draw_predictions,
-    one_line_errors,
-    run_config_of,
-    save_predictions,
-)
+if TYPE_CHECKING:
+    from mmengine.config import Config
 
 
 def parse_args(argv: Sequence[str] | None = None) -> argparse.Namespace:
@@ -34,8 +28,11 @@ def parse_args(argv: Sequence[str] | None = None) -> argparse.Namespace:
     return parser.parse_args(argv)
 
 
-def build_config(args: argparse.Namespace) -> Config:
+def build_config(args: argparse.Namespace) -> 'Config':
     """The config file with the command line applied."""
+    from mmlocalattn.data import check_data
+    from mmlocalattn.training import draw_predictions, run_config_of, save_predictions
+
     cfg = run_config_of(args)
     if not os.path.isfile(args.checkpoint):
         raise FileNotFoundError(f'checkpoint {args.checkpoint!r} does not exist')
@@ -52,6 +49,8 @@ def main(argv: Sequence[str] | None = None) -> None:
     args = parse_args(argv)
     with one_line_errors():
         cfg = build_config(args)
+    from mmlocalattn.training import build_runner
+
     build_runner(cfg).test()
 
 

@@ -2,20 +2,12 @@
 
 import argparse
 from collections.abc import Sequence
+from typing import TYPE_CHECKING
 
-from mmengine.config import Config
+from mmlocalattn.command_line import add_common_arguments, one_line_errors
 
-from mmlocalattn.data import check_data
-from mmlocalattn.training import (
-    ExactResumeHook,
-    add_common_arguments,
-    apply_resume,
-    build_runner,
-    enable_amp,
-    enable_auto_scale_lr,
-    one_line_errors,
-    run_config_of,
-)
+if TYPE_CHECKING:
+    from mmengine.config import Config
 
 
 def parse_args(argv: Sequence[str] | None = None) -> argparse.Namespace:
@@ -35,8 +27,11 @@ def parse_args(argv: Sequence[str] | None = None) -> argparse.Namespace:
     return parser.parse_args(argv)
 
 
-def build_config(args: argparse.Namespace) -> Config:
+def build_config(args: argparse.Namespace) -> 'Config':
     """The config file with the command line applied."""
+    from mmlocalattn.data import check_data
+    from mmlocalattn.training import apply_resume, enable_amp, enable_auto_scale_lr, run_config_of
+
     cfg = run_config_of(args)
     if args.amp:
         enable_amp(cfg)
@@ -52,6 +47,8 @@ def main(argv: Sequence[str] | None = None) -> None:
     args = parse_args(argv)
     with one_line_errors():
         cfg = build_config(args)
+    from mmlocalattn.training import ExactResumeHook, build_runner
+
     runner = build_runner(cfg)
     runner.register_hook(ExactResumeHook())
     runner.train()

@@ -18,6 +18,7 @@ import torch._meta_registrations
 from torch import Tensor, nn
 from torch._dynamo.exc import TorchDynamoException
 
+from mmlocalattn.export.formats import SUFFIXES
 from mmlocalattn.files import whole_file
 
 TOLERANCE = 1e-4
@@ -159,9 +160,8 @@ def save_torchscript(model: nn.Module, path: Path, sizes: Sequence[Size], meta: 
 
 
 FORMATS = {
-    'onnx': (save_onnx, '.onnx'),
-    'torchscript': (save_torchscript, '.pt'),
-    'pt2': (save_pt2, '.pt2'),
+    name: (save, SUFFIXES[name])
+    for name, save in dict(onnx=save_onnx, torchscript=save_torchscript, pt2=save_pt2).items()
 }
 """How each format is written, and the ending of its files."""
 

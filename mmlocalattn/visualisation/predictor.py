@@ -9,7 +9,6 @@ from typing import Any
 
 import cv2
 import numpy as np
-import torch
 from mmengine.config import Config
 from mmengine.registry import init_default_scope
 from mmengine.structures import BaseDataElement
@@ -19,6 +18,7 @@ from numpy.typing import NDArray
 from rich.progress import track
 
 from mmlocalattn.data.images import read_image, write_image
+from mmlocalattn.device import usable_device
 from mmlocalattn.files import whole_file
 from mmlocalattn.training import adapt_to_device, allow_mmengine_checkpoints
 from mmlocalattn.visualisation.pictures import build_visualizer, dataset_meta, draw_sample
@@ -57,7 +57,7 @@ class Predictor:
             )
         if not Path(checkpoint).is_file():
             raise FileNotFoundError(f'checkpoint {str(checkpoint)!r} does not exist')
-        check_device(device)
+        usable_device(device)
         allow_mmengine_checkpoints()
         adapt_to_device(cfg)
         init_default_scope(scope)
@@ -87,15 +87,6 @@ class Predictor:
     def draw(self, image: NDArray) -> NDArray[np.uint8]:
         """The (H, W, 3) BGR image of bytes with its predictions."""
         return draw_sample(self.visualizer, image, self.predict(image), **self.options)
-
-
-def check_device(device: str) -> None:
-    """Raise a ValueError if tensors cannot be put on the device."""
-    try:
-        torch.empty(1, device=device)
-    except (RuntimeError, AssertionError) as error:
-        reason = str(error).partition('\n')[0]
-        raise ValueError(f'device {device!r} cannot be used: {reason}') from error
 
 
 def plan_outputs(inputs: Sequence[Path], out_dir: Path) -> dict[Path, Path]:

@@ -13,12 +13,14 @@ from pathlib import Path
 import check_aarch64
 import pytest
 import torch
+from aarch64 import comparison
+from aarch64.problems import problems
 
 pytestmark = pytest.mark.xdist_group('extra_instruction_set')  # one process builds
 
 ROOT = Path(__file__).parents[2]
 TARGETS = {'x86_64': 'sse4.2', 'aarch64': '+simd'}  # any that g++ may always use
-PROBLEMS = {problem.operator: problem for problem in reversed(check_aarch64.problems())}
+PROBLEMS = {problem.operator: problem for problem in reversed(problems())}
 
 
 @pytest.fixture(scope='module')
@@ -38,19 +40,19 @@ def test_every_operator_is_compiled_for_it(program: Path) -> None:
     command = ['nm', '--demangle', str(program)]
     symbols = subprocess.run(command, capture_output=True, text=True, check=True).stdout
     functions = [line for line in symbols.splitlines() if 'mmlocalattn::cpu::extra::' in line]
-    for operator in check_aarch64.ENTRIES:
+    for operator in comparison.ENTRIES:
         assert any(f'::forward<float>(mmlocalattn::cpu::{operator}::' in name for name in functions)
 
 
-@pytest.mark.parametrize('operator', check_aarch64.ENTRIES)
+@pytest.mark.parametrize('operator', comparison.ENTRIES)
 @pytest.mark.parametrize('isa', ['extra', 'portable'])
 def test_kernels_are_reference(program: Path, operator: str, isa: str) -> None:
-    harness = check_aarch64.Harness(program, isa)
-    errors = check_aarch64.check(harness, PROBLEMS[operator], torch.float32)
+    harness = comparison.Harness(program, isa)
+    errors = comparison.check(harness, PROBLEMS[operator], torch.float32)
     assert all(error.value <= error.allowed for error in errors), errors
 
 
 def test_unknown_name(program: Path) -> None:
-    harness = check_aarch64.Harness(program, 'unheard_of')
+    harness = comparison.Harness(program, 'unheard_of')
     with pytest.raises(RuntimeError, match='no instruction set is called unheard_of'):
-        check_aarch64.check(harness, PROBLEMS['slide'], torch.float32)
+        comparison.check(harness, PROBLEMS['slide'], torch.float32)

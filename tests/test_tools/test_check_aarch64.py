@@ -6,6 +6,8 @@ from pathlib import Path
 import check_aarch64
 import pytest
 import torch
+from aarch64.comparison import relative_error
+from aarch64.disassembly import Disassembly
 
 FORWARD = 'portable::(anonymous namespace)::forward<float>(mmlocalattn::cpu::slide::Piece<float> *)'
 PACK = 'portable::(anonymous namespace)::pack<4, float>(float*)'
@@ -42,7 +44,7 @@ def test_kernels_on_aarch64(capsys: pytest.CaptureFixture[str]) -> None:
 
 
 def test_inner_loops_and_calls_are_counted() -> None:
-    disassembly = check_aarch64.Disassembly(DISASSEMBLY)
+    disassembly = Disassembly(DISASSEMBLY)
     assert disassembly.count('slide', 'forward', torch.float32, 'portable') == (3, 1)
 
 
@@ -57,8 +59,8 @@ def test_what_is_missing_is_named() -> None:
 
 def test_wrong_numbers_are_seen() -> None:
     expected = torch.tensor([1.0, -2.0])
-    assert check_aarch64.relative_error(torch.tensor([1.0, -1.5]), expected) == 0.25
-    assert check_aarch64.relative_error(torch.tensor([1.0, torch.nan]), expected) == torch.inf
+    assert relative_error(torch.tensor([1.0, -1.5]), expected) == 0.25
+    assert relative_error(torch.tensor([1.0, torch.nan]), expected) == torch.inf
 
 
 def test_faults_of_the_build_are_shown(tmp_path: Path) -> None:

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import drop_in_report
 import pytest
+from drop_in import trying
 
 from mmlocalattn.adapt import BACKBONES
 
@@ -19,13 +20,13 @@ OLD = dict(
 
 
 def test_tasks_are_all_configs_and_more_backbones_for_a_tenth() -> None:
-    found = drop_in_report.tasks(['mmdet'], '')
+    found = trying.tasks(['mmdet'], '')
     configs = {config for config, name in found if name == 'ssvit_t'}
     others = {config for config, name in found if name != 'ssvit_t'}
     assert len(configs) > 700
     assert 0.07 < len(others) / len(configs) < 0.13
-    assert {name for _, name in found} == {'ssvit_t', *drop_in_report.IN_A_TENTH} <= set(BACKBONES)
-    assert found == drop_in_report.tasks(['mmdet'], '')
+    assert {name for _, name in found} == {'ssvit_t', *trying.IN_A_TENTH} <= set(BACKBONES)
+    assert found == trying.tasks(['mmdet'], '')
 
 
 def test_goes_on_where_it_stopped(tmp_path: Path) -> None:
@@ -64,13 +65,11 @@ def test_results_that_are_there_are_not_computed_again(
 def test_a_model_runs_once(monkeypatch: pytest.MonkeyPatch) -> None:
     """Two schedules of one model; another model."""
     runs = []
-    monkeypatch.setattr(drop_in_report, 'run_model', runs.append)
-    monkeypatch.setattr(drop_in_report, '_seen', {})
+    monkeypatch.setattr(trying, 'run_model', runs.append)
+    monkeypatch.setattr(trying, '_seen', {})
     names = ('r50-d8_4xb2-40k', 'r101-d8_4xb2-80k', 'r18-d8_4xb2-80k')
     results = [
-        drop_in_report.try_config(
-            (f'mmseg::pspnet/pspnet_{name}_cityscapes-512x1024.py', 'ssvit_t')
-        )
+        trying.try_config((f'mmseg::pspnet/pspnet_{name}_cityscapes-512x1024.py', 'ssvit_t'))
         for name in names
     ]
     assert [result['outcome'] for result in results] == ['adapted'] * 3

@@ -42,7 +42,7 @@ def test_check_names_what_differs_and_writing_mends_it(
     (tmp_path / 'configs').mkdir()
     made = {tmp_path / file.relative_to(ROOT): text for file, text in texts.items()}
     monkeypatch.setattr(metafiles, 'ROOT', tmp_path)
-    monkeypatch.setattr(metafiles, 'render', lambda: made)
+    monkeypatch.setattr(metafiles, 'render', lambda load: made)
     metafiles.main([])
     metafiles.main(['--check'])
     changed, stale = tmp_path / 'configs' / 'metafile_nat.yml', tmp_path / 'configs' / 'old.yml'

@@ -1,4 +1,4 @@
-"""The command lines that the tools share."""
+"""The configs that command lines describe."""
 
 import argparse
 import os
@@ -6,30 +6,20 @@ from pathlib import Path
 
 import pytest
 
-from mmlocalattn.training import (
-    add_common_arguments,
-    image_size,
-    one_line_errors,
-    run_config_of,
-)
+from mmlocalattn.training import add_common_arguments, config_of, run_config_of
 
 
-@pytest.mark.parametrize('spelling', ['--local_rank', '--local-rank'])
-def test_arguments(spelling: str) -> None:
+@pytest.fixture
+def parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser()
     add_common_arguments(parser)
-    argv = ['c.py', '--cfg-options', 'a=1', 'b.c=[1,2]', spelling, '3', '--launcher', 'mpi']
-    args = parser.parse_args(argv)
-    assert args.cfg_options == {'a': 1, 'b.c': [1, 2]}
-    assert args.local_rank == 3
-    assert args.launcher == 'mpi'
-    assert args.work_dir is None
+    return parser
 
 
-def test_config_of_a_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_config_of_a_run(
+    parser: argparse.ArgumentParser, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.delenv('LOCAL_RANK', raising=False)
-    parser = argparse.ArgumentParser()
-    add_common_arguments(parser)
     file = tmp_path / 'c.py'
     file.write_text("default_scope = 'mmengine'")
     argv = [str(file), '--launcher', 'slurm', '--local-rank', '2']
@@ -42,23 +32,11 @@ def test_config_of_a_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Non
     assert os.environ['LOCAL_RANK'] == '1'
 
 
-def test_image_size() -> None:
-    assert image_size('800x1344') == (800, 1344)
-
-
-@pytest.mark.parametrize('text', ['800', '800x', '0x4', '-1x4', '8x8x8', 'axb'])
-def test_not_an_image_size(text: str) -> None:
-    with pytest.raises(argparse.ArgumentTypeError, match=f"'{text}' is not HEIGHTxWIDTH"):
-        image_size(text)
-
-
-def test_errors_are_one_line() -> None:
-    with pytest.raises(SystemExit, match=r'^error: no such file$'), one_line_errors():
-        raise FileNotFoundError('no such file')
-    with (
-        pytest.raises(SystemExit, match=r'^error: denied\nWritten\.$'),
-        one_line_errors('Written.'),
-    ):
-        raise PermissionError('denied')
-    with pytest.raises(KeyError), one_line_errors():
-        raise KeyError
+def test_options_are_read_as_mmengine_reads_them(
+    parser: argparse.ArgumentParser, tmp_path: Path
+) -> None:
+    file = tmp_path / 'c.py'
+    file.write_text("default_scope = 'mmengine'\na = dict(b=0, c='', d=0, e='', f=None)")
+    argv = [str(file), '--cfg-options', 'a.b=1', 'a.c=[1,(2.5,x)]', 'a.d=true', '--cfg-options']
+    cfg = config_of(parser.parse_args([*argv, 'a.e=x=y', 'a.f=None']))
+    assert cfg.a.to_dict() == dict(b=1, c=[1, (2.5, 'x')], d=True, e='x=y', f=None)

@@ -10,8 +10,7 @@ import argparse
 from collections.abc import Sequence
 from pathlib import Path
 
-from mmlocalattn.training import one_line_errors, read_history
-from mmlocalattn.visualisation.curves import compare_runs, draw_curves, summarise_run
+from mmlocalattn.command_line import one_line_errors
 
 
 def parse_args(argv: Sequence[str] | None = None) -> argparse.Namespace:
@@ -28,6 +27,9 @@ def parse_args(argv: Sequence[str] | None = None) -> argparse.Namespace:
 
 def main(argv: Sequence[str] | None = None) -> None:
     args = parse_args(argv)
+    from mmlocalattn.training import read_history
+    from mmlocalattn.visualisation.curves import compare_runs, draw_curves, summarise_run
+
     with one_line_errors():
         histories = {str(run): read_history(run) for run in args.runs}
         for name, history in histories.items():

@@ -10,11 +10,7 @@ import argparse
 from collections.abc import Sequence
 from pathlib import Path
 
-from rich.progress import track
-
-from mmlocalattn.data.images import write_image
-from mmlocalattn.training import add_config_arguments, config_of, one_line_errors
-from mmlocalattn.visualisation.pictures import build_dataset, build_visualizer, draw_item
+from mmlocalattn.command_line import add_config_arguments, one_line_errors
 
 
 def parse_args(argv: Sequence[str] | None = None) -> argparse.Namespace:
@@ -35,6 +31,12 @@ def parse_args(argv: Sequence[str] | None = None) -> argparse.Namespace:
 
 def main(argv: Sequence[str] | None = None) -> None:
     args = parse_args(argv)
+    from rich.progress import track
+
+    from mmlocalattn.data.images import write_image
+    from mmlocalattn.training import config_of
+    from mmlocalattn.visualisation.pictures import build_dataset, build_visualizer, draw_item
+
     with one_line_errors():
         cfg = config_of(args)
         dataset = build_dataset(cfg, args.split)

@@ -11,9 +11,8 @@ import argparse
 from collections.abc import Sequence
 from pathlib import Path
 
+from mmlocalattn.command_line import add_config_arguments, one_line_errors
 from mmlocalattn.files import write_json
-from mmlocalattn.training import add_config_arguments, config_of, one_line_errors
-from mmlocalattn.visualisation.confusion import count_confusion, draw_confusion
 
 
 def parse_args(argv: Sequence[str] | None = None) -> argparse.Namespace:
@@ -32,6 +31,9 @@ def parse_args(argv: Sequence[str] | None = None) -> argparse.Namespace:
 
 def main(argv: Sequence[str] | None = None) -> None:
     args = parse_args(argv)
+    from mmlocalattn.training import config_of
+    from mmlocalattn.visualisation.confusion import count_confusion, draw_confusion
+
     with one_line_errors():
         cfg = config_of(args)
         confusion = count_confusion(cfg, args.predictions, args.score_thr, args.tp_iou_thr)

@@ -11,10 +11,7 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from mmengine.logging import MMLogger
-
-from mmlocalattn.adapt.complexity import model_complexity
-from mmlocalattn.training import add_config_arguments, config_of, one_line_errors
+from mmlocalattn.command_line import add_config_arguments, one_line_errors
 
 
 def parse_args(argv: Sequence[str] | None = None) -> argparse.Namespace:
@@ -33,6 +30,11 @@ def parse_args(argv: Sequence[str] | None = None) -> argparse.Namespace:
 
 def main(argv: Sequence[str] | None = None) -> None:
     args = parse_args(argv)
+    from mmengine.logging import MMLogger
+
+    from mmlocalattn.adapt.complexity import model_complexity
+    from mmlocalattn.training import config_of
+
     MMLogger.get_current_instance().setLevel('ERROR')  # its stream is the same
     for path in args.configs:
         with one_line_errors():

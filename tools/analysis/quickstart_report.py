@@ -7,8 +7,7 @@ import argparse
 from collections.abc import Sequence
 from pathlib import Path
 
-from mmlocalattn.training import one_line_errors
-from mmlocalattn.visualisation.report import write_report
+from mmlocalattn.command_line import one_line_errors
 
 
 def parse_args(argv: Sequence[str] | None = None) -> argparse.Namespace:
@@ -19,6 +18,8 @@ def parse_args(argv: Sequence[str] | None = None) -> argparse.Namespace:
 
 def main(argv: Sequence[str] | None = None) -> None:
     args = parse_args(argv)
+    from mmlocalattn.visualisation.report import write_report
+
     with one_line_errors():
         print(*write_report(args.work_dir), sep='\n')
 

@@ -10,15 +10,7 @@ import argparse
 from collections.abc import Sequence
 from pathlib import Path
 
-from mmlocalattn.data.images import read_image
-from mmlocalattn.training import add_config_arguments, config_of, one_line_errors
-from mmlocalattn.visualisation.draw import (
-    MAX_BYTES,
-    attention_of,
-    check_points,
-    draw_layers,
-    select_layers,
-)
+from mmlocalattn.command_line import add_config_arguments, one_line_errors
 
 
 def parse_args(argv: Sequence[str] | None = None) -> argparse.Namespace:
@@ -56,7 +48,7 @@ def parse_args(argv: Sequence[str] | None = None) -> argparse.Namespace:
     parser.add_argument(
         '--max-mb',
         type=float,
-        default=MAX_BYTES / 1e6,
+        default=8,
         metavar='MB',
         help='bound on attention.html; it leaves out queries to stay below (default: %(default)g)',
     )
@@ -70,6 +62,15 @@ def point(text: str) -> tuple[int, int]:
 
 def main(argv: Sequence[str] | None = None) -> None:
     args = parse_args(argv)
+    from mmlocalattn.data.images import read_image
+    from mmlocalattn.training import config_of
+    from mmlocalattn.visualisation.draw import (
+        attention_of,
+        check_points,
+        draw_layers,
+        select_layers,
+    )
+
     out = Path(args.out)
     with one_line_errors():
         image = read_image(args.image)

@@ -4,39 +4,13 @@ Several models are timed in turns in one process; the table shows medians.
 """
 
 import argparse
-import contextlib
-import statistics
-import time
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-import torch
-from benchmarking.timing import (
-    Run,
-    environment,
-    peak_memory,
-    synchronize,
-    time_in_turns,
-    write_results,
-)
-from mmengine.config import Config
-from mmengine.model import revert_sync_batchnorm
-from mmengine.registry import MODELS, init_default_scope
-from torch import nn
-from torch.utils.flop_counter import FlopCounterMode
+from benchmarking.choices import DTYPES
 
-from mmlocalattn.adapt.trial import random_batch
-from mmlocalattn.tables import markdown_table
-from mmlocalattn.training import (
-    add_config_arguments,
-    config_of,
-    image_size,
-    load_config,
-    one_line_errors,
-)
-
-OBJECTS = 8  # on each image
+from mmlocalattn.command_line import add_config_arguments, image_size, one_line_errors
 
 
 def parse_args(argv: Sequence[str] | None = None) -> argparse.Namespace:
@@ -65,10 +39,10 @@ def parse_args(argv: Sequence[str] | None = None) -> argparse.Namespace:
         '--shape', nargs=2, type=int, metavar=('H', 'W'), help='one size, the same as --size HxW'
     )
     parser.add_argument('--batch', type=int, default=1)
-    parser.add_argument('--device', type=torch.device, default='cpu', help='cpu, cuda or cuda:N')
+    parser.add_argument('--device', default='cpu', help='cpu, cuda or cuda:N')
     parser.add_argument(
         '--dtype',
-        choices=('float32', 'bfloat16', 'float16'),
+        choices=DTYPES,
         default='float32',
         help='of autocast, which float32 leaves off',
     )
@@ -89,126 +63,23 @@ def parse_args(argv: Sequence[str] | None = None) -> argparse.Namespace:
     return args
 
 
-def build(cfg: Config, whole: bool) -> nn.Module:
-    """The model or its backbone as in one process, with random weights."""
-    init_default_scope(cfg.get('default_scope', 'mmengine'))
-    if whole and cfg.get('data_preprocessor'):
-        cfg.model.setdefault('data_preprocessor', cfg.data_preprocessor)
-    return revert_sync_batchnorm(MODELS.build(cfg.model if whole else cfg.model.backbone))
-
-
-def make_run(cfg: Config, model: Any, size: tuple[int, int], args: argparse.Namespace) -> Run:
-    """A forward pass, or a forward and backward pass, of a backbone or a model of mm packages."""
-    if args.whole:
-        batch = random_batch(cfg, size, args.batch, args.train, OBJECTS)
-        if getattr(model.data_preprocessor, 'size', None):  # mmseg pads training images to it
-            model.data_preprocessor.size = size
-        data = model.data_preprocessor(batch, training=args.train)
-    else:
-        images = torch.randn(args.batch, 3, *size, device=args.device)
-    amp: contextlib.AbstractContextManager = contextlib.nullcontext()
-    if args.dtype != 'float32':
-        amp = torch.autocast(args.device.type, getattr(torch, args.dtype))
-
-    def run() -> None:
-        model.zero_grad(set_to_none=True)
-        with torch.set_grad_enabled(args.train), amp:
-            if not args.whole:
-                loss = sum(output.float().sum() for output in model(images))
-            elif args.train:
-                loss, _ = model.parse_losses(model(**data, mode='loss'))
-            else:
-                model(**data, mode='predict')
-        if args.train:
-            loss.backward()
-
-    return run
-
-
-def check_compiled(
-    model: nn.Module, compiled: nn.Module, size: tuple[int, int], args: argparse.Namespace
-) -> float:
-    """Compare the maps of a backbone; return how many seconds the compiled one took.
-
-    Raises:
-        SystemExit: If they differ by more than 1e-3 of their largest value.
-    """
-    image = torch.randn(args.batch, 3, *size, device=args.device)
-    with torch.no_grad():
-        expected = model(image)
-        begin = time.perf_counter()
-        actual = compiled(image)
-        synchronize(args.device)
-        seconds = time.perf_counter() - begin
-    error = max(((a - b).abs().max() / b.abs().max()).item() for a, b in zip(actual, expected))
-    if not error < 1e-3:  # NaN too
-        raise SystemExit(f'error: compiled and eager maps of {size} differ by {error:.1e}')
-    return seconds
-
-
-def eager() -> contextlib.AbstractContextManager:
-    """Where compiled models run as they were, which counters of FLOPs need."""
-    has_stances = hasattr(torch.compiler, 'set_stance')  # since torch 2.6
-    return torch.compiler.set_stance('force_eager') if has_stances else contextlib.nullcontext()
-
-
-def measure(names: Sequence[str], runs: Sequence[Run], args: argparse.Namespace) -> list[dict]:
-    """Time the models in turns; one record each."""
-    records = []
-    for name, run, samples in zip(names, runs, time_in_turns(runs, args.device, args.rounds)):
-        seconds = statistics.median(samples)
-        with eager(), FlopCounterMode(display=False) as counter:
-            run()
-        records.append(
-            {
-                'config': name,
-                'seconds': seconds,
-                'samples': samples,
-                'images_per_second': args.batch / seconds,
-                'gflop': counter.get_total_flops() / 1e9,
-                'peak_bytes': peak_memory(run, args.device),
-            }
-        )
-    return records
-
-
-def profile(run: Run, device: torch.device) -> str:
-    """The operators of a pass that take the most time, as a table."""
-    activities = [torch.profiler.ProfilerActivity.CPU]
-    if device.type == 'cuda':
-        activities.append(torch.profiler.ProfilerActivity.CUDA)
-    with torch.profiler.profile(activities=activities) as profiler:
-        run()
-        synchronize(device)
-    order = 'self_device_time_total' if device.type == 'cuda' else 'self_cpu_time_total'
-    return profiler.key_averages().table(sort_by=order, row_limit=20, max_name_column_width=50)
-
-
-def print_records(records: list[dict]) -> None:
-    """One line per size and model; the last column compares with the first model."""
-    columns = ('config', 'image', 's', 'images/s', 'GFLOP/s', 'extra memory', 'parameters', 'time')
-    rows = []
-    for record in records:
-        height, width = record['size']
-        first = next(other for other in records if other['size'] == record['size'])
-        peak = record['peak_bytes']
-        rows.append(
-            [
-                record['config'],
-                f'{height} x {width}',
-                f'{record["seconds"]:.3f}',
-                f'{record["images_per_second"]:.2f}',
-                f'{record["gflop"] / record["seconds"]:.0f}',
-                '' if peak is None else f'{peak / 1e6:.0f} MB',
-                f'{record["parameters"] / 1e6:.1f} M',
-                f'{record["seconds"] / first["seconds"]:.2f}x',
-            ]
-        )
-    print(markdown_table(columns, rows))
-
-
 def main(argv: Sequence[str] | None = None) -> None:
     args = parse_args(argv)
+    import torch
+    from benchmarking.models import (
+        build,
+        check_compiled,
+        make_run,
+        measure,
+        print_records,
+        profile,
+    )
+    from benchmarking.timing import environment, write_results
+
+    from mmlocalattn.device import usable_device
+    from mmlocalattn.training import config_of, load_config
+
+    args.device = usable_device(args.device)
     paths = [args.config, *args.baseline]
     with one_line_errors():
         configs = [config_of(args), *map(load_config, args.baseline)]

@@ -11,10 +11,7 @@ import re
 from collections.abc import Sequence
 from pathlib import Path
 
-from mmengine.logging import MMLogger
-
-from mmlocalattn.adapt.complexity import model_complexity
-from mmlocalattn.training import load_config
+from mmlocalattn.files import whole_file
 
 ROOT = Path(__file__).parents[2]
 
@@ -27,12 +24,18 @@ def parse_args(argv: Sequence[str] | None = None) -> argparse.Namespace:
 
 def main(argv: Sequence[str] | None = None) -> None:
     file = parse_args(argv).file
+    from mmengine.logging import MMLogger
+
     MMLogger.get_current_instance().setLevel('ERROR')
-    file.write_text(''.join(map(fill, file.read_text().splitlines(keepends=True))))
+    with whole_file(file) as partial:
+        partial.write_text(''.join(map(fill, file.read_text().splitlines(keepends=True))))
 
 
 def fill(line: str) -> str:
     """The line with the counts of its model, or as it is when it is not such a row."""
+    from mmlocalattn.adapt.complexity import model_complexity
+    from mmlocalattn.training import load_config
+
     if not line.startswith('| `'):
         return line
     model, image, flops, _, _, params, _ = (cell.strip() for cell in line.split('|')[1:-1])

@@ -173,12 +173,17 @@ def built_wheel(pin: str, folder: Path) -> Path:
         return partial.replace(folder / wheel.name)
 
 
-def main(argv: Sequence[str] | None = None) -> None:
-    """Run the command line."""
+def parse_args(argv: Sequence[str] | None = None) -> argparse.Namespace:
+    """The command line."""
     parser = argparse.ArgumentParser(description=__doc__.partition('\n')[0])
     parser.add_argument('pin', help='what pip is asked for, as mmcv==2.1.0')
     parser.add_argument('--wheels', type=Path, required=True, help='folder that keeps the wheels')
-    args = parser.parse_args(argv)
+    return parser.parse_args(argv)
+
+
+def main(argv: Sequence[str] | None = None) -> None:
+    """Run the command line."""
+    args = parse_args(argv)
     folder = wheel_folder(args.wheels)
     name, _, version = args.pin.partition('==')
     kept = sorted(folder.glob(f'{name.replace("-", "_")}-{version}-*.whl'))

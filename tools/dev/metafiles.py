@@ -8,12 +8,13 @@ import argparse
 import re
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
-import yaml
-from mmengine.config import Config
+from mmlocalattn.command_line import one_line_errors
+from mmlocalattn.files import whole_file
 
-from mmlocalattn.training import load_config, one_line_errors
+if TYPE_CHECKING:
+    from mmengine.config import Config
 
 ROOT = Path(__file__).parents[2]
 
@@ -102,8 +103,10 @@ def parse_args(argv: Sequence[str] | None = None) -> argparse.Namespace:
 
 def main(argv: Sequence[str] | None = None) -> None:
     check = parse_args(argv).check
+    from mmlocalattn.training import load_config
+
     with one_line_errors():
-        wanted: dict[Path, str | None] = {**render()}
+        wanted: dict[Path, str | None] = {**render(load_config)}
     for file in ROOT.glob('configs/*.yml'):
         wanted.setdefault(file, None)
     differing = [file for file, text in wanted.items() if read(file) != text]
@@ -111,9 +114,17 @@ def main(argv: Sequence[str] | None = None) -> None:
         print(f'{file.relative_to(ROOT)}: {"differs from the configs" if check else "written"}')
         text = wanted[file]
         if not check:
-            file.unlink() if text is None else file.write_text(text)
+            write(file, text)
     if check and differing:
         raise SystemExit('error: run python tools/dev/metafiles.py')
+
+
+def write(file: Path, text: str | None) -> None:
+    if text is None:
+        file.unlink()
+    else:
+        with whole_file(file) as partial:
+            partial.write_text(text)
 
 
 def read(file: Path) -> str | None:
@@ -126,7 +137,7 @@ def published_configs() -> list[Path]:
     return [file for file in files if not file.name.startswith('quickstart_')]
 
 
-def render(load: Callable[[str], Config] = load_config) -> dict[Path, str]:
+def render(load: Callable[[str], 'Config']) -> dict[Path, str]:
     """The text of each metafile and of model-index.yml.
 
     Args:
@@ -148,12 +159,14 @@ def render(load: Callable[[str], Config] = load_config) -> dict[Path, str]:
             [dump({'Collections': collections}), 'Models:', *(dump([entry]) for entry in entries)]
         )
     imports = {'Import': [str(file.relative_to(ROOT)) for file in texts]}
-    texts[ROOT / 'model-index.yml'] = yaml.safe_dump(imports, default_flow_style=False)
+    texts[ROOT / 'model-index.yml'] = dump(imports, default_flow_style=False)
     return texts
 
 
-def dump(node: dict | list) -> str:
-    return yaml.safe_dump(node, sort_keys=False, default_flow_style=None, width=1000)
+def dump(node: dict | list, default_flow_style: bool | None = None) -> str:
+    import yaml
+
+    return yaml.safe_dump(node, sort_keys=False, default_flow_style=default_flow_style, width=1000)
 
 
 def collection_entry(family: Family) -> dict:
@@ -163,7 +176,7 @@ def collection_entry(family: Family) -> dict:
     }
 
 
-def model_entry(file: Path, cfg: Config) -> tuple[Family, dict]:
+def model_entry(file: Path, cfg: 'Config') -> tuple[Family, dict]:
     """The family of a config and its entry in the metafile."""
     backbone = unscoped(cfg.model.backbone.type)
     family = next((family for family in FAMILIES if backbone in family.backbones), None)
@@ -223,7 +236,7 @@ def results(published: dict[str, float], dataset: str) -> list[dict]:
     ]
 
 
-def training(cfg: Config) -> dict:
+def training(cfg: 'Config') -> dict:
     """Length, images in a step, and techniques."""
     loop = cfg.train_cfg
     length = {'Epochs': loop.max_epochs} if 'max_epochs' in loop else {'Iterations': loop.max_iters}
@@ -236,7 +249,7 @@ def training(cfg: Config) -> dict:
     }
 
 
-def parts(cfg: Config) -> list[str]:
+def parts(cfg: 'Config') -> list[str]:
     """The types of the model and its parts."""
     model = cfg.model
     names = ('backbone', 'neck', 'decode_head', 'bbox_head')

@@ -3,16 +3,12 @@
 import argparse
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-import torch
-from mmengine.registry import MODELS, init_default_scope
-from torch import nn
-from torch.utils.flop_counter import FlopCounterMode
-
-from mmlocalattn.backbones import SASAResNet
 from mmlocalattn.tables import markdown_table
-from mmlocalattn.training import load_config
+
+if TYPE_CHECKING:
+    from torch import nn
 
 ROOT = Path(__file__).parents[2]
 CLASSES = 1000
@@ -54,13 +50,16 @@ TABLE_2 = [
 ]
 
 
-def flops_of(model: nn.Module, height: int, width: int) -> float:
+def flops_of(model: 'nn.Module', height: int, width: int) -> float:
     """FLOPs as the paper counts them.
 
     A multiply-add is two, and a position takes three products with every position of its window:
     with the key, with the embedding of the offset, and with the value. PyTorch's counter knows two
     of them, since the operator takes row and column embeddings only once per row and column.
     """
+    import torch
+    from torch.utils.flop_counter import FlopCounterMode
+
     counter = FlopCounterMode(display=False)
     with torch.no_grad(), counter:
         model(torch.empty(1, 3, height, width, device='meta'))
@@ -68,12 +67,16 @@ def flops_of(model: nn.Module, height: int, width: int) -> float:
     return counter.get_total_flops() + counter.get_flop_counts()['Global'].get(op, 0) / 2
 
 
-def parameters_of(model: nn.Module) -> int:
+def parameters_of(model: 'nn.Module') -> int:
     return sum(parameter.numel() for parameter in model.parameters())
 
 
 def classifier_row(name: str, options: dict, flops: float, params: float | None) -> list[str]:
     """A line of a table of classifiers, at 224 x 224."""
+    import torch
+
+    from mmlocalattn.backbones import SASAResNet
+
     with torch.device('meta'):
         model = SASAResNet(**options).eval()
     channels = model.out_channels[-1]
@@ -85,6 +88,11 @@ def classifier_row(name: str, options: dict, flops: float, params: float | None)
 
 def detector_row(name: str, config: str, flops: float, params: float, classes: int) -> list[str]:
     """A line of the table of detectors, at 640 x 640."""
+    import torch
+    from mmengine.registry import MODELS, init_default_scope
+
+    from mmlocalattn.training import load_config
+
     cfg = load_config(str(ROOT / 'configs' / f'retinanet_sasa_r50_{config}_150e_coco.py'))
     init_default_scope(cfg.default_scope)
     cfg.model.bbox_head.num_classes = classes

@@ -1,5 +1,6 @@
 """tools/benchmarks/bench_ops.py: every way computes the same, tables, files, what is left out."""
 
+import argparse
 import json
 import sys
 from pathlib import Path
@@ -8,6 +9,11 @@ from types import ModuleType
 import matplotlib.image
 import pytest
 import torch
+from benchmarking import operators, timing
+from benchmarking.baselines import WAYS as ALL_WAYS
+from benchmarking.baselines import Problem
+from benchmarking.choices import BASELINES
+from benchmarking.windows import OURS
 
 from mmlocalattn.ops import OPS
 
@@ -19,26 +25,33 @@ SMALL = (*SMALL, '--stand-alone-shapes', '--slide-shapes')
 @pytest.fixture
 def tool(monkeypatch: pytest.MonkeyPatch) -> ModuleType:
     import bench_ops
-    from benchmarking import timing
 
-    monkeypatch.setattr(bench_ops, 'MATRIX', 32)
+    monkeypatch.setattr(operators, 'MATRIX', 32)
     monkeypatch.setattr(timing, 'BLOCK_SECONDS', 0.0)
     monkeypatch.setitem(sys.modules, 'natten', None)  # not installed, here at least
     return bench_ops
 
 
-def problem(tool: ModuleType, **changes: object):
+def parse(tool: ModuleType, *argv: str) -> argparse.Namespace:
+    args = tool.parse_args(argv)
+    args.device = torch.device(args.device)
+    return args
+
+
+def problem(**changes: object):
     values = dict(batch=2, height=13, width=19, heads=2, head_dim=8, kernel=(3, 5), dilation=(4, 2))
     values |= dict(dtype=torch.float64, device=torch.device('cpu'))
-    return tool.Problem(**values | changes)
+    return Problem(**values | changes)
+
+
+def test_baselines_that_can_be_chosen() -> None:
+    assert tuple(ALL_WAYS) == ('ours', *BASELINES)
 
 
 def test_every_operator_is_timed(tool: ModuleType) -> None:
-    import bench_windows
-
-    args = tool.parse_args([])
-    for cases in (tool.make_cases(args), tool.small_cases(args)):
-        assert {case.title for case in cases} | {bench_windows.OURS} == {*OPS}
+    args = parse(tool)
+    for cases in (operators.make_cases(args), operators.small_cases(args)):
+        assert {case.title for case in cases} | {OURS} == {*OPS}
 
 
 @pytest.mark.parametrize('bias', [(), ('--bias',)], ids=['plain', 'bias'])
@@ -53,17 +66,17 @@ def test_every_operator_is_timed(tool: ModuleType) -> None:
     ],
 )
 def test_ways_agree(tool: ModuleType, dtype: str, bias: tuple[str, ...]) -> None:
-    args = tool.parse_args(['--dtype', dtype, '--baselines', *WAYS, *bias])
-    assert tool.check_all(args) == {}
+    args = parse(tool, '--dtype', dtype, '--baselines', *WAYS, *bias)
+    assert operators.check_all(args) == {}
 
 
 @pytest.mark.needs_torch('2.5', 'flex attention')
 def test_flex_agrees(tool: ModuleType, monkeypatch: pytest.MonkeyPatch) -> None:
     """Not compiled, which takes longer than the whole suite may."""
     monkeypatch.setattr(torch, 'compile', lambda function, **_: function)
-    args = tool.parse_args(['--baselines', 'flex', 'flex-tiled', '--forward-only'])
+    args = parse(tool, '--baselines', 'flex', 'flex-tiled', '--forward-only')
     with pytest.warns(UserWarning, match='without torch.compile'):
-        assert tool.check_all(args) == {}
+        assert operators.check_all(args) == {}
 
 
 @pytest.mark.needs_torch('2.5', 'flex attention')
@@ -71,7 +84,7 @@ def test_flex_agrees(tool: ModuleType, monkeypatch: pytest.MonkeyPatch) -> None:
 def test_block_mask_is_the_windows(tool: ModuleType, tile: tuple[int, int] | None) -> None:
     from benchmarking.baselines import TokenOrder
 
-    small = problem(tool)
+    small = problem()
     tokens = TokenOrder(small, tile)
     tensor = torch.randn(small.shape)
     assert torch.equal(tokens.unsort(tokens.sort(tensor)), tensor)
@@ -97,7 +110,7 @@ def test_natten_old_and_new(tool: ModuleType, monkeypatch: pytest.MonkeyPatch) -
     """Both generations of the interface, played by the reference."""
     from benchmarking.baselines import Unavailable, reference
 
-    square = problem(tool, kernel=(3, 3), dilation=(2, 2))
+    square = problem(kernel=(3, 3), dilation=(2, 2))
     tensors = [*torch.randn(3, *square.shape, dtype=square.dtype)]
     expected = reference(square)(*tensors, None)
 
@@ -121,16 +134,16 @@ def test_natten_old_and_new(tool: ModuleType, monkeypatch: pytest.MonkeyPatch) -
         vars(functional).update(functions)
         monkeypatch.setitem(sys.modules, 'natten', package)
         monkeypatch.setitem(sys.modules, 'natten.functional', functional)
-        output = tool.WAYS['natten'](square)(*tensors, None)
+        output = ALL_WAYS['natten'](square)(*tensors, None)
         torch.testing.assert_close(output, expected)
     with pytest.raises(Unavailable, match='square windows only'):
-        tool.WAYS['natten'](problem(tool))
+        ALL_WAYS['natten'](problem())
 
 
 def test_disagreement_is_an_error(tool: ModuleType, monkeypatch: pytest.MonkeyPatch) -> None:
-    right = tool.WAYS['unfold']
+    right = ALL_WAYS['unfold']
     wrong = lambda problem: lambda *tensors: right(problem)(*tensors) * 1.01  # noqa: E731
-    monkeypatch.setitem(tool.WAYS, 'unfold', wrong)
+    monkeypatch.setitem(ALL_WAYS, 'unfold', wrong)
     with pytest.raises(SystemExit, match=r'unfold disagrees with the reference .* output is off'):
         tool.main(SMALL)
 
@@ -176,7 +189,7 @@ def test_short_table(tool: ModuleType, capsys: pytest.CaptureFixture[str]) -> No
 def test_what_does_not_fit_is_left_out(
     tool: ModuleType, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    monkeypatch.setattr(tool, 'free_memory', lambda device: 1000)
+    monkeypatch.setattr(operators, 'free_memory', lambda device: 1000)
     tool.main([*SMALL, '--baselines', 'unfold', 'sdpa', '--forward-only'])
     assert capsys.readouterr().out.count('skipped: needs 0.0 GB, 0.0 GB are free') == 2 * 2
 
@@ -185,7 +198,7 @@ def test_what_fails_is_left_out(
     tool: ModuleType, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     """On a map of the benchmark, that is; on the small maps of the check it is an error."""
-    right = tool.WAYS['unfold']
+    right = ALL_WAYS['unfold']
 
     def fails(problem):
         def attend(*tensors):
@@ -195,7 +208,7 @@ def test_what_fails_is_left_out(
 
         return attend
 
-    monkeypatch.setitem(tool.WAYS, 'unfold', fails)
+    monkeypatch.setitem(ALL_WAYS, 'unfold', fails)
     tool.main(SMALL)
     assert capsys.readouterr().out.count('skipped: too large |') == 4
 

@@ -7,6 +7,8 @@ from types import ModuleType
 import matplotlib.image
 import pytest
 import torch
+from benchmarking import timing, windows
+from benchmarking.choices import WINDOW_BASELINES
 
 SMALL = ('--height', '9', '--width', '12', '--heads', '2', '--windows', '3', '5', '--rounds', '1')
 
@@ -14,32 +16,37 @@ SMALL = ('--height', '9', '--width', '12', '--heads', '2', '--windows', '3', '5'
 @pytest.fixture
 def tool(monkeypatch: pytest.MonkeyPatch) -> ModuleType:
     import bench_windows
-    from benchmarking import timing
 
     monkeypatch.setattr(timing, 'BLOCK_SECONDS', 0.0)
     return bench_windows
 
 
 def test_ways_agree(tool: ModuleType) -> None:
-    tool.check_all(tool.parse_args([]))
+    args = tool.parse_args([])
+    args.ways, args.device = [*windows.WAYS], torch.device(args.device)
+    windows.check_all(args)
+
+
+def test_ways_that_can_be_chosen() -> None:
+    assert tuple(windows.WAYS) == (windows.OURS, *WINDOW_BASELINES)
 
 
 @pytest.mark.parametrize('name', ['depthwise convolutions', 'unfold', 'Swin windows'])
 def test_disagreement_is_an_error(
     tool: ModuleType, name: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    right = tool.WAYS[name]
+    right = windows.WAYS[name]
     wrong = right._replace(run=lambda *tensors: right.run(*tensors) * 1.01)
-    monkeypatch.setitem(tool.WAYS, name, wrong)
+    monkeypatch.setitem(windows.WAYS, name, wrong)
     with pytest.raises(SystemExit, match=f'error: {name} is off by'):
         tool.main(SMALL)
 
 
-def test_swin_windows_that_fit_are_not_padded(tool: ModuleType) -> None:
-    setting = tool.Setting(10, 15, 2, 4, 1, 5, torch.float64, torch.device('cpu'))
+def test_swin_windows_that_fit_are_not_padded() -> None:
+    setting = windows.Setting(10, 15, 2, 4, 1, 5, torch.float64, torch.device('cpu'))
     tensors = torch.randn(3, *setting.shape, dtype=torch.float64)
-    expected = tool.WAYS['Swin windows'].definition(setting, *tensors)
-    torch.testing.assert_close(tool.swin(setting, *tensors), expected)
+    expected = windows.WAYS['Swin windows'].definition(setting, *tensors)
+    torch.testing.assert_close(windows.swin(setting, *tensors), expected)
 
 
 def test_files_and_tables(
@@ -63,7 +70,7 @@ def test_files_and_tables(
 def test_what_does_not_fit_is_left_out(
     tool: ModuleType, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    monkeypatch.setattr(tool, 'free_memory', lambda device: 1000)
+    monkeypatch.setattr(windows, 'free_memory', lambda device: 1000)
     tool.main([*SMALL, '--forward-only'])
     assert capsys.readouterr().out.count('needs 0.0 GB, 0.0 GB are free') == 2
 

@@ -1,0 +1,95 @@
+"""The command lines of the tools: arguments that they share, kinds of values, errors in one line.
+
+Nothing here costs an import of the stack, so that ``--help`` and a wrong argument are answered at
+once. What the arguments mean stands in :mod:`mmlocalattn.training.arguments`.
+"""
+
+import argparse
+import contextlib
+from collections.abc import Iterator
+
+from mmlocalattn.adapt.zoo import BACKBONES
+
+
+def add_common_arguments(parser: argparse.ArgumentParser) -> None:
+    """Add the arguments that training and testing share.
+
+    :func:`~mmlocalattn.training.arguments.run_config_of` reads them.
+    """
+    add_config_arguments(parser)
+    parser.add_argument(
+        '--work-dir', help='folder of logs and checkpoints; default work_dirs/<config name>'
+    )
+    parser.add_argument('--launcher', choices=['none', 'pytorch', 'slurm', 'mpi'], default='none')
+    parser.add_argument(
+        '--local_rank', '--local-rank', type=int, default=0, help='set by torch.distributed'
+    )
+
+
+def add_config_arguments(parser: argparse.ArgumentParser, many: bool = False) -> None:
+    """Add what names a config, or ``many``, and changes it.
+
+    :func:`~mmlocalattn.training.arguments.config_of` reads it.
+    """
+    parser.add_argument(
+        'configs' if many else 'config',
+        nargs='+' if many else None,
+        metavar='CONFIG',
+        help='config file, or one of an installed package: mmdet::FILE',
+    )
+    parser.add_argument(
+        '--backbone',
+        choices=sorted(BACKBONES),
+        metavar='NAME',
+        help='replace the backbone, fit what depends on it and print what was changed: '
+        + ', '.join(BACKBONES),
+    )
+    parser.add_argument(
+        '--keep-optimizer',
+        action='store_true',
+        help='with --backbone: keep the optimizer of the config',
+    )
+    parser.add_argument(
+        '--cfg-options',
+        nargs='+',
+        action='extend',
+        type=key_value,
+        metavar='KEY=VALUE',
+        help='change entries of the config: train_dataloader.batch_size=4; lists as key="[a,b]"',
+    )
+
+
+def key_value(text: str) -> str:
+    """``'key=value'`` as it is, for ``type=`` of an argument; MMEngine reads the value later.
+
+    Raises:
+        argparse.ArgumentTypeError: If the text says something else.
+    """
+    if not text.partition('=')[0] or '=' not in text:
+        raise argparse.ArgumentTypeError(f'{text!r} is not KEY=VALUE')
+    return text
+
+
+def image_size(text: str) -> tuple[int, int]:
+    """``'800x1344'`` to (height, width), for ``type=`` of an argument.
+
+    Raises:
+        argparse.ArgumentTypeError: If the text says something else.
+    """
+    height, _, width = text.partition('x')
+    if not (height.isdecimal() and width.isdecimal() and int(height) and int(width)):
+        raise argparse.ArgumentTypeError(f'{text!r} is not HEIGHTxWIDTH')
+    return int(height), int(width)
+
+
+@contextlib.contextmanager
+def one_line_errors(note: str = '') -> Iterator[None]:
+    """End the program with ``error: ...`` for what a caller can mend.
+
+    Args:
+        note: A last line, for what the program has done or left.
+    """
+    try:
+        yield
+    except (OSError, ModuleNotFoundError, ValueError) as error:
+        raise SystemExit('\n'.join(filter(None, [f'error: {error}', note]))) from None

@@ -1,0 +1,100 @@
+"""The command lines of the tools: shared arguments, kinds of values, errors in one line."""
+
+import argparse
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from mmlocalattn.adapt import BACKBONES
+from mmlocalattn.command_line import add_common_arguments, image_size, key_value, one_line_errors
+
+ROOT = Path(__file__).parents[1]
+FILES = {*(ROOT / 'tools').rglob('*.py')}
+TOOLS = sorted(path for path in FILES if 'def parse_args(' in path.read_text())
+# Runs a tool and prints which packages that has imported besides Python's own.
+IMPORTED = """
+import json, os, runpy, sys
+
+script, *argv = sys.argv[1:]
+sys.path[0] = os.path.dirname(script)
+sys.argv = [script, *argv]
+before = set(sys.modules)
+try:
+    runpy.run_path(script, run_name='__main__')
+except SystemExit as stop:
+    assert stop.code in (0, None), stop.code
+new = {name.partition('.')[0] for name in set(sys.modules) - before}
+print(json.dumps(sorted(new - sys.stdlib_module_names - {'__mp_main__'})))
+"""
+
+
+@pytest.mark.parametrize('path', TOOLS, ids=lambda path: str(path.relative_to(ROOT)))
+def test_help_imports_nothing(path: Path) -> None:
+    """Neither the stack nor any other package, so that an answer takes no time."""
+    run = subprocess.run(
+        [sys.executable, '-c', IMPORTED, str(path), '--help'], capture_output=True, text=True
+    )
+    assert run.returncode == 0, run.stderr
+    assert 'usage:' in run.stdout
+    imported = json.loads(run.stdout.splitlines()[-1])
+    assert {*imported} <= {'mmlocalattn', 'benchmarking'}
+
+
+def test_every_tool_is_found() -> None:
+    """Those that have moved start the new one, and what tools import has no command line."""
+    moved = {path for path in FILES if path.read_text().startswith('"""Moved to ')}
+    parts = {path for path in FILES if path.parent.name in ('aarch64', 'benchmarking', 'drop_in')}
+    (worker,) = FILES - {*TOOLS} - moved - parts
+    assert worker.name == 'build_worker.py'  # which compare_builds.py starts
+
+
+@pytest.mark.parametrize('spelling', ['--local_rank', '--local-rank'])
+def test_arguments(spelling: str) -> None:
+    parser = argparse.ArgumentParser()
+    add_common_arguments(parser)
+    argv = ['c.py', '--cfg-options', 'a=1', 'b.c=[1,2]', spelling, '3', '--launcher', 'mpi']
+    args = parser.parse_args([*argv, '--cfg-options', 'd=e=f'])
+    assert args.cfg_options == ['a=1', 'b.c=[1,2]', 'd=e=f']
+    assert args.local_rank == 3
+    assert args.launcher == 'mpi'
+    assert args.work_dir is None
+
+
+@pytest.mark.parametrize('text', ['a', '=1', ''])
+def test_not_key_and_value(text: str, capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(argparse.ArgumentTypeError, match=f"^'{text}' is not KEY=VALUE$"):
+        key_value(text)
+
+
+def test_unknown_backbone(capsys: pytest.CaptureFixture[str]) -> None:
+    parser = argparse.ArgumentParser()
+    add_common_arguments(parser)
+    with pytest.raises(SystemExit):
+        parser.parse_args(['c.py', '--backbone', 'ssvit_x'])
+    assert "invalid choice: 'ssvit_x'" in (said := capsys.readouterr().err)
+    assert all(name in said for name in BACKBONES)
+
+
+def test_image_size() -> None:
+    assert image_size('800x1344') == (800, 1344)
+
+
+@pytest.mark.parametrize('text', ['800', '800x', '0x4', '-1x4', '8x8x8', 'axb'])
+def test_not_an_image_size(text: str) -> None:
+    with pytest.raises(argparse.ArgumentTypeError, match=f"'{text}' is not HEIGHTxWIDTH"):
+        image_size(text)
+
+
+def test_errors_are_one_line() -> None:
+    with pytest.raises(SystemExit, match=r'^error: no such file$'), one_line_errors():
+        raise FileNotFoundError('no such file')
+    with (
+        pytest.raises(SystemExit, match=r'^error: denied\nWritten\.$'),
+        one_line_errors('Written.'),
+    ):
+        raise PermissionError('denied')
+    with pytest.raises(KeyError), one_line_errors():
+        raise KeyError
