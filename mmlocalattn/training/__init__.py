@@ -16,6 +16,13 @@ from mmlocalattn.training.checkpoint import (
     read_seed,
     save_checkpoint,
 )
+from mmlocalattn.training.clock import (
+    ClockCheckpointHook,
+    ClockHook,
+    ClockTrainLoop,
+    apply_clock,
+    start_clock,
+)
 from mmlocalattn.training.config import find_config, load_config, preprocessor_of
 from mmlocalattn.training.history import History, read_history
 from mmlocalattn.training.launch import (
@@ -29,6 +36,9 @@ from mmlocalattn.training.predictions import draw_predictions, save_predictions
 from mmlocalattn.training.resume import ExactResumeHook, apply_resume
 
 __all__ = [
+    'ClockCheckpointHook',
+    'ClockHook',
+    'ClockTrainLoop',
     'ExactResumeHook',
     'History',
     'LayerDecayOptimWrapperConstructor',
@@ -36,6 +46,7 @@ __all__ = [
     'add_common_arguments',
     'add_config_arguments',
     'allow_mmengine_checkpoints',
+    'apply_clock',
     'apply_resume',
     'build_runner',
     'config_of',
@@ -55,4 +66,5 @@ __all__ = [
     'run_config_of',
     'save_checkpoint',
     'save_predictions',
+    'start_clock',
 ]
