@@ -30,13 +30,13 @@ def parse_args(argv: Sequence[str] | None = None) -> argparse.Namespace:
 
 def build_config(args: argparse.Namespace) -> 'Config':
     """The config file with the command line applied."""
-    from mmlocalattn.data import check_data
     from mmlocalattn.training import draw_predictions, run_config_of, save_predictions
+    from mmlocalattn.training.data_check import check_run
 
     cfg = run_config_of(args)
     if not os.path.isfile(args.checkpoint):
         raise FileNotFoundError(f'checkpoint {args.checkpoint!r} does not exist')
-    check_data(cfg, ('test',))
+    check_run(cfg, ('test',))
     cfg.load_from = args.checkpoint
     if args.show_dir:
         draw_predictions(cfg, args.show_dir)

@@ -29,15 +29,15 @@ def parse_args(argv: Sequence[str] | None = None) -> argparse.Namespace:
 
 def build_config(args: argparse.Namespace) -> 'Config':
     """The config file with the command line applied."""
-    from mmlocalattn.data import check_data
     from mmlocalattn.training import apply_resume, enable_amp, enable_auto_scale_lr, run_config_of
+    from mmlocalattn.training.data_check import check_run
 
     cfg = run_config_of(args)
     if args.amp:
         enable_amp(cfg)
     if args.auto_scale_lr:
         enable_auto_scale_lr(cfg)
-    check_data(cfg, ('train', 'val'))
+    check_run(cfg, ('train', 'val'))
     if args.resume:
         apply_resume(cfg, args.resume)
     return cfg

@@ -1,9 +1,82 @@
-"""A check that the data sets of a config are there, before anything is built or trained."""
+"""The checks of data sets, before anything is built or trained."""
 
 import os.path as osp
 from collections.abc import Iterator, Mapping, Sequence
 
+from mmlocalattn.data.coco import CocoData, CocoReader, check_coco
+from mmlocalattn.data.findings import Finding
+from mmlocalattn.data.index_maps import MapData, check_index_maps
+from mmlocalattn.data.labelled_images import LabelData, check_labelled_images
+
 SAMPLE_DATA_COMMAND = 'python tools/make_sample_data.py'
+
+# What a finding may be about, in the words of docs/faq.md.
+KINDS = (
+    'annotation file',
+    'area and iscrowd',
+    'batch norm',
+    'boxes',
+    'class names',
+    'class never occurs',
+    'classes',
+    'colour map',
+    'data set',
+    'evaluator',
+    'ids',
+    'image size',
+    'images left out',
+    'labels',
+    'learning rate',
+    'map size',
+    'masks',
+    'missing image',
+    'missing index map',
+    'not checked',
+    'not finite',
+    'nothing to learn',
+    'num_classes',
+    'train and val',
+    'unreadable image',
+    'unreadable index map',
+)
+
+Data = CocoData | MapData | LabelData
+
+
+def check_dataset(data: Data, reader: CocoReader) -> Iterator[Finding]:
+    """All that can be known about the files of one data set.
+
+    Args:
+        data: What a loader reads.
+        reader: Of annotation files, with how much is looked at.
+    """
+    if isinstance(data, CocoData):
+        yield from check_coco(data, reader)
+    elif isinstance(data, MapData):
+        yield from check_index_maps(data, reader.budget)
+    else:
+        yield from check_labelled_images(data, reader.budget)
+
+
+def check_overlap(train: Sequence[str], other: Sequence[str], loader: str) -> Iterator[Finding]:
+    """Find images that a model is trained on and validated with.
+
+    Args:
+        train: Paths of the images of ``train_dataloader``.
+        other: Of another loader.
+        loader: Its name.
+    """
+    known = {osp.realpath(path) for path in train}
+    both = {path for path in other if osp.realpath(path) in known}
+    if both:
+        yield Finding(
+            'note',
+            'train and val',
+            min(both),
+            '',
+            f'{len(both)} of the {len(set(other))} images of {loader}, this one among them, are '
+            'those of train_dataloader too: what is measured on them is no test',
+        )
 
 
 def check_data(cfg: Mapping, splits: Sequence[str]) -> None:
@@ -30,7 +103,7 @@ def check_data(cfg: Mapping, splits: Sequence[str]) -> None:
                     )
 
 
-def leaf_datasets(dataset: Mapping) -> Iterator[Mapping]:
+def leaf_datasets(dataset: dict) -> Iterator[dict]:
     """The data sets inside wrappers such as RepeatDataset and ConcatDataset."""
     inner = [dataset['dataset']] if 'dataset' in dataset else dataset.get('datasets')
     if inner is None:

@@ -17,10 +17,12 @@ def build_runner(cfg: Config) -> Runner:
     """The runner of a config, on the device that is there: ``train()``, ``val()`` or ``test()`` it.
 
     Args:
-        cfg: With its ``work_dir``. Changed in place by :func:`adapt_to_device`.
+        cfg: With its ``work_dir``. Changed in place by :func:`adapt_to_device` and
+            :func:`adapt_loaders`.
     """
     allow_mmengine_checkpoints()
     adapt_to_device(cfg)
+    adapt_loaders(cfg)
     return RUNNERS.build(cfg) if 'runner_type' in cfg else Runner.from_cfg(cfg)
 
 
@@ -46,6 +48,24 @@ def enable_auto_scale_lr(cfg: Config) -> None:
         where = cfg.filename or 'the config'
         raise ValueError(f'--auto-scale-lr needs auto_scale_lr.base_batch_size in {where}')
     cfg.auto_scale_lr.enable = True
+
+
+def adapt_loaders(cfg: Config) -> None:
+    """Leave out what only data loaders with workers take, where ``num_workers=0``, and say so.
+
+    Args:
+        cfg: Changed in place.
+    """
+    changed = []
+    for name in ('train_dataloader', 'val_dataloader', 'test_dataloader'):
+        loader = cfg.get(name)
+        if loader is None or loader.get('num_workers', 0) > 0:
+            continue
+        for key in ('persistent_workers', 'prefetch_factor'):
+            if loader.pop(key, None):
+                changed.append(f'{name}.{key}')
+    if changed:
+        print_log(f'num_workers=0: without {", ".join(changed)}.', logger=None)
 
 
 def adapt_to_device(cfg: Config) -> None:

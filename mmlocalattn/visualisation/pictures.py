@@ -11,7 +11,9 @@ from mmengine.structures import BaseDataElement
 from mmengine.visualization import Visualizer
 from numpy.typing import NDArray
 
-from mmlocalattn.data.check import check_data, leaf_datasets
+from mmlocalattn.data.check import leaf_datasets
+from mmlocalattn.data.findings import Budget
+from mmlocalattn.training.data_check import check_run
 
 
 def dataset_meta(cfg: Config, split: str = 'test') -> dict:
@@ -32,19 +34,22 @@ def dataset_meta(cfg: Config, split: str = 'test') -> dict:
     return {key: value for key, value in meta.items() if value is not None}
 
 
-def build_dataset(cfg: Config, split: str) -> BaseDataset:
+def build_dataset(cfg: Config, split: str, number: int | None = None) -> BaseDataset:
     """The data set of a config, whose scope becomes the default one.
 
     Args:
         cfg: Of mmdet, mmsegmentation or mmpretrain.
         split: ``'train'``, ``'val'`` or ``'test'``.
+        number: Of the first images that are used, which are all checked; None checks a sample of
+            all.
 
     Raises:
         FileNotFoundError: If a file or folder of it does not exist; says how to get it.
-        ValueError: If the config has no such data loader.
+        ValueError: If the config has no such data loader, or the data are wrong; says how.
     """
     dataset = _dataset_of(cfg, split)
-    check_data(cfg, (split,))
+    budget = None if number is None else Budget(items=number, spread=False)
+    check_run(cfg, (split,), with_model=False, budget=budget)
     init_default_scope(cfg.default_scope)
     return DATASETS.build(dataset)
 

@@ -5,6 +5,7 @@ from pathlib import Path
 import pytest
 
 from mmlocalattn.data import check_data
+from mmlocalattn.data.check import KINDS
 
 
 @pytest.fixture
@@ -72,3 +73,8 @@ def test_remote_data_is_not_checked() -> None:
 
 def test_data_without_files_is_not_checked() -> None:
     check_data(loaders(dict(type='Toy')), ('train',))
+
+
+def test_the_faq_has_every_kind_of_finding() -> None:
+    page = (Path(__file__).parents[2] / 'docs' / 'faq.md').read_text().replace('\n', ' ')
+    assert [kind for kind in KINDS if f'`{kind}`' not in page] == []

@@ -69,3 +69,36 @@ def test_options_of_training() -> None:
     cfg.auto_scale_lr = dict(base_batch_size=16, enable=False)
     enable_auto_scale_lr(cfg)
     assert cfg.auto_scale_lr.enable is True
+
+
+def test_loaders_without_workers(capsys: pytest.CaptureFixture) -> None:
+    cfg = Config(
+        dict(
+            train_dataloader=dict(num_workers=0, persistent_workers=True, prefetch_factor=2),
+            val_dataloader=dict(num_workers=0, persistent_workers=False),
+            test_dataloader=None,
+        )
+    )
+    launch.adapt_loaders(cfg)
+    assert cfg.train_dataloader == dict(num_workers=0)
+    assert capsys.readouterr().out.count('\n') == 1
+    launch.adapt_loaders(cfg)
+    assert capsys.readouterr().out == ''
+
+
+def test_loaders_without_workers_say_so(capsys: pytest.CaptureFixture) -> None:
+    cfg = Config(
+        {f'{split}_dataloader': dict(persistent_workers=True) for split in ('train', 'val')}
+    )
+    launch.adapt_loaders(cfg)
+    assert (
+        'num_workers=0: without train_dataloader.persistent_workers, '
+        'val_dataloader.persistent_workers.' in capsys.readouterr().out
+    )
+
+
+def test_loaders_with_workers_stay() -> None:
+    loader = dict(num_workers=2, persistent_workers=True, prefetch_factor=4)
+    cfg = Config(dict(train_dataloader=loader))
+    launch.adapt_loaders(cfg)
+    assert cfg.train_dataloader == loader

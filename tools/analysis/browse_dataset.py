@@ -39,7 +39,7 @@ def main(argv: Sequence[str] | None = None) -> None:
 
     with one_line_errors():
         cfg = config_of(args)
-        dataset = build_dataset(cfg, args.split)
+        dataset = build_dataset(cfg, args.split, args.number)
     visualizer = build_visualizer(cfg, dataset.metainfo)
     args.output_dir.mkdir(parents=True, exist_ok=True)
     number = min(args.number or len(dataset), len(dataset))
