@@ -5,9 +5,7 @@ from typing import Literal
 
 from mmlocalattn.data.findings import Finding
 
-Task = Literal[
-    'detection', 'instance segmentation', 'semantic segmentation', 'classification'
-]
+Task = Literal['detection', 'instance segmentation', 'semantic segmentation', 'classification']
 SplitName = Literal['train', 'val', 'test']
 
 

@@ -1,5 +1,6 @@
 """Configs, command lines, checkpoints, resuming, layer decay and logs, around MMEngine."""
 
+import mmlocalattn.training.interval_metrics  # noqa: F401 (registers them)
 from mmlocalattn.training.arguments import (
     add_common_arguments,
     add_config_arguments,
