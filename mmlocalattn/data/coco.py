@@ -125,14 +125,14 @@ def check_coco(data: CocoData, reader: CocoReader) -> Iterator[Finding]:
         return
     categories = [category['name'] for category in content['categories']]
     yield from check_categories(data.ann_file, categories, data.classes)
-    yield from _check_ids(data.ann_file, content)
+    yield from check_ids(data.ann_file, content)
     yield from _check_objects(data, content, reader.budget)
     if data.training:
         yield from _check_what_is_left(data, content)
     yield from _check_pictures(data, content, reader.budget)
 
 
-def _check_ids(ann_file: str, content: dict) -> Iterator[Finding]:
+def check_ids(ann_file: str, content: dict) -> Iterator[Finding]:
     """Ids and file names that stand for two things, or for none."""
 
     def twice(key: str, name: str) -> list:

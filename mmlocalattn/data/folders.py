@@ -1,35 +1,70 @@
 """People's folders: what one holds, recognised by looking, as a data set that a config can name."""
 
-from dataclasses import dataclass
-from typing import Literal
+import hashlib
+import json
+import math
+import os
+from collections.abc import Callable, Mapping
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from statistics import median
+from typing import Any
 
-from mmlocalattn.data.findings import Finding
+from mmlocalattn.data.check_records import check_objects, check_pictures, choose_orientation
+from mmlocalattn.data.findings import Finding, first_of_each_kind
+from mmlocalattn.data.formats import (
+    read_class_folders,
+    read_coco,
+    read_labelme,
+    read_maps,
+    read_voc,
+    read_yolo,
+)
+from mmlocalattn.data.palette import make_palette
+from mmlocalattn.data.picture_files import look_at_all
+from mmlocalattn.data.records import Records, Size, Task
+from mmlocalattn.data.splits import check_duplicates, make_splits
+from mmlocalattn.data.tree import SplitName, Tree, walk
+from mmlocalattn.data.write_coco import annotation_of
+from mmlocalattn.data.write_splits import Split, Written, write_splits
+from mmlocalattn.files import whole_folder, write_json
 
-Task = Literal['detection', 'instance segmentation', 'semantic segmentation', 'classification']
-SplitName = Literal['train', 'val', 'test']
+READERS: dict[Callable[[Tree], Records | None], str] = {  # in the order that they are asked
+    read_coco: 'COCO json',
+    read_yolo: 'YOLO (data.yaml, or text files beside pictures)',
+    read_voc: 'Pascal VOC XML',
+    read_labelme: 'LabelMe json',
+    read_maps: 'pictures and masks',
+    read_class_folders: 'a folder of pictures for each class',
+}
+TASKS: dict[Callable[[Tree], Records | None], tuple[Task, ...]] = {
+    read_maps: ('semantic segmentation',),
+    read_class_folders: ('classification',),
+}
+OBJECT_TASKS: tuple[Task, ...] = ('detection', 'instance segmentation')
+DESCRIPTION = 'dataset.json'
+SHOWN = 3  # findings of each kind in an error
 
 
 @dataclass(frozen=True)
-class Split:
-    """One part of a data set, in what mmdet, mmseg or mmpretrain reads without conversion.
+class ClassCount:
+    """How often a class occurs.
 
     Attributes:
-        images: Absolute path of the folder that names of pictures are relative to, the
-            ``data_prefix`` of images.
-        annotations: Absolute path of the ``ann_file``: for detection and instance segmentation a
-            COCO file; for semantic segmentation names without their suffix, one a line; for
-            classification ``name label`` lines. Empty if the folder is read as it stands (semantic
-            segmentation, classification).
-        maps: Absolute path of the folder of index maps; empty without them.
-        num_images: Pictures, those without objects too.
-        num_objects: Objects that are not crowds; of classification the pictures.
+        name: Of the class.
+        train: Objects for training; for other tasks pictures it occurs in.
+        val: The same for validation.
+        small: Objects below 32 x 32 pixels, in all splits, as COCO counts them.
+        medium: Below 96 x 96 pixels.
+        large: All others.
     """
 
-    images: str
-    annotations: str = ''
-    maps: str = ''
-    num_images: int = 0
-    num_objects: int = 0
+    name: str
+    train: int
+    val: int
+    small: int = 0
+    medium: int = 0
+    large: int = 0
 
 
 @dataclass(frozen=True)
@@ -56,6 +91,8 @@ class FolderData:
         image_size: Median width and median height of the pictures, pixels.
         made_split: Whether the val split was made here.
         converted: What was written, in words; empty if everything is read as it stands.
+        counts: Of each class.
+        skipped: Pictures and objects that were left out.
         findings: What is wrong, or worth knowing.
     """
 
@@ -71,15 +108,29 @@ class FolderData:
     reduce_zero_label: bool = False
     ignore_orientation: bool = False
     object_size: float = 0.0
-    image_size: tuple[int, int] = (0, 0)
+    image_size: Size = (0, 0)
     made_split: bool = False
     converted: str = ''
+    counts: tuple[ClassCount, ...] = ()
+    skipped: int = 0
     findings: tuple[Finding, ...] = ()
 
     @property
     def summary(self) -> str:
         """What was recognised, in one line."""
-        raise NotImplementedError
+        names = ', '.join(self.classes[:6]) + (', ...' if len(self.classes) > 6 else '')
+        parts = ', '.join(f'{split.num_images} {name}' for name, split in self.splits.items())
+        objects = sum(split.num_objects for split in self.splits.values())
+        return ''.join(
+            [
+                f'{self.folder}: {self.source}, {self.task}; ',
+                f'{len(self.classes)} class{"" if len(self.classes) == 1 else "es"} ({names}); ',
+                f'pictures: {parts}' + (' (split made here)' if self.made_split else ''),
+                f'; {objects} objects' if objects else '',
+                f'; {self.skipped} bad entries left out' if self.skipped else '',
+                f'; converted: {self.converted}' if self.converted else '; read as it stands',
+            ]
+        )
 
 
 def read_folder(
@@ -93,15 +144,187 @@ def read_folder(
 
     Args:
         folder: Of the user; nothing is written into it.
-        out: Folder for what is converted and for lists of a split that is made, as
-            ``work_dir/data``. It is written once, whole: a second call for the same data finds it.
-            In a distributed run one process calls first.
+        out: Folder for what is converted and for lists of names, as ``work_dir/data``. It is
+            written once, whole: a second call for the same data finds it. In a distributed run one
+            process calls first.
         val_fraction: Share of the images of a split that is made; above 0 and below 1.
         skip_bad: Go on without pictures and objects that have an error; ``findings`` lists them.
         task: What to read it for, where it holds more than one thing; None for the first found.
 
     Raises:
+        FileNotFoundError: If there is no such folder.
         ValueError: If nothing is recognised, or, without ``skip_bad``, something has an error;
             each in one line.
     """
-    raise NotImplementedError
+    if not 0 < val_fraction < 1:
+        raise ValueError(f'--val-fraction must be above 0 and below 1, got {val_fraction}')
+    final = os.path.abspath(out)
+    tree = walk(folder)
+    if Path(final).is_relative_to(tree.root):
+        raise ValueError(
+            f'{out!r} is inside of {folder!r}, and nothing is written there: give another work dir'
+        )
+    key = _fingerprint(tree, final, val_fraction, skip_bad, task)
+    path = Path(final, DESCRIPTION)
+    if path.is_file() and (content := json.loads(path.read_bytes()))['fingerprint'] == key:
+        return _from_json(content['data'])
+    if os.path.exists(final) and not path.is_file():
+        raise ValueError(f'{out!r} exists and holds something else: remove it')
+    data, write = _read(tree, final, val_fraction, skip_bad, task)
+    with whole_folder(Path(final), replace=True) as new:
+        written = write(new)
+        data = FolderData(**{**_fields(data), **_fields(written)})
+        write_json(new / DESCRIPTION, {'fingerprint': key, 'data': asdict(data)})
+    return data
+
+
+def recognise(tree: Tree, task: Task | None = None) -> Records:
+    """Read a folder with the first reader that knows its format.
+
+    Args:
+        tree: The folder.
+        task: That it has to be for; None for any.
+
+    Raises:
+        ValueError: If none does; says what was looked for.
+    """
+    wanted = OBJECT_TASKS if task in OBJECT_TASKS else (task,)
+    for reader in READERS:
+        if task is None or set(wanted) & set(TASKS.get(reader, OBJECT_TASKS)):
+            records = reader(tree)
+            if records is not None:
+                return records
+    known = '; '.join(
+        name
+        for reader, name in READERS.items()
+        if task is None or set(wanted) & set(TASKS.get(reader, OBJECT_TASKS))
+    )
+    what = f' for {task}' if task else ''
+    raise ValueError(
+        f'{tree.root!r} holds {len(tree.files)} files, {len(tree.pictures)} of them pictures, and '
+        f'no data set{what} that is known: {known}. See docs/your_data.md'
+    )
+
+
+def _read(
+    tree: Tree, final: str, val_fraction: float, skip_bad: bool, task: Task | None
+) -> tuple[FolderData, Callable[[Path], Written]]:
+    """Everything but the writing, and what does that."""
+    records = recognise(tree, task)
+    if records.source != 'COCO':
+        records.pictures.sort(key=lambda picture: picture.path)
+    facts = look_at_all(sorted({picture.path for picture in records.pictures}))
+    raw, oriented = choose_orientation(records, facts)
+    findings = [*records.findings, *oriented, *check_pictures(records, facts, raw)]
+    findings += check_objects(records, facts, raw)
+    if not skip_bad:
+        _refuse(tree.root, findings)
+    skipped = _drop_bad(records) if skip_bad else 0
+    if records.task == 'semantic segmentation':
+        records.pictures = [picture for picture in records.pictures if picture.index_map]
+    made = make_splits(records, facts, val_fraction)
+    findings += check_duplicates(records, facts)
+    skipped += _drop_bad(records) if skip_bad else 0
+    sizes = {path: known.stored if raw else known.turned for path, known in facts.items()}
+    data = FolderData(
+        tree.root,
+        records.source,
+        records.task,
+        tuple(records.classes),
+        tuple(records.palette or make_palette(len(records.classes))),
+        {},
+        masks=records.task == 'instance segmentation',
+        ignore_orientation=raw,
+        object_size=_object_size(records),
+        image_size=_median_size([sizes[picture.path] for picture in records.pictures]),
+        made_split=made,
+        counts=count_classes(records),
+        skipped=skipped,
+        findings=tuple(findings),
+    )
+    native = not made and not skipped
+    return data, lambda new: write_splits(records, new, final, sizes, native)
+
+
+def _refuse(root: str, findings: list[Finding]) -> None:
+    errors = [finding for finding in findings if finding.severity == 'error']
+    if errors:
+        lines = '\n'.join(first_of_each_kind(errors, SHOWN))
+        raise ValueError(
+            f'{len(errors)} entries of {root!r} cannot be used; --skip-bad goes on without them, '
+            f'`python tools/analysis/check_data.py {root}` lists all:\n{lines}'
+        )
+
+
+def _drop_bad(records: Records) -> int:
+    """Remove what cannot be used, and count it."""
+    number = 0
+    for picture in records.pictures:
+        number += picture.bad or sum(item.bad for item in picture.objects)
+        picture.objects = [item for item in picture.objects if not item.bad]
+    records.pictures = [picture for picture in records.pictures if not picture.bad]
+    return number
+
+
+def _areas(records: Records) -> list[tuple[int, str | None, float]]:
+    """Label, split and area of each object that is not a crowd."""
+    return [
+        (item.label, picture.split, float(annotation_of(item)['area']))
+        for picture in records.pictures
+        for item in picture.objects
+        if not item.crowd
+    ]
+
+
+def _object_size(records: Records) -> float:
+    sizes = [math.sqrt(max(area, 0)) for _, _, area in _areas(records)]
+    return round(median(sizes), 1) if sizes else 0.0
+
+
+def _median_size(sizes: list[Size]) -> Size:
+    if not sizes:
+        return 0, 0
+    return round(median(width for width, _ in sizes)), round(median(height for _, height in sizes))
+
+
+def count_classes(records: Records) -> tuple[ClassCount, ...]:
+    """How often each class occurs, once each picture has a split."""
+    areas = _areas(records)
+    if records.task not in OBJECT_TASKS:
+        areas = [
+            (label, picture.split, -1.0)
+            for picture in records.pictures
+            for label in picture.values or {picture.label}
+        ]
+    counts = []
+    for label, name in enumerate(records.classes):
+        of_class = [(split, area) for other, split, area in areas if other == label]
+        small, medium = (sum(0 <= area < side**2 for _, area in of_class) for side in (32, 96))
+        large = sum(area >= 96**2 for _, area in of_class)
+        train, val = (sum(split == wanted for split, _ in of_class) for wanted in ('train', 'val'))
+        counts.append(ClassCount(name, train, val, small, medium - small, large))
+    return tuple(counts)
+
+
+def _fingerprint(tree: Tree, *settings: object) -> str:
+    """A digest of the names, sizes and times of all files, and of how they are read."""
+    digest = hashlib.sha1(repr(settings).encode(), usedforsecurity=False)
+    for path in tree.files:
+        status = os.stat(path)
+        digest.update(f'{path} {status.st_size} {status.st_mtime_ns}\n'.encode())
+    return digest.hexdigest()
+
+
+def _fields(instance: Any) -> dict[str, Any]:
+    return {name: getattr(instance, name) for name in instance.__dataclass_fields__}
+
+
+def _from_json(content: Mapping[str, Any]) -> FolderData:
+    data = dict(content)
+    data['classes'] = tuple(data['classes'])
+    data['palette'] = tuple((red, green, blue) for red, green, blue in data['palette'])
+    data['image_size'] = tuple(data['image_size'])
+    data['splits'] = {name: Split(**split) for name, split in data['splits'].items()}
+    data['counts'] = tuple(ClassCount(**count) for count in data['counts'])
+    data['findings'] = tuple(Finding(**finding) for finding in data['findings'])
+    return FolderData(**data)

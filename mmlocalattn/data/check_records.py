@@ -1,0 +1,169 @@
+"""Checks of the pictures and objects of a folder, before anything is written."""
+
+import os
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import replace
+
+from mmlocalattn.data.boxes import box_problem, check_annotation
+from mmlocalattn.data.findings import Finding
+from mmlocalattn.data.image_files import unreadable
+from mmlocalattn.data.picture_files import PictureFacts, check_file
+from mmlocalattn.data.records import ObjectRecord, PictureRecord, Records, Size
+from mmlocalattn.data.write_coco import annotation_of, finish_object
+
+Facts = Mapping[str, PictureFacts]
+
+
+def check_pictures(records: Records, facts: Facts, raw: bool) -> Iterator[Finding]:
+    """Check the files and sizes of the pictures; those that cannot be used become bad.
+
+    Args:
+        records: Whose pictures are checked.
+        facts: Of each.
+        raw: Whether they are read as they are stored, without obeying EXIF's orientation.
+    """
+    for picture in records.pictures:
+        known = facts[picture.path]
+        if known.error:
+            picture.bad = True
+            yield _unreadable(picture, known.error)
+            continue
+        yield from check_file(picture.path, known)
+        for finding in _check_size(picture, known, raw):
+            picture.bad = True
+            yield finding
+    if records.task in ('detection', 'instance segmentation'):
+        yield from _count_negatives(records)
+    if records.task == 'semantic segmentation':
+        yield from _count_without_map(records)
+
+
+def _unreadable(picture: PictureRecord, reason: str) -> Finding:
+    if os.path.exists(picture.path) or not picture.ann_file:
+        return unreadable(picture.path, reason)
+    name = picture.source['file_name'] if picture.source else os.path.basename(picture.path)
+    return Finding(
+        'error',
+        'missing image',
+        picture.ann_file,
+        f'image {name!r}',
+        'there is no such picture in the folder',
+        'Put it there, or remove its annotations',
+    )
+
+
+def _check_size(picture: PictureRecord, facts: PictureFacts, raw: bool) -> Iterator[Finding]:
+    size = facts.stored if raw else facts.turned
+    other = facts.turned if raw else facts.stored
+    file, entry = picture.ann_file, f'image {picture.path!r}'
+    written = picture.written_size
+    if picture.index_map and picture.map_size != (0, 0):
+        file, entry, written = picture.index_map, '', picture.map_size
+    if written in (None, size):
+        return
+    assert written is not None
+    problem = f'{_text(written)} there, but the picture is {_text(size)}'
+    fix = 'Write the size of the pictures, and see that what is drawn fits'
+    if written == other:
+        problem += f' with its EXIF orientation {"ignored" if raw else "obeyed"}, as others need it'
+        fix = 'Turn this picture, or annotate it anew'
+    kind = 'map size' if picture.index_map else 'image size'
+    yield Finding('error', kind, file, entry, problem, fix)
+
+
+def _text(size: Size) -> str:
+    return f'{size[0]}x{size[1]} (width x height)'
+
+
+def choose_orientation(records: Records, facts: Facts) -> tuple[bool, list[Finding]]:
+    """Whether annotations are drawn on the pictures as they are stored, and what is said about it.
+
+    A picture that its EXIF orientation puts on its side has two sizes, and its annotation file, or
+    its map, gives one of them. Formats without sizes are taken to obey it, as their programs do.
+    """
+    raw: list[PictureRecord] = []
+    obeyed: list[PictureRecord] = []
+    undecided: list[PictureRecord] = []
+    for picture in records.pictures:
+        known = facts[picture.path]
+        if known.error or known.orientation == 1:
+            continue
+        size = picture.map_size if picture.index_map else picture.written_size
+        if known.stored != known.turned and size in (known.stored, known.turned):
+            (raw if size == known.stored else obeyed).append(picture)
+        else:
+            undecided.append(picture)
+    ignore = len(raw) > len(obeyed)
+    findings = []
+    if raw or obeyed:
+        decided = raw if ignore else obeyed
+        way = 'as it is stored: EXIF is ignored for all' if ignore else 'as its EXIF turns it'
+        problem = f'{len(decided)} pictures, this one among them, are annotated {way}'
+        findings.append(Finding('note', 'orientation', decided[0].path, '', problem))
+    if undecided:
+        problem = (
+            f'{len(undecided)} pictures, this one among them, have an EXIF orientation, and '
+            'nothing says whether they are annotated with it; it is '
+            + ('ignored' if ignore else 'obeyed')
+        )
+        fix = 'Look at them in the contact sheet'
+        findings.append(Finding('warning', 'orientation', undecided[0].path, '', problem, fix))
+    return ignore, findings
+
+
+def _count_negatives(records: Records) -> Iterator[Finding]:
+    empty = [picture for picture in records.pictures if not picture.objects and not picture.bad]
+    if empty:
+        problem = (
+            f'{len(empty)} of {len(records.pictures)} pictures, this one among them, have no '
+            'object: they are kept, and show what is none'
+        )
+        yield Finding('note', 'images without objects', empty[0].path, '', problem)
+
+
+def _count_without_map(records: Records) -> Iterator[Finding]:
+    without = [picture for picture in records.pictures if not picture.index_map]
+    if without:
+        problem = f'{len(without)} pictures, this one among them, have no map and are left out'
+        yield Finding('warning', 'missing index map', without[0].path, '', problem)
+
+
+def check_objects(records: Records, facts: Facts, raw: bool) -> Iterator[Finding]:
+    """Check the objects; those that cannot be used become bad. Shares become pixels here."""
+    masks = records.task == 'instance segmentation'
+    for picture in records.pictures:
+        known = facts[picture.path]
+        if picture.bad:
+            continue
+        size = known.stored if raw else known.turned
+        for item in picture.objects:
+            findings = list(_check_object(picture, item, size, masks, records.classes))
+            errors = [finding for finding in findings if finding.severity == 'error']
+            item.bad = bool(errors) or is_lost(item, size)
+            yield from errors[:1] or findings
+
+
+def _check_object(
+    picture: PictureRecord, item: ObjectRecord, size: Size, masks: bool, classes: Sequence[str]
+) -> Iterator[Finding]:
+    if not 0 <= item.label < len(classes):
+        problem = 'its class is none of the ' + f'{len(classes)} that are named'
+        if item.label >= 0:
+            problem = f'class {item.label} is not one of the {len(classes)} that are named'
+        fix = 'Name it, or remove the object'
+        yield Finding('error', 'unknown class', picture.ann_file, item.entry, problem, fix)
+        return
+    finish_object(item, size)
+    annotation = annotation_of(item)
+    for finding in check_annotation(picture.ann_file, annotation, size, masks and not item.crowd):
+        yield replace(finding, entry=item.entry)
+
+
+def is_lost(item: ObjectRecord, size: Size) -> bool:
+    """Whether nothing of an object's box is inside its picture."""
+    if item.box is None:
+        return True
+    x, y, width, height = item.box
+    left, top = max(x, 0), max(y, 0)
+    inside = [left, top, min(x + width, size[0]) - left, min(y + height, size[1]) - top]
+    return bool(box_problem(inside, 1, size))

@@ -1,0 +1,228 @@
+"""YOLO: a text file for each picture, lines of a class and a box or polygon in shares of it."""
+
+import os
+from collections.abc import Iterable, Iterator
+from pathlib import Path
+
+import yaml
+
+from mmlocalattn.data.findings import Finding
+from mmlocalattn.data.records import ObjectRecord, PictureRecord, Records, task_of
+from mmlocalattn.data.tree import SPLITS, SplitName, Tree, read_lines, split_of
+
+NO_LABELS = ('classes.txt', 'labels.txt', 'obj.names', 'readme.txt')
+
+
+def read_yolo(tree: Tree) -> Records | None:
+    """Read a folder with labels for YOLO: with a ``data.yaml``, or with ``classes.txt``.
+
+    Raises:
+        ValueError: If the yaml file cannot be read.
+    """
+    config_path, config = _config(tree)
+    labels = {path for path in tree.ending('.txt') if _is_label_file(tree, path)}
+    if not config and not labels:
+        return None
+    records = Records('YOLO', 'detection', [])
+    pictures = _pictures(tree, config_path, config, labels, records)
+    if not config and not any(_label_file(path, labels) for path in pictures):
+        return None
+    records.classes = _classes(tree, config_path, config, records)
+    boxes_only = bool(config.get('kpt_shape'))
+    if boxes_only:
+        records.notes.append('key points are not read')
+    used = set()
+    for path, split in pictures.items():
+        picture = PictureRecord(path, split=split)
+        label_file = _label_file(path, labels)
+        if label_file:
+            used.add(label_file)
+            picture.ann_file = label_file
+            picture.objects = list(_objects(label_file, records, boxes_only))
+        records.pictures.append(picture)
+    records.findings += _without_picture(tree, labels - used, used)
+    if not config and not records.classes:
+        _number_classes(tree, records)
+    records.task = task_of(records.pictures)
+    return records
+
+
+def _config(tree: Tree) -> tuple[str, dict]:
+    """The yaml file that names classes and splits, and its content; empty without one."""
+    for path in tree.ending('.yaml', '.yml'):
+        try:
+            content = yaml.safe_load(Path(path).read_text(encoding='utf-8-sig'))
+        except (yaml.YAMLError, UnicodeDecodeError) as error:
+            line = ' '.join(str(error).split())
+            raise ValueError(f'{path!r} is no YAML file: {line}') from error
+        if isinstance(content, dict) and 'names' in content and {'train', 'val'} & set(content):
+            return path, content
+    return '', {}
+
+
+def _is_label_file(tree: Tree, path: str) -> bool:
+    """Whether a text file is beside or below pictures and begins as labels do, or is empty."""
+    if os.path.basename(path).lower() in NO_LABELS:
+        return False
+    stem = Path(path).stem
+    lines = read_lines(path)[:1]
+    numbers = bool(lines) and len(lines[0].split()) >= 5 and _is_numbers(lines[0])
+    return numbers or (stem in tree.by_stem and _might_be_labels(tree, path))
+
+
+def _might_be_labels(tree: Tree, path: str) -> bool:
+    """Whether a text file with the name of a picture lies where its labels would."""
+    folder = os.path.dirname(path)
+    return 'labels' in tree.relative(path).split(os.sep) or any(
+        os.path.dirname(picture) == folder for picture in tree.by_stem[Path(path).stem]
+    )
+
+
+def _is_numbers(line: str) -> bool:
+    try:
+        return bool([float(word) for word in line.split()])
+    except ValueError:
+        return False
+
+
+def _label_file(picture: str, labels: Iterable[str]) -> str:
+    """Where the labels of a picture are: in ``labels`` for ``images``, or beside it; or nothing."""
+    stem = os.path.splitext(picture)[0]
+    before, images, after = stem.rpartition(f'{os.sep}images{os.sep}')
+    for path in ([f'{before}{os.sep}labels{os.sep}{after}.txt'] if images else []) + [
+        f'{stem}.txt'
+    ]:
+        if path in labels:
+            return path
+    return ''
+
+
+def _pictures(
+    tree: Tree, config_path: str, config: dict, labels: set[str], records: Records
+) -> dict[str, SplitName | None]:
+    """The pictures, and the split of each."""
+    if not config:
+        with_labels = [path for path in tree.pictures if _label_file(path, labels)]
+        folders = {os.path.dirname(path) for path in with_labels}
+        return {
+            path: split_of(tree.relative(path))
+            for path in tree.pictures
+            if os.path.dirname(path) in folders
+        }
+    pictures: dict[str, SplitName | None] = {}
+    for split in SPLITS:
+        entries = config.get(split) or []
+        for entry in [entries] if isinstance(entries, str) else entries:
+            found = _resolve(tree, config_path, config.get('path') or '', entry)
+            if found is None:
+                problem = f'{entry!r} does not exist'
+                finding = Finding('error', 'data set', config_path, split, problem, 'Mend the path')
+                records.findings.append(finding)
+            both = 0
+            for path in found or []:
+                both += pictures.setdefault(path, split) != split
+            if both:
+                records.findings.append(_in_both(config_path, split, both))
+    return pictures
+
+
+def _in_both(config_path: str, split: str, number: int) -> Finding:
+    return Finding(
+        'note',
+        'train and val',
+        config_path,
+        split,
+        f'{number} of its pictures are those of another split too, and stay there alone',
+    )
+
+
+def _resolve(tree: Tree, config_path: str, root: str, entry: str) -> list[str] | None:
+    """The pictures that an entry of the yaml file means: a folder, or a file that lists them."""
+    beside = os.path.dirname(config_path)
+    tail = entry.replace('\\', '/')
+    while tail.startswith(('../', './')):
+        tail = tail.partition('/')[2]
+    for path in (
+        os.path.join(beside, root, entry),
+        os.path.join(beside, entry),
+        os.path.join(beside, tail),
+        os.path.join(tree.root, tail),
+    ):
+        path = os.path.normpath(path)
+        if os.path.isdir(path):
+            inside = path + os.sep
+            return [picture for picture in tree.pictures if picture.startswith(inside)]
+        if os.path.isfile(path) and path.endswith('.txt'):
+            names = [tree.find(name, path) for name in read_lines(path)]
+            return [name for name in names if name]
+    return None
+
+
+def _classes(tree: Tree, config_path: str, config: dict, records: Records) -> list[str]:
+    names = config.get('names')
+    if isinstance(names, dict):
+        if sorted(names) != list(range(len(names))):
+            problem = f'names has the numbers {sorted(names)}, not 0 to {len(names) - 1}'
+            records.findings.append(Finding('error', 'classes', config_path, 'names', problem))
+        return [str(names.get(i, i)) for i in range(max(names, default=-1) + 1)]
+    if isinstance(names, list):
+        return [str(name) for name in names]
+    return tree.class_names('classes.txt', 'obj.names', 'labels.txt')[1]
+
+
+def _number_classes(tree: Tree, records: Records) -> None:
+    """Call classes by their numbers where no file names them."""
+    objects = [item for picture in records.pictures for item in picture.objects]
+    number = 1 + max((item.label for item in objects), default=-1)
+    records.classes = [str(i) for i in range(number)]
+    problem = f'there is no classes.txt or data.yaml: the classes are called 0 to {number - 1}'
+    records.findings.append(Finding('note', 'classes', tree.root, '', problem))
+
+
+def _objects(path: str, records: Records, boxes_only: bool) -> Iterator[ObjectRecord]:
+    """The objects in one label file; what cannot be read becomes a finding."""
+    for number, line in enumerate(Path(path).read_text(errors='replace').splitlines(), 1):
+        if not line.strip():
+            continue
+        entry = f'line {number}'
+        words = line.split()
+        try:
+            label, values = int(words[0]), [float(word) for word in words[1:]]
+        except ValueError:
+            records.findings.append(_malformed(path, entry, line))
+            continue
+        if boxes_only or len(values) in (4, 5):  # the fifth is a confidence
+            item = ObjectRecord(label, entry, _corner(values[:4]), shares=True)
+        elif len(values) >= 6:
+            even = values[: len(values) // 2 * 2]
+            item = ObjectRecord(label, entry, polygons=[even], shares=True)
+        else:
+            records.findings.append(_malformed(path, entry, line))
+            continue
+        yield item
+
+
+def _corner(box: list[float]) -> list[float]:
+    """Centre and size to corner and size."""
+    x, y, width, height = box
+    return [x - width / 2, y - height / 2, width, height]
+
+
+def _malformed(path: str, entry: str, line: str) -> Finding:
+    return Finding(
+        'error',
+        'annotation file',
+        path,
+        entry,
+        f'{line[:60]!r} is no class with a box (4 numbers) or a polygon (6 and more)',
+        'Mend or remove it',
+    )
+
+
+def _without_picture(tree: Tree, unused: set[str], used: set[str]) -> Iterator[Finding]:
+    """Label files beside those that are used, which no picture belongs to."""
+    folders = {os.path.dirname(path) for path in used}
+    for path in sorted(unused):
+        if os.path.dirname(path) in folders and Path(path).stem not in tree.by_stem:
+            problem = 'there is no picture of this name'
+            yield Finding('error', 'missing image', path, '', problem, 'Add it, or remove the file')

@@ -1,0 +1,73 @@
+"""Which pictures are for training and which for validation."""
+
+import os
+from collections import defaultdict
+from collections.abc import Iterator, Mapping
+
+from mmlocalattn.data.findings import Finding
+from mmlocalattn.data.picture_files import PictureFacts
+from mmlocalattn.data.records import PictureRecord, Records
+from mmlocalattn.data.tree import SPLITS
+
+
+def make_splits(records: Records, facts: Mapping[str, PictureFacts], val_fraction: float) -> bool:
+    """Give each picture a split, and make those that are missing.
+
+    Pictures are ordered by a digest of their content, so the split depends on nothing else, and a
+    picture that is there twice is on one side. Of classification each class is split by itself.
+
+    Args:
+        records: Whose pictures get a split.
+        facts: Of each picture.
+        val_fraction: Share of the pictures for validation, where the folder says nothing.
+
+    Returns:
+        Whether a val split was made.
+
+    Raises:
+        ValueError: If there are fewer than two different pictures to split.
+    """
+    present = {picture.split for picture in records.pictures}
+    if {'train', 'val'} <= present:
+        for picture in records.pictures:
+            picture.split = picture.split or 'train'
+        return False
+    pool = [picture for picture in records.pictures if picture.split != 'test']
+    if not pool:
+        pool = records.pictures
+    groups: dict[int, dict[str, list[PictureRecord]]] = defaultdict(lambda: defaultdict(list))
+    for picture in pool:
+        digest = facts[picture.path].digest or os.path.basename(picture.path)
+        groups[picture.label][digest].append(picture)
+    if sum(len(by_digest) for by_digest in groups.values()) < 2:
+        raise ValueError(
+            f'there are {len(pool)} pictures, and a split needs two different ones: add pictures'
+        )
+    for by_digest in groups.values():
+        number = min(max(round(val_fraction * len(by_digest)), 1), len(by_digest) - 1)
+        for i, digest in enumerate(sorted(by_digest)):
+            for picture in by_digest[digest]:
+                picture.split = 'val' if i < number else 'train'
+    return True
+
+
+def check_duplicates(records: Records, facts: Mapping[str, PictureFacts]) -> Iterator[Finding]:
+    """Find pictures that are in two splits, perhaps under two names; that for training is bad."""
+    first: dict[str, PictureRecord] = {}
+    for split in reversed(SPLITS):  # what is measured on stays
+        for picture in records.pictures:
+            digest = facts[picture.path].digest
+            if picture.split != split or not digest or picture.bad:
+                continue
+            other = first.setdefault(digest, picture)
+            if other.split != split:
+                picture.bad = True
+                yield Finding(
+                    'warning',
+                    'train and val',
+                    picture.path,
+                    '',
+                    f'the same picture as {other.path!r}, which is in {other.split}, this one in '
+                    f'{split}: what is measured on it is no test',
+                    'Remove one of them',
+                )

@@ -1,0 +1,150 @@
+"""The files of a folder, walked once, and what their names say."""
+
+import os
+import re
+from collections import Counter
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Literal
+
+from mmlocalattn.data.index_maps import SUFFIXES
+
+SplitName = Literal['train', 'val', 'test']
+SPLITS: tuple[SplitName, ...] = ('train', 'val', 'test')
+
+_SPLIT = re.compile(
+    r'(?:^|[^a-z])(train|val|test)(?:ing|id|idation)?'
+    r'(?:[^a-z]|annot|images?$|labels?$|masks?$|$)'
+)
+
+
+@dataclass(frozen=True)
+class Tree:
+    """A folder and all files in it, hidden ones left out.
+
+    Attributes:
+        root: Absolute path of the folder.
+        files: Absolute paths, sorted.
+        pictures: Those whose names end as pictures' do.
+        by_name: Of the pictures, for each file name.
+        by_stem: Of the pictures, for each file name without its suffix.
+    """
+
+    root: str
+    files: tuple[str, ...]
+    pictures: tuple[str, ...] = ()
+    by_name: dict[str, list[str]] = field(default_factory=dict)
+    by_stem: dict[str, list[str]] = field(default_factory=dict)
+
+    def ending(self, *suffixes: str) -> list[str]:
+        """The files with one of some suffixes, which are in lower case."""
+        return [path for path in self.files if path.lower().endswith(suffixes)]
+
+    def relative(self, path: str) -> str:
+        """A path as seen from the folder."""
+        return os.path.relpath(path, self.root)
+
+    def find(self, name: str, beside: str, split: SplitName | None = None) -> str | None:
+        """The picture that an annotation file means.
+
+        Args:
+            name: As it stands in the file: a path from somewhere, perhaps of another computer.
+            beside: The annotation file; of pictures of the same name the nearest one is taken.
+            split: Of the annotation file; pictures of the same split come first.
+        """
+        name = name.replace('\\', '/')
+        direct = os.path.normpath(os.path.join(os.path.dirname(beside), name))
+        if os.path.isfile(direct):
+            return direct
+        paths = self.by_name.get(os.path.basename(name), [])
+        same = [path for path in paths if split_of(self.relative(path)) == split]
+        return nearest(same or paths, name, beside)
+
+    def class_names(self, *names: str) -> tuple[str, list[str]]:
+        """The first file of some names, and its lines: a class each. Both are empty without one."""
+        for path in self.files:
+            if os.path.basename(path).lower() in names:
+                return path, read_lines(path)
+        return '', []
+
+
+def walk(folder: str, without: str = '') -> Tree:
+    """List the files of a folder.
+
+    Args:
+        folder: Its path.
+        without: A folder in it that is left out.
+
+    Raises:
+        FileNotFoundError: If there is no such folder.
+    """
+    root = os.path.abspath(folder)
+    if not os.path.isdir(root):
+        raise FileNotFoundError(f'{folder!r} is no folder: give one with pictures and annotations')
+    files = []
+    for path, folders, names in os.walk(root, followlinks=True):
+        folders[:] = sorted(
+            name
+            for name in folders
+            if name[0] != '.' and name != '__MACOSX' and os.path.join(path, name) != without
+        )
+        files += [os.path.join(path, name) for name in names if name[0] != '.']
+    files.sort()
+    pictures = tuple(path for path in files if path.lower().endswith(SUFFIXES))
+    by_name: dict[str, list[str]] = {}
+    by_stem: dict[str, list[str]] = {}
+    for path in pictures:
+        by_name.setdefault(os.path.basename(path), []).append(path)
+        by_stem.setdefault(Path(path).stem, []).append(path)
+    return Tree(root, tuple(files), pictures, by_name, by_stem)
+
+
+def nearest(paths: Sequence[str], name: str, beside: str) -> str | None:
+    """Of some paths, the one that shares most folders with a name, then with another path."""
+
+    def shared(path: str) -> tuple[int, int]:
+        ends = zip(reversed(path.split('/')), reversed(name.split('/')), strict=False)
+        tail = next((i for i, (a, b) in enumerate(ends) if a != b), len(name.split('/')))
+        return tail, len(os.path.commonpath([path, beside]))
+
+    return max(paths, key=shared, default=None)
+
+
+def split_of(relative: str, file_name: bool = False) -> SplitName | None:
+    """The split that the folders of a path name, the innermost first.
+
+    Args:
+        relative: The path, as seen from the user's folder.
+        file_name: Whether its last part counts too, as that of ``instances_train2017.json``.
+    """
+    parts = relative.replace('\\', '/').split('/')
+    for part in reversed(parts if file_name else parts[:-1]):
+        found = _SPLIT.search(part.lower())
+        if found:
+            return next(split for split in SPLITS if split == found[1])
+    return None
+
+
+def common_folder(paths: Iterable[str], default: str) -> str:
+    """The innermost folder that all of some files are in."""
+    folders = {os.path.dirname(path) for path in paths}
+    return os.path.commonpath(folders) if folders else default
+
+
+def repeated(names: Iterable[str]) -> list[str]:
+    """The names that occur more than once."""
+    return [name for name, number in Counter(names).items() if number > 1]
+
+
+def read_lines(path: str) -> list[str]:
+    """The lines of a text file that are not empty, without spaces around them.
+
+    Raises:
+        ValueError: If it is no text; names the file.
+    """
+    try:
+        text = Path(path).read_text(encoding='utf-8-sig')
+    except UnicodeDecodeError as error:
+        raise ValueError(f'{path!r} is no UTF-8 text ({error})') from error
+    return [line.strip() for line in text.splitlines() if line.strip()]
