@@ -40,7 +40,7 @@ _TOP = 5  # classes among which a classifier is right, if there are more
 _OTHER_DATA = {
     'language_model': 'it finds what a text names',
     'text_encoder': 'it finds what a text names',
-    'teacher_config': 'it learns from a model of other classes (teacher_config)',
+    'teacher_ckpt': 'it learns from a model of other classes (teacher_ckpt)',
     'semi_train_cfg': 'it learns from images without annotations too (semi-supervised)',
     'tracker': 'it learns from videos',
 }

@@ -89,7 +89,7 @@ BOX_CONFIGS = [
     'mmdet::rtmdet/rtmdet_tiny_8xb32-300e_coco.py',
     'mmdet::pascal_voc/faster-rcnn_r50_fpn_1x_voc0712.py',
     'mmdet::wider_face/ssd300_8xb32-24e_widerface.py',
-    'mmdet::strong_baselines/../centernet/centernet-update_r50_fpn_8xb8-amp-lsj-200e_coco.py',
+    'mmdet::centernet/centernet-update_r50_fpn_8xb8-amp-lsj-200e_coco.py',
     'mmlocalattn::detr_qna_vit_t_150e_coco.py',
 ]
 MAP_CONFIGS = [
@@ -232,7 +232,7 @@ def test_weights_of_classes() -> None:
 @pytest.mark.parametrize(
     ('path', 'data', 'message'),
     [
-        (MASK_CONFIGS[0], BOXES, r'it learns masks, and /data/trees \(COCO\) has boxes alone: take'),
+        (MASK_CONFIGS[0], BOXES, r'masks, and /data/trees \(COCO\) has boxes alone: take'),
         (MASK_CONFIGS[3], BOXES, 'it learns masks'),
         (MASK_CONFIGS[0], MAPS, 'learns boxes or masks of objects, and /data/fields holds index'),
         (MAP_CONFIGS[0], MASKS, 'take one of mmdet, as mmdet::mask_rcnn'),
