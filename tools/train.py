@@ -1,10 +1,14 @@
-"""Train a detector, segmentor or classifier: python tools/train.py CONFIG."""
+"""Train a detector, segmentor or classifier: python tools/train.py CONFIG.
+
+On your own data, for half an hour: python tools/train.py CONFIG --data FOLDER --minutes 30.
+"""
 
 import argparse
+import time
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
-from mmlocalattn.command_line import add_common_arguments, one_line_errors
+from mmlocalattn.command_line import add_common_arguments, add_data_arguments, one_line_errors
 
 if TYPE_CHECKING:
     from mmengine.config import Config
@@ -13,6 +17,14 @@ if TYPE_CHECKING:
 def parse_args(argv: Sequence[str] | None = None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(description='Train a detector, segmentor or classifier.')
     add_common_arguments(parser)
+    add_data_arguments(parser)
+    parser.add_argument(
+        '--minutes',
+        type=float,
+        metavar='N',
+        help='end after N minutes, evaluation included: the clock decides on the iterations, the '
+        'schedule and the evaluations',
+    )
     parser.add_argument(
         '--resume',
         nargs='?',
@@ -30,13 +42,17 @@ def parse_args(argv: Sequence[str] | None = None) -> argparse.Namespace:
 def build_config(args: argparse.Namespace) -> 'Config':
     """The config file with the command line applied."""
     from mmlocalattn.training import apply_resume, enable_amp, enable_auto_scale_lr, run_config_of
+    from mmlocalattn.training.arguments import data_of, options_of
     from mmlocalattn.training.data_check import check_run
+    from mmlocalattn.training.recipe import fit_recipe
 
     cfg = run_config_of(args)
     if args.amp:
         enable_amp(cfg)
     if args.auto_scale_lr:
         enable_auto_scale_lr(cfg)
+    number = data_of(args).splits['train'].num_images if args.data else None
+    fit_recipe(cfg, number, args.minutes, options_of(args))
     check_run(cfg, ('train', 'val'))
     if args.resume:
         apply_resume(cfg, args.resume)
@@ -44,13 +60,18 @@ def build_config(args: argparse.Namespace) -> 'Config':
 
 
 def main(argv: Sequence[str] | None = None) -> None:
+    started = time.monotonic()
     args = parse_args(argv)
     with one_line_errors():
         cfg = build_config(args)
-    from mmlocalattn.training import ExactResumeHook, build_runner
+    from mmlocalattn.training import ExactResumeHook, build_runner, start_clock
+    from mmlocalattn.visualisation.training_report import ReportHook
 
     runner = build_runner(cfg)
     runner.register_hook(ExactResumeHook())
+    if args.data or args.minutes:
+        runner.register_hook(ReportHook())
+    start_clock(runner, started)
     runner.train()
 
 

@@ -4,6 +4,7 @@ import mmlocalattn.training.interval_metrics  # noqa: F401 (registers them)
 from mmlocalattn.training.arguments import (
     add_common_arguments,
     add_config_arguments,
+    add_data_arguments,
     config_of,
     image_size,
     one_line_errors,
@@ -46,6 +47,7 @@ __all__ = [
     'adapt_to_device',
     'add_common_arguments',
     'add_config_arguments',
+    'add_data_arguments',
     'allow_mmengine_checkpoints',
     'apply_clock',
     'apply_resume',

@@ -1,0 +1,116 @@
+"""What a training leaves to look at: its scores with their intervals, curves and pictures."""
+
+from collections.abc import Sequence
+from pathlib import Path
+from shlex import quote
+from typing import Any
+
+from mmengine.hooks import Hook
+from mmengine.logging import print_log
+from mmengine.runner import Runner
+
+from mmlocalattn.data.images import read_image, write_image
+from mmlocalattn.training import read_history
+from mmlocalattn.visualisation.curves import draw_curves
+from mmlocalattn.visualisation.pictures import build_visualizer, draw_sample
+from mmlocalattn.visualisation.report import (
+    SHEET_COLUMNS,
+    SHEET_ROWS,
+    draw_sheet,
+    find_pictures,
+    plots_of,
+    score_table,
+)
+
+
+class ReportHook(Hook):
+    """Draws the first images of each validation, and reports when the training is over.
+
+    The work dir gets ``pictures/``, ``pictures.png`` and ``curves.png``.
+    """
+
+    priority = 'LOWEST'
+
+    def __init__(self) -> None:
+        self._visualizer: Any = None
+        self._drawn = 0
+
+    def before_val(self, runner: Runner) -> None:
+        """Start with the first image again."""
+        self._drawn = 0
+        if self._visualizer is None and runner.rank == 0:
+            meta = runner.val_dataloader.dataset.metainfo
+            self._visualizer = build_visualizer(runner.cfg, meta)
+
+    def after_val_iter(
+        self,
+        runner: Runner,
+        batch_idx: int,
+        data_batch: dict | None = None,
+        outputs: Sequence | None = None,
+    ) -> None:
+        """Draw ground truth and predictions side by side."""
+        for sample in outputs or []:
+            if self._visualizer is None or self._drawn == SHEET_ROWS * SHEET_COLUMNS:
+                return
+            image = read_image(sample.img_path, _reads_as_stored(runner))
+            picture = draw_sample(self._visualizer, image, sample.cpu())
+            name = f'{self._drawn:02d}_{Path(sample.img_path).stem}.png'
+            write_image(Path(runner.work_dir) / 'pictures' / name, picture)
+            self._drawn += 1
+
+    def after_train(self, runner: Runner) -> None:
+        """Print the report."""
+        if runner.rank != 0:
+            return
+        try:
+            print(*report_training(runner), sep='\n')
+        except (OSError, ValueError) as error:  # after a training, nothing of it may be lost
+            print_log(f'No report: {error}', logger='current')
+
+
+def _reads_as_stored(runner: Runner) -> bool:
+    return 'color_ignore_orientation' in repr(runner.val_dataloader.dataset.pipeline)
+
+
+def report_training(runner: Runner) -> list[str]:
+    """Draw the curves and pictures of a training that is over.
+
+    Returns:
+        Lines to print: the scores, what was drawn, and what to do next.
+
+    Raises:
+        FileNotFoundError: If nothing was logged or drawn.
+        ValueError: If nothing was measured that is known.
+    """
+    folder = Path(runner.work_dir)
+    history = read_history(folder)
+    metrics = history.val[max(history.val)] if history.val else {}
+    number = len(runner.val_dataloader.dataset)
+    draw_curves(plots_of(history, metrics), folder / 'curves.png')
+    pictures = find_pictures(folder)
+    draw_sheet(pictures, folder / 'pictures.png')
+    return [
+        *('', score_table(metrics), ''),
+        f'on {number} images; 95 of 100 draws of as many images lie in the interval',
+        f'{max(history.train)} iterations in {history.minutes():.1f} minutes of training',
+        f'training curves  {folder}/curves.png',
+        f'pictures         {folder}/pictures.png (ground truth left, prediction right)',
+        *('', *next_commands(runner)),
+    ]
+
+
+def next_commands(runner: Runner) -> list[str]:
+    """Commands that test, show and export what was trained."""
+    folder = Path(runner.work_dir)
+    config = quote(str(folder / Path(runner.cfg.filename or 'config.py').name))
+    checkpoint = quote(str(folder / f'iter_{runner.iter}.pth'))
+    recorded = folder / 'last_checkpoint'
+    if recorded.is_file():
+        checkpoint = quote(recorded.read_text().strip())
+    image = quote(str(runner.val_dataloader.dataset[0]['data_samples'].img_path))
+    return [
+        f'test    python tools/test.py {config} {checkpoint}',
+        f'show    python tools/image_demo.py {config} {checkpoint} {image}',
+        f'export  python tools/export.py {config} {checkpoint} --format onnx',
+    ]
