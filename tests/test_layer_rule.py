@@ -57,6 +57,7 @@ ALLOWED = {
         'onnxscript',
     ),
     'visualisation': (
+        'PIL',
         'cv2',
         'matplotlib',
         'mmengine',
@@ -73,6 +74,7 @@ ALLOWED = {
         'PIL',
         'cv2',
         'mmlocalattn.files',
+        'mmlocalattn.tables',
         'numpy',
         'rich.progress',
         'sklearn.datasets',

@@ -76,7 +76,7 @@ def check_categories(
             f'and the model num_classes={len(categories)}',
         )
     elif unknown:
-        near = difflib.get_close_matches(unknown[0], categories, 1)
+        near = difflib.get_close_matches(str(unknown[0]), map(str, categories), 1)
         guess = f' (is it {near[0]!r}?)' if near else ''
         yield error(
             f'{_names(unknown)} in metainfo.classes is no category of this file{guess}, '

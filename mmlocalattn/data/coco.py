@@ -15,6 +15,12 @@ from mmlocalattn.data.classes import check_categories
 from mmlocalattn.data.findings import Budget, Finding
 from mmlocalattn.data.image_files import check_size
 
+KINDS: dict[str, Any] = {
+    'width': (int, float),
+    'height': (int, float),
+    'file_name': str,
+}  # of values; ids and names may be texts
+
 
 @dataclass(frozen=True)
 class CocoData:
@@ -82,23 +88,39 @@ def _read(path: str) -> dict:
         if not isinstance(entries, list):
             raise ValueError(f'it has no list of {key}')
         for i, entry in enumerate(entries):
-            missing = [name for name in needed if name not in entry]
-            if missing:
-                raise ValueError(f'entry {i} of its {key} has no {" and no ".join(missing)}')
+            if not isinstance(entry, dict):
+                raise ValueError(f'entry {i} of its {key} is no dict')
+            for name in needed:
+                if name not in entry:
+                    raise ValueError(f'entry {i} of its {key} has no {name}')
+                kind = KINDS.get(name, (int, str))
+                if not isinstance(entry[name], kind):
+                    raise ValueError(f'{name} of entry {i} of its {key} is {entry[name]!r}')
     return content
 
 
-def read_categories(path: str) -> list[str]:
-    """The names of the categories, without reading all of a large file."""
+def read_first(path: str, key: str, number: int) -> list[dict]:
+    """The first entries of a list of a file, without reading a large file as JSON.
+
+    Args:
+        path: Of the file.
+        key: ``'images'``, ``'categories'`` or ``'annotations'``.
+        number: Of entries.
+    """
     text = Path(path).read_text(errors='replace')
-    found = re.search(r'"categories"\s*:\s*', text)
-    if not found:
-        return []
-    try:
-        entries, _ = json.JSONDecoder().raw_decode(text, found.end())
-        return [entry['name'] for entry in entries]
-    except (ValueError, TypeError, KeyError):
-        return []
+    start = re.search(rf'"{key}"\s*:\s*\[\s*', text)
+    entries: list[dict] = []
+    decoder, position = json.JSONDecoder(), start.end() if start else len(text)
+    between = re.compile(r'\s*,\s*')
+    while len(entries) < number:
+        try:
+            entry, position = decoder.raw_decode(text, position)
+        except ValueError:  # the end of the list
+            break
+        entries.append(entry)
+        comma = between.match(text, position)
+        position = comma.end() if comma else len(text)
+    return entries
 
 
 def check_coco(data: CocoData, reader: CocoReader) -> Iterator[Finding]:
@@ -121,15 +143,24 @@ def check_coco(data: CocoData, reader: CocoReader) -> Iterator[Finding]:
         )
         return
     if content is None:
-        yield from check_categories(data.ann_file, read_categories(data.ann_file), data.classes)
+        content = {
+            'categories': read_first(data.ann_file, 'categories', 100_000),
+            'images': read_first(data.ann_file, 'images', reader.budget.items or 0),
+        }
+        yield from _check_categories(data, content)
+        yield from _check_pictures(data, content, reader.budget)
         return
-    categories = [category['name'] for category in content['categories']]
-    yield from check_categories(data.ann_file, categories, data.classes)
+    yield from _check_categories(data, content)
     yield from check_ids(data.ann_file, content)
     yield from _check_objects(data, content, reader.budget)
     if data.training:
         yield from _check_what_is_left(data, content)
     yield from _check_pictures(data, content, reader.budget)
+
+
+def _check_categories(data: CocoData, content: dict) -> Iterator[Finding]:
+    categories = [category['name'] for category in content['categories']]
+    yield from check_categories(data.ann_file, categories, data.classes)
 
 
 def check_ids(ann_file: str, content: dict) -> Iterator[Finding]:
@@ -189,7 +220,7 @@ def _check_objects(data: CocoData, content: dict, budget: Budget) -> Iterator[Fi
         and not annotation.get('ignore')
     ]
     boxes = []
-    for annotation in budget.choose(annotations, f'annotations of {data.loader}'):
+    for annotation in budget.choose(annotations, f'annotations of {data.loader}', times=200):
         image = images[annotation['image_id']]
         size = image['width'], image['height']
         findings = list(check_annotation(data.ann_file, annotation, size, data.masks))
@@ -267,6 +298,14 @@ def _check_pictures(data: CocoData, content: dict, budget: Budget) -> Iterator[F
         yield from check_size(data.ann_file, path, (image['width'], image['height']), data.raw)
 
 
+def _boxes(content: dict) -> dict[Any, list[str]]:
+    """The boxes of each image, in an order of their own."""
+    boxes: dict[Any, list[str]] = {}
+    for annotation in content['annotations']:
+        boxes.setdefault(annotation['image_id'], []).append(str(annotation.get('bbox')))
+    return {image: sorted(texts) for image, texts in boxes.items()}
+
+
 def is_complete(annotation: dict) -> bool:
     """Whether an annotation has what MMDetection and pycocotools ask for without saying so."""
     return 'area' in annotation and 'iscrowd' in annotation
@@ -312,7 +351,19 @@ def check_same_images(loader: CocoData, evaluator: str, reader: CocoReader) -> I
     name = loader.loader.replace('dataloader', 'evaluator')
     fix = f'Give {name} the ann_file of {loader.loader}'
     other = [key for key in seen if expected.get(key) != seen[key]]
-    if other:
+    objects, expected_objects = map(_boxes, contents)
+    moved = [key for key in objects if key in seen and objects[key] != expected_objects.get(key)]
+    if not other and len(moved) > len(objects) / 2:
+        yield Finding(
+            'error',
+            'evaluator',
+            evaluator,
+            f'image {moved[0]}',
+            f'{name} compares with other objects than {loader.loader} reads for it from '
+            f'{loader.ann_file}: they are two data sets',
+            fix,
+        )
+    elif other:
         yield Finding(
             'error',
             'evaluator',

@@ -61,17 +61,19 @@ class Budget:
     skipped: list[str] = field(default_factory=list)
     started: float | None = None
 
-    def choose(self, items: Sequence[T], name: str) -> Iterator[T]:
+    def choose(self, items: Sequence[T], name: str, times: int = 1) -> Iterator[T]:
         """The items to look at, the same ones on every run unless the time is over.
 
         Args:
             items: All of them.
             name: What they are, as ``'images of train_dataloader'``.
+            times: How many cost as much as one picture.
         """
         chosen = items
-        if self.items is not None and len(items) > self.items:
-            step = len(items) / self.items if self.spread else 1
-            chosen = [items[int(i * step)] for i in range(self.items)]
+        if self.items is not None and len(items) > self.items * times:
+            number = self.items * times
+            step = len(items) / number if self.spread else 1
+            chosen = [items[int(i * step)] for i in range(number)]
         looked_at = 0
         for item in self.progress(chosen, name) if self.progress else chosen:
             if self.is_over():

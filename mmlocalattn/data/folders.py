@@ -28,6 +28,7 @@ from mmlocalattn.data.tree import SplitName, Tree, walk
 from mmlocalattn.data.write_coco import annotation_of
 from mmlocalattn.data.write_splits import Split, Written, write_splits
 from mmlocalattn.files import whole_folder, write_json
+from mmlocalattn.tables import markdown_table
 
 READERS: dict[Callable[[Tree], Records | None], str] = {  # in the order that they are asked
     read_coco: 'COCO json',
@@ -242,8 +243,11 @@ def _read(
         skipped=skipped,
         findings=tuple(findings),
     )
-    native = not made and not skipped
-    return data, lambda new: write_splits(records, new, final, sizes, native)
+    if skipped:
+        records.native = {}
+    elif made:
+        records.native = {split: file for split, file in records.native.items() if split == 'test'}
+    return data, lambda new: write_splits(records, new, final, sizes)
 
 
 def _refuse(root: str, findings: list[Finding]) -> None:
@@ -304,6 +308,16 @@ def count_classes(records: Records) -> tuple[ClassCount, ...]:
         train, val = (sum(split == wanted for split, _ in of_class) for wanted in ('train', 'val'))
         counts.append(ClassCount(name, train, val, small, medium - small, large))
     return tuple(counts)
+
+
+def count_table(data: FolderData) -> str:
+    """The counts of a data set as a table."""
+    if data.task not in OBJECT_TASKS:
+        rows = [[count.name, str(count.train), str(count.val)] for count in data.counts]
+        return markdown_table(['pictures of class', 'train', 'val'], rows)
+    rows = [[str(value) for value in asdict(count).values()] for count in data.counts]
+    sizes = ['small (< 32²)', 'medium (< 96²)', 'large']
+    return markdown_table(['objects of class', 'train', 'val', *sizes], rows)
 
 
 def _fingerprint(tree: Tree, *settings: object) -> str:

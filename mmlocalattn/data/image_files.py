@@ -4,7 +4,8 @@ import os
 import warnings
 from collections.abc import Iterator
 
-from PIL import Image, ImageOps
+import cv2
+from PIL import Image, ImageOps, UnidentifiedImageError
 
 from mmlocalattn.data.findings import Finding
 
@@ -35,8 +36,16 @@ def picture_sizes(path: str, whole: bool) -> tuple[Size, Size]:
                 if whole:
                     ImageOps.exif_transpose(image).load()
     except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
-        raise OSError(str(error)) from error
+        array = cv2.imread(path, cv2.IMREAD_UNCHANGED) if _is_unknown(error) else None
+        if array is None:
+            raise OSError(str(error)) from error
+        stored, turned = array.shape[1::-1], False
     return stored, stored[::-1] if turned else stored
+
+
+def _is_unknown(error: Exception) -> bool:
+    """Whether the file is of a kind that OpenCV may know and Pillow does not, or is too large."""
+    return isinstance(error, (UnidentifiedImageError, Image.DecompressionBombError))
 
 
 def unreadable(path: str, reason: object, what: str = 'image') -> Finding:

@@ -53,9 +53,7 @@ class Written:
     reduce_zero_label: bool = False
 
 
-def write_splits(
-    records: Records, folder: Path, final: str, sizes: Mapping[str, Size], native: bool
-) -> Written:
+def write_splits(records: Records, folder: Path, final: str, sizes: Mapping[str, Size]) -> Written:
     """Write all splits.
 
     Args:
@@ -63,7 +61,6 @@ def write_splits(
         folder: That is written to.
         final: What it will be called.
         sizes: Of the pictures as they are read, width and height.
-        native: Whether COCO files of the user can stay as they are.
     """
     by_split = {
         split: pictures
@@ -79,7 +76,7 @@ def write_splits(
     _number(records.pictures)
     for split, pictures in by_split.items():
         objects = sum(not item.crowd for picture in pictures for item in picture.objects)
-        if native and split in records.native:
+        if split in records.native:
             path, images = records.native[split]
         else:
             images = common_folder((picture.path for picture in pictures), folder.as_posix())
@@ -87,17 +84,19 @@ def write_splits(
             write_coco(folder / name, records, pictures, images, sizes)
             path = os.path.join(final, name)
             converted = f'{records.source} annotations to COCO files in {final}'
+            if records.source == 'COCO':
+                converted = f'COCO annotations to one file for each split in {final}'
         splits[split] = Split(images, path, '', len(pictures), objects)
     return Written(splits, converted)
 
 
 def _number(pictures: Sequence[PictureRecord]) -> None:
     """Number pictures and objects from 1; no number is in two splits."""
-    object_id = 0
     for image_id, picture in enumerate(pictures, 1):
         picture.number = image_id
-        for object_id, item in enumerate(picture.objects, object_id + 1):
-            item.number = object_id
+    objects = (item for picture in pictures for item in picture.objects)
+    for object_id, item in enumerate(objects, 1):
+        item.number = object_id
 
 
 def _write_labels(

@@ -65,20 +65,21 @@ def _describe(cfg: Config, split: str, entry: dict) -> Described:
 
     try:
         dataset = _build(cfg, entry)
+        remote = '://' in f'{dataset.ann_file}{dataset.data_prefix}' or entry.get('backend_args')
+        data = None if remote else _data(cfg, split, entry, dataset)
     except TypeError as error:  # of a class that takes other arguments than MMEngine's
         unknown = finding('note', 'not checked', f'its files are not checked ({error})')
         return Described(loader, entry, findings=(unknown,))
-    except (AssertionError, KeyError, ValueError) as error:
+    except (AssertionError, KeyError, RuntimeError, ValueError) as error:
         text = ' '.join(str(error.args[0] if error.args else error).split())
         wrong = finding('error', 'data set', f'it cannot be made: {text}')
         return Described(loader, entry, findings=(wrong,))
     meta = dataset.metainfo
     classes = meta.get('classes')
     common = dict(loader=loader, entry=entry, things=meta.get('thing_classes') or classes)
-    if '://' in f'{dataset.ann_file}{dataset.data_prefix}' or entry.get('backend_args'):
+    if remote:
         unknown = finding('note', 'not checked', 'its files are not on this machine')
         return Described(**common, classes=classes, findings=(unknown,))
-    data = _data(cfg, split, entry, dataset)
     if isinstance(data, LabelData):  # named by their folders, which are read by now
         classes = data.classes
         common['things'] = classes
@@ -127,14 +128,18 @@ def _data(cfg: Config, split: str, entry: Mapping, dataset: Any) -> Data | None:
         default = 'pillow' if cfg.get('default_scope') == 'mmseg' else 'cv2'
         head = cfg.model.get('decode_head') or {}
         head = head[-1] if isinstance(head, (list, tuple)) else head
+        loads = _first(pipeline, 'LoadAnnotations')  # a test set may have no maps
         return MapData(
             **common,
-            pairs=[(it['img_path'], it.get('seg_map_path')) for it in dataset.load_data_list()],
+            pairs=[
+                (item['img_path'], item.get('seg_map_path') if loads else None)
+                for item in dataset.load_data_list()
+            ],
             classes=dataset.metainfo.get('classes') or (),
             reduce_zero_label=bool(dataset.reduce_zero_label),
             ignore_index=head.get('ignore_index', 255),
             label_map=dataset.label_map,
-            backend=_first(pipeline, 'LoadAnnotations').get('imdecode_backend', default),
+            backend=loads.get('imdecode_backend', default),
             raw=raw,
             folder=dataset.data_prefix.get('img_path') or '',
             suffix=dataset.img_suffix,

@@ -58,6 +58,8 @@ def _class_settings(name: str, part: Any, scope: str | None) -> Iterator[tuple[s
     number = part.get('num_classes')
     if number is None and _key(name) in HEADS and 'type' in part:
         number = _default_num_classes(part['type'], scope)
+    if type_name(part) == 'STDCHead':  # tells edges from the rest
+        number = None
     agnostic = part.get('class_agnostic') and 'Mask' in type_name(part)
     if isinstance(number, int) and not agnostic:
         yield f'{name}.num_classes', number
@@ -93,8 +95,9 @@ def check_class_weights(cfg: Config) -> Iterator[Finding]:
         for key in ('loss_decode', 'loss_cls'):
             for loss in dicts(part.get(key)):
                 weights = loss.get('class_weight')
-                # loss_cls may have one more, for no object.
-                allowed = (number, number + 1) if key == 'loss_cls' else (number,)
+                # The loss of queries may have one more, for no object.
+                queries = key == 'loss_cls' or loss.get('loss_name', '').startswith('loss_cls')
+                allowed = (number, number + 1) if queries else (number,)
                 if number and isinstance(weights, (list, tuple)) and len(weights) not in allowed:
                     yield Finding(
                         'error',

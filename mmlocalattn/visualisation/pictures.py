@@ -40,15 +40,15 @@ def build_dataset(cfg: Config, split: str, number: int | None = None) -> BaseDat
     Args:
         cfg: Of mmdet, mmsegmentation or mmpretrain.
         split: ``'train'``, ``'val'`` or ``'test'``.
-        number: Of the first images that are used, which are all checked; None checks a sample of
-            all.
+        number: Of the first images that are used, 0 for all: these are checked. None checks a
+            sample of all in a few seconds.
 
     Raises:
         FileNotFoundError: If a file or folder of it does not exist; says how to get it.
         ValueError: If the config has no such data loader, or the data are wrong; says how.
     """
     dataset = _dataset_of(cfg, split)
-    budget = None if number is None else Budget(items=number, spread=False)
+    budget = None if number is None else Budget(items=number or None, spread=False)
     check_run(cfg, (split,), with_model=False, budget=budget)
     init_default_scope(cfg.default_scope)
     return DATASETS.build(dataset)

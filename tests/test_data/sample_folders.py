@@ -16,7 +16,11 @@ POLYGONS: list[list[tuple[int, list[float]]]] = [
     [(1, [10, 8, 40, 12, 20, 50]), (0, [2, 40.5, 12, 40.5, 7, 60])],
     [],
     [(1, [0, 0, 64, 0, 64, 10, 0, 10])],
-    [(0, [33, 33, 60, 35, 50, 62, 31, 50]), (0, [5, 5, 15, 5, 10, 15]), (1, [40, 2, 60, 2, 50, 12])],
+    [
+        (0, [33, 33, 60, 35, 50, 62, 31, 50]),
+        (0, [5, 5, 15, 5, 10, 15]),
+        (1, [40, 2, 60, 2, 50, 12]),
+    ],
     [(1, [12.5, 12.5, 40, 12.5, 40, 40, 12.5, 40])],
 ]
 
@@ -147,7 +151,9 @@ def index_map(i: int) -> Image.Image:
     """0 where nothing is, else 1 + the label."""
     image = Image.new('L', (SIDE, SIDE))
     for label, polygon in POLYGONS[i]:
-        ImageDraw.Draw(image).polygon([tuple(polygon[j : j + 2]) for j in range(0, len(polygon), 2)], label + 1)
+        ImageDraw.Draw(image).polygon(
+            [tuple(polygon[j : j + 2]) for j in range(0, len(polygon), 2)], label + 1
+        )
     return image
 
 

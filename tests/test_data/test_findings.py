@@ -32,6 +32,7 @@ def test_items_are_spread_evenly() -> None:
     assert list(budget.choose(range(10), 'images')) == [0, 2, 5, 7]
     assert list(budget.choose(range(3), 'maps')) == [0, 1, 2]
     assert budget.skipped == ['6 of 10 images']
+    assert list(budget.choose(range(10), 'annotations', times=2)) == [0, 1, 2, 3, 5, 6, 7, 8]
 
 
 def test_first_items() -> None:

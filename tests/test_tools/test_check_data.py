@@ -127,12 +127,13 @@ def test_trains_and_evaluates_without_area_and_iscrowd(
 def test_browse_names_the_map_that_is_no_index_map(own: Path, tmp_path: Path) -> None:
     cv2.imwrite(str(own / 'maps' / '4.png'), np.zeros((64, 64, 3), np.uint8))
     path = config(own, 'SEGMENTATION')
-    with pytest.raises(SystemExit) as stopped:
-        BROWSE.main([path])
-    assert stopped.value.code == (
-        f'error: {own}/maps/4.png: 3 channels where one of class indices is meant (its channels '
-        'are equal, so keep one). Write the index of its class for each pixel'
-    )
+    for number in ('5', '0'):
+        with pytest.raises(SystemExit) as stopped:
+            BROWSE.main([path, '--number', number])
+        assert stopped.value.code == (
+            f'error: {own}/maps/4.png: 3 channels where one of class indices is meant (its '
+            'channels are equal, so keep one). Write the index of its class for each pixel'
+        )
     tiny_data.run(BROWSE, path, '--number', 3, '--output-dir', tmp_path / 'out')
     assert len(list((tmp_path / 'out').iterdir())) == 3
 

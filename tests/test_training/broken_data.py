@@ -7,6 +7,9 @@ from pathlib import Path
 from typing import Any
 
 import cv2
+import mmdet.datasets
+import mmpretrain.datasets
+import mmseg.datasets
 import numpy as np
 import pytest
 from mmengine.config import Config
@@ -15,6 +18,7 @@ from PIL import Image
 from mmlocalattn.data.check import KINDS
 from mmlocalattn.training.data_check import check_all, check_run
 
+TOOLBOXES = (mmdet.datasets, mmpretrain.datasets, mmseg.datasets)  # some print when imported
 SPLITS = ('train', 'val')
 Change = Callable[[Any], object]
 

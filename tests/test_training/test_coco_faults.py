@@ -220,6 +220,25 @@ COCO_ERRORS = [
         'ann_file of val_dataloader',
     ),
     (
+        each(
+            with_file(
+                lambda content: [
+                    entry.update(bbox=[1, 1, 3, 3]) for entry in content['annotations']
+                ]
+            ),
+            set_('val_evaluator.ann_file', 'train.json'),
+            set_('train_dataloader', None),
+        ),
+        'train.json, image 1: val_evaluator compares with other objects than val_dataloader reads '
+        'for it from val.json: they are two data sets. Give val_evaluator the ann_file of '
+        'val_dataloader',
+    ),
+    (
+        with_file(lambda content: content['images'][1].update(width='40')),
+        "train.json: train_dataloader cannot read it: width of entry 1 of its images is '40'. "
+        "Write it in COCO's format",
+    ),
+    (
         set_('train_dataloader.dataset.type', 'KittenDataset'),
         'train_dataloader.dataset, KittenDataset: it cannot be made: KittenDataset is not in the '
         'mmdet::dataset registry. .*',

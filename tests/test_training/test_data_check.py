@@ -24,6 +24,7 @@ from broken_data import (
     write_image,
 )
 from mmengine.config import Config
+from mmengine.registry import DATASETS
 
 from mmlocalattn.data.findings import Budget
 from mmlocalattn.training.data_check import check_all, check_run
@@ -102,6 +103,34 @@ def test_classes_of_files_that_are_too_large_are_checked() -> None:
     classes('dog', 'cat')(cfg)
     with pytest.raises(ValueError, match='has another order than the file'):
         check_run(cfg, SPLITS, budget=Budget(megabytes=0))
+
+
+@pytest.mark.usefixtures('folder')
+def test_first_pictures_of_files_that_are_too_large_are_checked() -> None:
+    cfg = coco_config()
+    first('images', width=30)(cfg)
+    with pytest.raises(ValueError, match=r'30x30 .* in the file, but the picture is'):
+        check_run(cfg, SPLITS, budget=Budget(items=1, megabytes=0))
+
+
+@pytest.mark.usefixtures('folder')
+def test_maps_that_no_pipeline_loads_may_be_missing(capsys: pytest.CaptureFixture[str]) -> None:
+    cfg = map_config()
+    cfg.val_dataloader.dataset.pipeline.pop()
+    Path('maps_val/1.png').unlink()
+    check_run(cfg, SPLITS)
+    assert capsys.readouterr().out == ''
+
+
+@pytest.mark.usefixtures('folder')
+def test_labels_are_those_of_the_order_in_the_file() -> None:
+    """Of MMDetection, which is why ``metainfo.classes`` may not have another."""
+    entry = coco_config().train_dataloader.dataset
+    for classes_of_config in (('cat', 'dog'), ('dog', 'cat')):
+        entry.metainfo.classes = classes_of_config
+        dataset = DATASETS.build({**entry, 'pipeline': [], '_scope_': 'mmdet'})
+        labels = [dataset.get_data_info(i)['instances'][0]['bbox_label'] for i in range(2)]
+        assert labels == [0, 1]
 
 
 @pytest.mark.usefixtures('folder')
@@ -201,3 +230,22 @@ def test_labels_of_a_list(capsys: pytest.CaptureFixture[str]) -> None:
 def test_head_with_more_classes_than_folders(capsys: pytest.CaptureFixture[str]) -> None:
     check_run(label_config(1000), ['train'])
     assert 'warning: model.head.num_classes: 1000, but the data' in capsys.readouterr().out
+
+
+@pytest.mark.usefixtures('labelled')
+@pytest.mark.parametrize(
+    ('entries', 'expected'),
+    [
+        (
+            dict(metainfo=dict(classes=('cat', 'cow', 'dog'))),
+            "The number of subfolders (2) doesn't match the number of specified classes (3). "
+            'Please check the data folder.',
+        ),
+        (dict(extensions=['.bmp']), r'Found 0 files in subfolders of: .*'),
+    ],
+)
+def test_data_sets_that_cannot_be_made(entries: dict, expected: str) -> None:
+    line = 'train_dataloader.dataset, CustomDataset: it cannot be made: '
+    pattern = re.escape(line + expected).replace(r'\.\*', '.*')
+    with pytest.raises(ValueError, match=f'^{pattern}$'):
+        check_run(label_config(2, **entries), ['train'])

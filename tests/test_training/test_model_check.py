@@ -1,7 +1,9 @@
 """What the model of a config needs of its data."""
 
 import pytest
+import torch
 from mmengine.config import Config
+from mmengine.registry import MODELS
 
 from mmlocalattn.training.model_check import (
     check_batch,
@@ -153,3 +155,38 @@ def test_learning_rate_of_another_batch_size() -> None:
     assert not list(check_batch(cfg, None))
     cfg.auto_scale_lr = dict(base_batch_size=4)
     assert not list(check_batch(cfg, None))
+
+
+HEAD = dict(in_channels=8, channels=8, num_classes=2, norm_cfg=dict(type='BN'))
+MANY = {**HEAD, 'in_channels': [8, 8], 'in_index': [0, 1]}
+
+
+@pytest.mark.parametrize(
+    'part',
+    [
+        dict(type='mmseg.PSPHead', in_index=0, **HEAD),
+        dict(type='mmseg.APCHead', in_index=0, **HEAD),
+        dict(type='mmseg.ASPPHead', in_index=0, **HEAD),
+        dict(
+            type='mmseg.DepthwiseSeparableASPPHead',
+            in_index=0,
+            c1_in_channels=0,
+            c1_channels=0,
+            **HEAD,
+        ),
+        dict(type='mmseg.UPerHead', **MANY),
+        dict(type='mmpretrain.LinearNeck', in_channels=8, out_channels=8),
+    ],
+    ids=lambda part: part['type'],
+)
+def test_parts_that_need_two_images(part: dict) -> None:
+    """The parts that are refused with one image are those that PyTorch refuses."""
+    assert len(list(check_batch(config(part, train_dataloader=dict(batch_size=1)), None))) == 1
+    assert not list(check_batch(config(part, train_dataloader=dict(batch_size=2)), None))
+    module = MODELS.build(part).train()
+    maps = tuple(torch.ones(2, 8, side, side) for side in (8, 4))
+    if part['type'] == 'mmpretrain.LinearNeck':
+        maps = (torch.ones(2, 8),)
+    module(maps)
+    with pytest.raises(ValueError, match='Expected more than 1 value per channel'):
+        module(tuple(map_[:1] for map_ in maps))

@@ -1,14 +1,20 @@
-"""Check all files of the data sets of a config: classes, annotations, pictures, index maps.
+"""Check all files of the data sets of a config, or of a folder of your own.
 
-tools/train.py checks a sample of them in a few seconds, this all of them, against the model too. It
-ends with an error if a training would stop or go wrong. What is found, and what to do:
-docs/faq.md.
+Of a config: classes, annotations, pictures and index maps, against the model too, where
+tools/train.py checks a sample of them in a few seconds. Of a folder: what it holds is recognised,
+counted and drawn on a contact sheet; nothing is written into it. Either ends with an error if a
+training would stop or go wrong. What is found, and what to do: docs/faq.md and docs/your_data.md.
 """
 
 import argparse
+import os
 from collections.abc import Sequence
+from typing import TYPE_CHECKING
 
 from mmlocalattn.command_line import add_config_arguments, one_line_errors
+
+if TYPE_CHECKING:
+    from mmlocalattn.data.findings import Finding
 
 
 def parse_args(argv: Sequence[str] | None = None) -> argparse.Namespace:
@@ -27,23 +33,57 @@ def parse_args(argv: Sequence[str] | None = None) -> argparse.Namespace:
         default=5,
         help='of findings to show of each kind and file, default 5; 0 for all',
     )
+    group = parser.add_argument_group('with a folder in place of CONFIG')
+    group.add_argument(
+        '--val-fraction',
+        type=float,
+        default=0.2,
+        help='share of the pictures for validation if the folder has no split, default 0.2',
+    )
+    group.add_argument(
+        '--out-dir',
+        help='for the contact sheet and what is converted; default work_dirs/check_FOLDER',
+    )
     args = parser.parse_args(argv)
     if args.number < 0:
         parser.error(f'--number must not be negative, got {args.number}')
     return args
 
 
-def main(argv: Sequence[str] | None = None) -> None:
-    args = parse_args(argv)
+def check_config(args: argparse.Namespace) -> 'list[Finding]':
     from rich.progress import track
 
-    from mmlocalattn.data.findings import SEVERITIES, first_of_each_kind
     from mmlocalattn.training import config_of
     from mmlocalattn.training.data_check import check_all
 
+    cfg = config_of(args)
+    return check_all(cfg, args.splits, lambda items, name: track(items, description=name))
+
+
+def check_folder(args: argparse.Namespace) -> 'list[Finding]':
+    from pathlib import Path
+
+    from mmlocalattn.data.folders import count_table, read_folder
+    from mmlocalattn.data.images import write_image
+    from mmlocalattn.visualisation.contact_sheet import draw_contact_sheet
+
+    folder = os.path.abspath(args.config)
+    out_dir = args.out_dir or os.path.join('work_dirs', f'check_{os.path.basename(folder)}')
+    data = read_folder(folder, os.path.join(out_dir, 'data'), args.val_fraction, skip_bad=True)
+    sheet = Path(out_dir, 'contact_sheet.png')
+    write_image(sheet, draw_contact_sheet(data))
+    print(
+        data.summary, count_table(data), f'pictures with what is drawn on them: {sheet}', sep='\n'
+    )
+    return list(data.findings)
+
+
+def main(argv: Sequence[str] | None = None) -> None:
+    args = parse_args(argv)
+    from mmlocalattn.data.findings import SEVERITIES, first_of_each_kind
+
     with one_line_errors():
-        cfg = config_of(args)
-        findings = check_all(cfg, args.splits, lambda items, name: track(items, description=name))
+        findings = (check_folder if os.path.isdir(args.config) else check_config)(args)
     for line in first_of_each_kind(findings, args.number or len(findings)):
         print(line)
     numbers = [sum(found.severity == severity for found in findings) for severity in SEVERITIES]
