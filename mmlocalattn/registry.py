@@ -16,7 +16,7 @@ def _child(parent: Registry, *locations: str) -> Registry:
 
 MODELS = _child(roots.MODELS, 'mmlocalattn.backbones', 'mmlocalattn.heads')
 OPTIM_WRAPPER_CONSTRUCTORS = _child(roots.OPTIM_WRAPPER_CONSTRUCTORS, 'mmlocalattn.training')
-HOOKS = _child(roots.HOOKS, 'mmlocalattn.training')
+HOOKS = _child(roots.HOOKS, 'mmlocalattn.training', 'mmlocalattn.visualisation.pictures_hook')
 LOOPS = _child(roots.LOOPS, 'mmlocalattn.training')
 METRICS = _child(roots.METRICS, 'mmlocalattn.training')
 

@@ -32,6 +32,7 @@ ALLOWED = {
     ),
     'adapt': (
         'mmengine',
+        'mmlocalattn.data.folders',
         # Random data are packed as the data loader of each toolbox does it.
         'mmdet.testing.demo_mm_inputs',
         'mmdet.testing.demo_track_inputs',
@@ -40,6 +41,11 @@ ALLOWED = {
     ),
     'training': (
         'mmengine',
+        # Metrics that get an interval.
+        'mmdet.datasets.api_wrappers.COCOeval',
+        'mmdet.evaluation.CocoMetric',
+        'mmpretrain.evaluation.Accuracy',
+        'mmseg.evaluation.IoUMetric',
         'mmlocalattn.adapt',
         'mmlocalattn.command_line',
         'mmlocalattn.data',

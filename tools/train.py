@@ -65,12 +65,12 @@ def main(argv: Sequence[str] | None = None) -> None:
     with one_line_errors():
         cfg = build_config(args)
     from mmlocalattn.training import ExactResumeHook, build_runner, start_clock
-    from mmlocalattn.visualisation.training_report import ReportHook
+    from mmlocalattn.visualisation.training_report import register_report
 
     runner = build_runner(cfg)
     runner.register_hook(ExactResumeHook())
     if args.data or args.minutes:
-        runner.register_hook(ReportHook())
+        register_report(runner)
     start_clock(runner, started)
     runner.train()
 

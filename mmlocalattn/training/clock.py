@@ -205,8 +205,9 @@ class ClockTrainLoop(IterBasedTrainLoop):
             more = 1 if self.plan.is_last() else max(2, int(self.plan.left() / step))
             self._max_iters = self._iter + more
         self.run_iter(batch)
-        if not is_first:  # which starts workers and compiles
-            self.plan.trained(self.plan.now() - began)
+        seconds = self.plan.now() - began
+        if not is_first or seconds > FIRST_PROBE_SHARE * self.plan.seconds / 2:
+            self.plan.trained(seconds)  # else it is no measure: it starts workers and compiles
 
     def _evaluate_or_probe(self) -> None:
         """Evaluate if there is time for it, else find out how long the last evaluation takes."""

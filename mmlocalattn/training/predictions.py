@@ -44,8 +44,7 @@ def draw_predictions(cfg: Config, folder: str) -> None:
     hook = cfg.default_hooks.visualization
     if cfg.default_scope == 'mmdet':
         hook.update(draw=True, test_out_dir=folder)
-    elif cfg.default_scope == 'mmseg':
-        hook.update(draw=True, interval=1)
-        cfg.visualizer.vis_backends = [dict(type='LocalVisBackend', img_save_dir=folder)]
+    elif cfg.default_scope == 'mmseg':  # whose own hook paints over the photograph
+        cfg.default_hooks.visualization = dict(type='mmlocalattn.PicturesHook', folder=folder)
     else:
         hook.update(enable=True, interval=1, out_dir=folder)

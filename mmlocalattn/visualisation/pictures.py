@@ -4,6 +4,7 @@ import time
 from collections.abc import Mapping
 
 import numpy as np
+import torch
 from mmengine.config import Config, ConfigDict
 from mmengine.dataset import BaseDataset
 from mmengine.registry import DATASETS, VISUALIZERS, init_default_scope
@@ -14,6 +15,7 @@ from numpy.typing import NDArray
 from mmlocalattn.data.check import leaf_datasets
 from mmlocalattn.data.findings import Budget
 from mmlocalattn.training.data_check import check_run
+from mmlocalattn.visualisation.segmentation import draw_maps
 
 
 def dataset_meta(cfg: Config, split: str = 'test') -> dict:
@@ -89,7 +91,15 @@ def draw_sample(
     Returns:
         (H, W, 3) BGR, or (H, 2 W, 3) with the ground truth on the left.
     """
-    # mmsegmentation draws with OpenCV, which does not take a view with reversed channels.
+    maps = [
+        torch.as_tensor(sample.get(f'{kind}_sem_seg').data).cpu().numpy()[0]
+        for kind in ('gt', 'pred')
+        if options.get(f'draw_{kind}', True) and f'{kind}_sem_seg' in sample
+    ]
+    if maps:
+        meta, alpha = visualizer.dataset_meta, getattr(visualizer, 'alpha', 0.5)
+        return draw_maps(image, maps, meta['classes'], meta['palette'], alpha)
+    # Visualizers draw with OpenCV, which does not take a view with reversed channels.
     rgb = np.ascontiguousarray(image[..., ::-1])
     draw = getattr(visualizer, 'visualize_cls', None) or visualizer.add_datasample
     draw(name='', image=rgb, data_sample=sample, **options)

@@ -1,18 +1,15 @@
 """What a training leaves to look at: its scores with their intervals, curves and pictures."""
 
-from collections.abc import Sequence
 from pathlib import Path
 from shlex import quote
-from typing import Any
 
 from mmengine.hooks import Hook
 from mmengine.logging import print_log
 from mmengine.runner import Runner
 
-from mmlocalattn.data.images import read_image, write_image
 from mmlocalattn.training import read_history
 from mmlocalattn.visualisation.curves import draw_curves
-from mmlocalattn.visualisation.pictures import build_visualizer, draw_sample
+from mmlocalattn.visualisation.pictures_hook import PicturesHook
 from mmlocalattn.visualisation.report import (
     SHEET_COLUMNS,
     SHEET_ROWS,
@@ -24,40 +21,9 @@ from mmlocalattn.visualisation.report import (
 
 
 class ReportHook(Hook):
-    """Draws the first images of each validation, and reports when the training is over.
-
-    The work dir gets ``pictures/``, ``pictures.png`` and ``curves.png``.
-    """
+    """Reports when the training is over: its scores, curves, pictures, and what to do next."""
 
     priority = 'LOWEST'
-
-    def __init__(self) -> None:
-        self._visualizer: Any = None
-        self._drawn = 0
-
-    def before_val(self, runner: Runner) -> None:
-        """Start with the first image again."""
-        self._drawn = 0
-        if self._visualizer is None and runner.rank == 0:
-            meta = runner.val_dataloader.dataset.metainfo
-            self._visualizer = build_visualizer(runner.cfg, meta)
-
-    def after_val_iter(
-        self,
-        runner: Runner,
-        batch_idx: int,
-        data_batch: dict | None = None,
-        outputs: Sequence | None = None,
-    ) -> None:
-        """Draw ground truth and predictions side by side."""
-        for sample in outputs or []:
-            if self._visualizer is None or self._drawn == SHEET_ROWS * SHEET_COLUMNS:
-                return
-            image = read_image(sample.img_path, _reads_as_stored(runner))
-            picture = draw_sample(self._visualizer, image, sample.cpu())
-            name = f'{self._drawn:02d}_{Path(sample.img_path).stem}.png'
-            write_image(Path(runner.work_dir) / 'pictures' / name, picture)
-            self._drawn += 1
 
     def after_train(self, runner: Runner) -> None:
         """Print the report."""
@@ -69,8 +35,11 @@ class ReportHook(Hook):
             print_log(f'No report: {error}', logger='current')
 
 
-def _reads_as_stored(runner: Runner) -> bool:
-    return 'color_ignore_orientation' in repr(runner.val_dataloader.dataset.pipeline)
+def register_report(runner: Runner) -> None:
+    """Let a training draw its first validation images, and report at its end."""
+    folder = str(Path(runner.work_dir) / 'pictures')
+    runner.register_hook(PicturesHook(folder, SHEET_ROWS * SHEET_COLUMNS))
+    runner.register_hook(ReportHook())
 
 
 def report_training(runner: Runner) -> list[str]:

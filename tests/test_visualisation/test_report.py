@@ -41,6 +41,14 @@ def write_run(work_dir: Path, metrics: dict[str, float]) -> None:
             ['AP AP50 AP75', 'box 0.500 0.500 0.500', 'mask 0.250 0.250 0.250'],
         ),
         (SEGMENTATION_METRICS, ['mIoU mAcc aAcc', 'percent 61.500 70.250 95.000']),
+        (
+            {**SEGMENTATION_METRICS, 'mIoU_low': 60.0, 'mIoU_high': 63.0},
+            ['mIoU mAcc aAcc 95 % of mIoU', 'percent 61.500 70.250 95.000 60.000 to 63.000'],
+        ),
+        (
+            {name: value for name, value in DETECTION_METRICS.items() if 'bbox' in name},
+            ['AP AP50 AP75', 'box 0.500 0.500 0.500'],
+        ),
     ],
 )
 def test_report(
@@ -62,7 +70,7 @@ def test_report(
 
 def test_plots_are_losses_and_scores(tmp_path: Path) -> None:
     write_run(tmp_path, DETECTION_METRICS)
-    losses, scores = report.plots_of(read_history(tmp_path), 'detection')
+    losses, scores = report.plots_of(read_history(tmp_path), DETECTION_METRICS)
     assert [line.label for line in losses.lines] == ['loss', 'loss_cls']
     assert [line.label for line in scores.lines] == ['box AP', 'mask AP']
 
@@ -72,7 +80,7 @@ def test_what_is_missing_is_named(tmp_path: Path) -> None:
         report.read_metrics(tmp_path)
     with pytest.raises(FileNotFoundError, match='no picture'):
         report.find_pictures(tmp_path)
-    with pytest.raises(ValueError, match='neither detection nor segmentation'):
+    with pytest.raises(ValueError, match='no metrics of detection, segmentation or'):
         report.task_of({'accuracy': 0.5})
     with pytest.raises(SystemExit, match='error: no training log in'):
         TOOL.main([str(tmp_path)])
