@@ -13,6 +13,7 @@ from mmlocalattn.adapt.nodes import dicts
 from mmlocalattn.data.folders import FolderData
 
 OBJECT_SIDE = 48  # pixels that the median object gets: six cells of stride 8
+SHORT_SIDE = 256  # pixels that an image has at least, so that large objects are seen in detail
 LARGEST_GAIN = 2.0  # enlarging shows no more than there is
 TOLERANCE = 0.1  # sizes that would change by less stay
 MULTIPLE, SMALLEST = 32, 64  # pixels, of sides
@@ -27,8 +28,8 @@ _CROPS = ('crop_size', 'size', 'stride')
 def fit_sizes(cfg: Config, data: FolderData) -> None:
     """Scale all sizes of images by one factor.
 
-    Detection: the median object gets 48 pixels, but images are not enlarged more than twofold, nor
-    above the sizes of the config. Segmentation: images that are smaller than the config expects
+    Detection: the median object gets 48 pixels and the shorter side 256, or more; but images are
+    not enlarged more than twofold, nor above the sizes of the config. Segmentation: images that are smaller than the config expects
     keep their size. A model made for one size, and a classifier, stay as they are.
 
     Args:
@@ -40,7 +41,8 @@ def fit_sizes(cfg: Config, data: FolderData) -> None:
         return
     wanted = 1.0
     if cfg.default_scope == 'mmdet':
-        wanted = min(OBJECT_SIDE / data.object_size, LARGEST_GAIN) if data.object_size else now
+        wanted = max(OBJECT_SIDE / (data.object_size or 1), SHORT_SIDE / min(data.image_size))
+        wanted = min(wanted, LARGEST_GAIN)
     factor = min(wanted / now, 1.0)
     if factor > 1 - TOLERANCE:
         return
