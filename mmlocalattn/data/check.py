@@ -25,6 +25,7 @@ KINDS = (
     'ids',
     'image size',
     'images left out',
+    'images without objects',
     'labels',
     'learning rate',
     'map size',
@@ -35,7 +36,10 @@ KINDS = (
     'not finite',
     'nothing to learn',
     'num_classes',
+    'orientation',
+    'picture format',
     'train and val',
+    'unknown class',
     'unreadable image',
     'unreadable index map',
 )

@@ -155,7 +155,8 @@ def _check_object(
         return
     finish_object(item, size)
     annotation = annotation_of(item)
-    for finding in check_annotation(picture.ann_file, annotation, size, masks and not item.crowd):
+    masks = masks and (not item.crowd or bool(item.segmentation))
+    for finding in check_annotation(picture.ann_file, annotation, size, masks):
         yield replace(finding, entry=item.entry)
 
 

@@ -152,10 +152,10 @@ def check_coco(data: CocoData, reader: CocoReader) -> Iterator[Finding]:
         return
     yield from _check_categories(data, content)
     yield from check_ids(data.ann_file, content)
+    yield from _check_pictures(data, content, reader.budget)
     yield from _check_objects(data, content, reader.budget)
     if data.training:
         yield from _check_what_is_left(data, content)
-    yield from _check_pictures(data, content, reader.budget)
 
 
 def _check_categories(data: CocoData, content: dict) -> Iterator[Finding]:
@@ -220,7 +220,7 @@ def _check_objects(data: CocoData, content: dict, budget: Budget) -> Iterator[Fi
         and not annotation.get('ignore')
     ]
     boxes = []
-    for annotation in budget.choose(annotations, f'annotations of {data.loader}', times=200):
+    for annotation in budget.choose(annotations, f'annotations of {data.loader}', times=50):
         image = images[annotation['image_id']]
         size = image['width'], image['height']
         findings = list(check_annotation(data.ann_file, annotation, size, data.masks))

@@ -4,7 +4,7 @@ import hashlib
 import json
 import math
 import os
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from statistics import median
@@ -154,8 +154,8 @@ def read_folder(
 
     Raises:
         FileNotFoundError: If there is no such folder.
-        ValueError: If nothing is recognised, or, without ``skip_bad``, something has an error;
-            each in one line.
+        ValueError: If nothing is recognised, or there is nothing to learn, or, without
+            ``skip_bad``, something has an error; each in one line.
     """
     if not 0 < val_fraction < 1:
         raise ValueError(f'--val-fraction must be above 0 and below 1, got {val_fraction}')
@@ -223,9 +223,12 @@ def _read(
     skipped = _drop_bad(records) if skip_bad else 0
     if records.task == 'semantic segmentation':
         records.pictures = [picture for picture in records.pictures if picture.index_map]
+    if records.task in OBJECT_TASKS and not any(picture.objects for picture in records.pictures):
+        raise ValueError(f'{tree.root!r} ({records.source}) has no object that can be used')
     made = make_splits(records, facts, val_fraction)
     findings += check_duplicates(records, facts)
     skipped += _drop_bad(records) if skip_bad else 0
+    counts = count_classes(records)
     sizes = {path: known.stored if raw else known.turned for path, known in facts.items()}
     data = FolderData(
         tree.root,
@@ -239,9 +242,9 @@ def _read(
         object_size=_object_size(records),
         image_size=_median_size([sizes[picture.path] for picture in records.pictures]),
         made_split=made,
-        counts=count_classes(records),
+        counts=counts,
         skipped=skipped,
-        findings=tuple(findings),
+        findings=(*findings, *_check_counts(tree.root, counts)),
     )
     if skipped:
         records.native = {}
@@ -310,6 +313,19 @@ def count_classes(records: Records) -> tuple[ClassCount, ...]:
     return tuple(counts)
 
 
+def _check_counts(root: str, counts: tuple[ClassCount, ...]) -> Iterator[Finding]:
+    """Find classes that there is nothing to learn about, or to measure."""
+    for count in counts:
+        for number, split, lost in (
+            (count.train, 'train', 'nothing is learned about it'),
+            (count.val, 'val', 'nothing is measured about it'),
+        ):
+            if not number:
+                entry, problem = f'class {count.name!r}', f'it does not occur in {split}: {lost}'
+                fix = 'Add some, or take the class out'
+                yield Finding('warning', 'class never occurs', root, entry, problem, fix)
+
+
 def count_table(data: FolderData) -> str:
     """The counts of a data set as a table."""
     if data.task not in OBJECT_TASKS:
@@ -324,7 +340,7 @@ def _fingerprint(tree: Tree, *settings: object) -> str:
     """A digest of the names, sizes and times of all files, and of how they are read."""
     digest = hashlib.sha1(repr(settings).encode(), usedforsecurity=False)
     for path in tree.files:
-        status = os.stat(path)
+        status = os.stat(path) if os.path.exists(path) else os.lstat(path)  # a link to nothing
         digest.update(f'{path} {status.st_size} {status.st_mtime_ns}\n'.encode())
     return digest.hexdigest()
 

@@ -45,7 +45,8 @@ def look_at_map(path: str) -> MapContent:
             palette = image.getpalette() if image.mode == 'P' else None
             labels = map_array(image)
     except (OSError, SyntaxError, ValueError) as error:
-        return MapContent(path, error=str(error) or type(error).__name__)
+        reason = str(error).partition(f' {path!r}')[0]
+        return MapContent(path, error=reason or type(error).__name__)
     size = labels.shape[1], labels.shape[0]
     if labels.ndim == 3:
         colours = frozenset(_unpacked(np.unique(_packed(labels))))

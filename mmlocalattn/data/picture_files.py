@@ -8,7 +8,9 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from PIL import Image, ImageOps
+import cv2
+import numpy as np
+from PIL import Image, UnidentifiedImageError
 
 from mmlocalattn.data.findings import Finding
 from mmlocalattn.data.image_files import ORIENTATION
@@ -77,11 +79,21 @@ def look_at(path: str) -> PictureFacts:
                     _bits(image, content),
                     digest,
                 )
-                ImageOps.exif_transpose(image).load()
-    except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
+                image.load()
+    except (UnidentifiedImageError, Image.DecompressionBombError) as error:
+        return _look_with_opencv(content, digest, error)
+    except (OSError, SyntaxError, ValueError) as error:
         reason = str(error).partition(' <')[0]
         return PictureFacts(digest=digest, error=reason or type(error).__name__)
     return facts
+
+
+def _look_with_opencv(content: bytes, digest: str, error: Exception) -> PictureFacts:
+    """The facts of a file of a kind, or of a size, that Pillow does not open and OpenCV may."""
+    array = cv2.imdecode(np.frombuffer(content, np.uint8), cv2.IMREAD_UNCHANGED)
+    if array is None:
+        return PictureFacts(digest=digest, error=str(error).partition(' <')[0])
+    return PictureFacts(array.shape[1::-1], bits=8 * array.itemsize, digest=digest)
 
 
 def _bits(image: Image.Image, content: bytes) -> int:

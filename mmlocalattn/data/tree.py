@@ -12,6 +12,7 @@ from mmlocalattn.data.index_maps import SUFFIXES
 
 SplitName = Literal['train', 'val', 'test']
 SPLITS: tuple[SplitName, ...] = ('train', 'val', 'test')
+PICTURE_FOLDERS = ('images', 'image', 'imgs', 'img', 'img_dir', 'jpegimages', 'photos')
 
 _SPLIT = re.compile(
     r'(?:^|[^a-z])(train|val|test)(?:ing|id|idation)?'
@@ -69,12 +70,8 @@ class Tree:
         return '', []
 
 
-def walk(folder: str, without: str = '') -> Tree:
-    """List the files of a folder.
-
-    Args:
-        folder: Its path.
-        without: A folder in it that is left out.
+def walk(folder: str) -> Tree:
+    """List the files of a folder, hidden ones left out.
 
     Raises:
         FileNotFoundError: If there is no such folder.
@@ -83,12 +80,13 @@ def walk(folder: str, without: str = '') -> Tree:
     if not os.path.isdir(root):
         raise FileNotFoundError(f'{folder!r} is no folder: give one with pictures and annotations')
     files = []
+    known: set[str] = set()  # folders, so that a link upwards does not go round for ever
     for path, folders, names in os.walk(root, followlinks=True):
-        folders[:] = sorted(
-            name
-            for name in folders
-            if name[0] != '.' and name != '__MACOSX' and os.path.join(path, name) != without
-        )
+        if (real := os.path.realpath(path)) in known:
+            folders.clear()
+            continue
+        known.add(real)
+        folders[:] = sorted(name for name in folders if name[0] != '.' and name != '__MACOSX')
         files += [os.path.join(path, name) for name in names if name[0] != '.']
     files.sort()
     pictures = tuple(path for path in files if path.lower().endswith(SUFFIXES))

@@ -1,5 +1,6 @@
 """Writing COCO's annotation files."""
 
+import math
 import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -37,10 +38,12 @@ def finish_object(item: ObjectRecord, size: Size) -> None:
 
 def annotation_of(item: ObjectRecord) -> dict[str, Any]:
     """An object as COCO has it; one of a COCO file as it is, with area and iscrowd added."""
-    box = item.box or []
-    area: float = box[2] * box[3] if len(box) == 4 else 0
     if item.source is not None:
-        return {'area': area, 'iscrowd': 0, **item.source}
+        sides = item.box[2:] if isinstance(item.box, list) else []
+        known = bool(sides) and all(isinstance(side, (int, float)) for side in sides)
+        return {'area': math.prod(sides) if known else 0, 'iscrowd': 0, **item.source}
+    box = item.box or []
+    area = math.prod(box[2:]) if box else 0.0
     if item.rle:
         area = rle_area(item.rle)
     elif item.polygons:

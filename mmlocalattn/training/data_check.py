@@ -46,7 +46,7 @@ def check_run(
         FileNotFoundError: If a file or folder that is read does not exist.
         ValueError: If something else is wrong: says the first in one line, and how many there are.
     """
-    budget = budget or Budget(items=100, megabytes=64, seconds=5)
+    budget = budget or Budget(items=100, megabytes=32, seconds=5)
     reader = CocoReader(budget)
     described = describe_all(cfg, splits)
     findings = list(run_findings(cfg, described, reader, with_model))

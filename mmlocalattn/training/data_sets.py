@@ -126,7 +126,7 @@ def _data(cfg: Config, split: str, entry: Mapping, dataset: Any) -> Data | None:
         )
     if 'BaseSegDataset' in names:
         default = 'pillow' if cfg.get('default_scope') == 'mmseg' else 'cv2'
-        head = cfg.model.get('decode_head') or {}
+        head = (cfg.get('model') or {}).get('decode_head') or {}
         head = head[-1] if isinstance(head, (list, tuple)) else head
         loads = _first(pipeline, 'LoadAnnotations')  # a test set may have no maps
         return MapData(
@@ -146,7 +146,8 @@ def _data(cfg: Config, split: str, entry: Mapping, dataset: Any) -> Data | None:
         )
     if 'CustomDataset' in names and getattr(dataset, 'with_label', True):
         samples = [(item['img_path'], item['gt_label']) for item in dataset.load_data_list()]
-        number = (cfg.model.get('head') or {}).get('num_classes', 0)
+        head = (cfg.get('model') or {}).get('head') or {}
+        number = head.get('num_classes', 0)
         names_of_labels = dataset.metainfo.get('classes') or tuple(map(str, range(number)))
         return LabelData(**common, samples=samples, classes=names_of_labels)
     return None

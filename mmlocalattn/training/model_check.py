@@ -18,16 +18,21 @@ from mmlocalattn.training.data_sets import type_name
 # from background, FusedSemanticHead of HTC learns other maps, a backbone's own head is not used.
 OTHER_CLASSES = ('rpn_head', 'backbone', 'semantic_head', 'data_preprocessor')
 HEADS = ('bbox_head', 'mask_head', 'head', 'decode_head', 'auxiliary_head', 'mask_iou_head')
-# Heads that norm a map of one pixel, where a batch of one image has one value for each channel.
+# Parts that norm a map of one pixel, where a batch of one image has one value for each channel, and
+# the norm that they have by default.
 POOLING = {
-    'PSPHead': 'pool_scales',
-    'UPerHead': 'pool_scales',
-    'APCHead': 'pool_scales',
+    'APCHead': '',
     'ASPPHead': '',
+    'BiSeNetV1': 'BN',
+    'BiSeNetV2': 'BN',
     'DepthwiseSeparableASPPHead': '',
-    'LinearNeck': '',
+    'FastSCNN': 'BN',
+    'ICNet': 'SyncBN',
+    'LinearNeck': 'BN1d',
+    'PSPHead': '',
+    'STDCContextPathNet': 'BN',
+    'UPerHead': '',
 }
-SCALES = (1, 2, 3, 6)  # default of pool_scales
 PROCESSES = {
     'pytorch': 'WORLD_SIZE',
     'slurm': 'SLURM_NTASKS',
@@ -233,12 +238,9 @@ def _batch_norm_of_one_pixel(part: Mapping) -> str:
     name = type_name(part)
     if name not in POOLING:
         return ''
-    default = {'type': 'BN1d'} if name == 'LinearNeck' else {}
-    norm = type_name(part.get('norm_cfg', default) or {})
-    if not ('BN' in norm or 'BatchNorm' in norm):
-        return ''
-    scales = part.get(POOLING[name], SCALES) if POOLING[name] else (1,)
-    return norm if 1 in scales else ''
+    norm = type_name(part.get('norm_cfg', {'type': POOLING[name]}) or {})
+    trained = 'BN' in norm or 'BatchNorm' in norm
+    return norm if trained and 1 in part.get('pool_scales', (1,)) else ''
 
 
 def _too_small(part: Mapping, norm: str, problem: str) -> Finding:

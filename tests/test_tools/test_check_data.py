@@ -7,6 +7,7 @@ from pathlib import Path
 import cv2
 import numpy as np
 import pytest
+import sample_folders
 import tiny_data
 from tiny_data import data, quick  # noqa: F401
 
@@ -55,10 +56,10 @@ def test_all_findings(own: Path, capsys: pytest.CaptureFixture[str]) -> None:
     printed = capsys.readouterr().out
     assert 'annotations of train_dataloader ━' in printed  # of the progress bar
     assert (
-        f'error: {own}/coco.json, annotation 0: segmentation is missing or empty. Give it a mask, '
-        'or take it out; a model without masks needs none\n'
         f'error: {own}/images/3.png: this image does not exist. Put it there, or take it out of '
         'the data set\n'
+        f'error: {own}/coco.json, annotation 0: segmentation is missing or empty. Give it a mask, '
+        'or take it out; a model without masks needs none\n'
     ) in printed
 
 
@@ -147,3 +148,28 @@ def test_loaders_without_workers_train(
     said = [line for line in capsys.readouterr().out.splitlines() if 'num_workers=0' in line]
     assert len(said) >= 1
     assert 'without train_dataloader.persistent_workers, val_dataloader' in said[0]
+
+
+def test_folder(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    folder = tmp_path / 'mine'
+    folder.mkdir()
+    sample_folders.write_yolo(folder, masks=True)
+    before = sample_folders.snapshot(folder)
+    out = tmp_path / 'out'
+    TOOL.main([str(folder), '--out-dir', str(out), '--val-fraction', '0.5'])
+    printed = capsys.readouterr().out.splitlines()
+    assert printed[0].startswith(f'{folder}: YOLO, instance segmentation; 2 classes (cat, dog); ')
+    assert printed[1].startswith('| objects of class | train | val |')
+    assert printed[5] == f'pictures with what is drawn on them: {out}/contact_sheet.png'
+    assert printed[-1].endswith(f'in the data of {folder}')
+    assert cv2.imread(str(out / 'contact_sheet.png')) is not None
+    assert sample_folders.snapshot(folder) == before
+    (folder / 'images' / '1.png').write_bytes(b'')
+    with pytest.raises(SystemExit, match=rf'error: 1 error, .* in the data of {folder}'):
+        TOOL.main([str(folder), '--out-dir', str(out)])
+    assert f'error: {folder}/images/1.png: this image cannot be read' in capsys.readouterr().out
+
+
+def test_folder_that_holds_nothing(tmp_path: Path) -> None:
+    with pytest.raises(SystemExit, match=r'error: .* holds 0 files, .* See docs/your_data.md'):
+        TOOL.main([str(tmp_path), '--out-dir', str(tmp_path.parent / 'out')])

@@ -38,3 +38,13 @@ def test_every_argument(tmp_path: Path) -> None:
 def test_one_line_errors(tmp_path: Path) -> None:
     with pytest.raises(SystemExit, match='error: size must be at least 96, got 40'):
         TOOL.main(['--out', str(tmp_path / 'cards'), '--size', '40'])
+
+
+def test_trees(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    out = tmp_path / 'trees'
+    with pytest.raises(SystemExit, match=r"error: .*nothing.whl'"):
+        TOOL.main(['trees', '--out', str(out), '--wheel', str(tmp_path / 'nothing.whl')])
+    assert not out.exists()
+    with pytest.raises(SystemExit):
+        TOOL.main(['trees', '--seed', '1'])
+    assert '--seed is of digit_cards, not of trees' in capsys.readouterr().err

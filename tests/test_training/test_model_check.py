@@ -94,6 +94,7 @@ def test_class_weights(head: dict, wrong: int) -> None:
         ),
         (dict(type='mmseg.ASPPHead', norm_cfg=dict(type='BN')), dict(batch_size=1), 8, 'BN'),
         (dict(type='FCNHead', norm_cfg=dict(type='BN')), dict(batch_size=1), 8, ''),
+        (dict(type='ICNet'), dict(batch_size=1), 8, 'SyncBN'),
         (dict(type='LinearNeck'), dict(batch_size=4), 9, 'BN1d'),
         (dict(type='LinearNeck'), dict(batch_size=4, drop_last=True), 9, ''),
         (dict(type='LinearNeck'), dict(batch_size=4), 8, ''),
@@ -175,6 +176,7 @@ MANY = {**HEAD, 'in_channels': [8, 8], 'in_index': [0, 1]}
             **HEAD,
         ),
         dict(type='mmseg.UPerHead', **MANY),
+        dict(type='mmseg.FastSCNN'),
         dict(type='mmpretrain.LinearNeck', in_channels=8, out_channels=8),
     ],
     ids=lambda part: part['type'],
@@ -185,8 +187,11 @@ def test_parts_that_need_two_images(part: dict) -> None:
     assert not list(check_batch(config(part, train_dataloader=dict(batch_size=2)), None))
     module = MODELS.build(part).train()
     maps = tuple(torch.ones(2, 8, side, side) for side in (8, 4))
+    one = tuple(map_[:1] for map_ in maps)
     if part['type'] == 'mmpretrain.LinearNeck':
-        maps = (torch.ones(2, 8),)
+        maps, one = (torch.ones(2, 8),), (torch.ones(1, 8),)
+    if part['type'] == 'mmseg.FastSCNN':
+        maps, one = torch.ones(2, 3, 64, 64), torch.ones(1, 3, 64, 64)
     module(maps)
     with pytest.raises(ValueError, match='Expected more than 1 value per channel'):
-        module(tuple(map_[:1] for map_ in maps))
+        module(one)

@@ -2,8 +2,11 @@
 
 import os
 
+from mmlocalattn.data.findings import Finding
 from mmlocalattn.data.records import PictureRecord, Records
-from mmlocalattn.data.tree import SplitName, Tree, split_of
+from mmlocalattn.data.tree import PICTURE_FOLDERS, SplitName, Tree, split_of
+
+MAX_LEFT = 0.1  # of the pictures may be in no folder of a class
 
 
 def read_class_folders(tree: Tree) -> Records | None:
@@ -13,15 +16,22 @@ def read_class_folders(tree: Tree) -> Records | None:
         parts = tree.relative(path).split(os.sep)
         split = split_of(parts[0] + os.sep) if len(parts) > 2 else None
         below = parts[1:] if split else parts
-        if len(below) < 2:
-            return None  # a picture in no folder of a class
-        found.append((path, below[0], split))
+        if len(below) > 1:
+            found.append((path, below[0], split))
+    left = set(tree.pictures) - {path for path, _, _ in found}
     classes = sorted({name for _, name, _ in found})
-    if len(classes) < 2:
-        return None
+    if (
+        len(left) > MAX_LEFT * len(tree.pictures)
+        or len(classes) < 2
+        or any(name.lower() in PICTURE_FOLDERS for name in classes)
+    ):
+        return None  # a folder called images is no class
     records = Records('class folders', 'classification', classes)
     labels = {name: label for label, name in enumerate(classes)}
     records.pictures = [
         PictureRecord(path, split=split, label=labels[name]) for path, name, split in found
     ]
+    if left:
+        problem = f'{len(left)} pictures, this one among them, are in no folder of a class'
+        records.findings.append(Finding('note', 'images left out', min(left), '', problem))
     return records

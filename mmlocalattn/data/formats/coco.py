@@ -2,12 +2,15 @@
 
 import os
 from collections import Counter
+from collections.abc import Iterator
+from pathlib import Path
 
 from mmlocalattn.data.coco import CocoReader, check_ids
 from mmlocalattn.data.findings import Budget, Finding
 from mmlocalattn.data.records import ObjectRecord, PictureRecord, Records, task_of
 from mmlocalattn.data.tree import SplitName, Tree, repeated, split_of
 
+KEYS = (b'"images"', b'"annotations"', b'"categories"')
 MAX_FILES = 40  # a folder with more JSON files has one for each picture
 
 
@@ -32,8 +35,19 @@ def read_coco(tree: Tree) -> Records | None:
         records.findings.append(Finding('error', 'classes', path, '', problem, 'Merge them'))
     for split, path in files.items():
         _read_file(tree, records, split, path, contents[path])
+    records.findings += _not_named(tree, records)
     records.task = task_of(records.pictures)
     return records
+
+
+def _not_named(tree: Tree, records: Records) -> Iterator[Finding]:
+    """Pictures beside others that no annotation file names."""
+    used = {picture.path for picture in records.pictures}
+    folders = {os.path.dirname(path) for path in used}
+    left = [path for path in tree.pictures if path not in used and os.path.dirname(path) in folders]
+    if left:
+        problem = f'{len(left)} pictures, this one among them, are in no annotation file'
+        yield Finding('note', 'images left out', left[0], '', problem)
 
 
 def _contents(tree: Tree) -> dict[str, dict]:
@@ -46,15 +60,14 @@ def _contents(tree: Tree) -> dict[str, dict]:
         return contents
     reader = CocoReader(Budget())
     for path in paths:
-        with open(path, encoding='utf-8', errors='replace') as file:
-            text = file.read()
-        if not all(f'"{key}"' in text for key in ('images', 'annotations', 'categories')):
-            continue
+        text = Path(path).read_bytes()
+        if b'"segments_info"' in text or not all(key in text for key in KEYS):
+            continue  # panoptic, captions, or something else
         try:
             content = reader.read(path)
         except ValueError as error:
             raise ValueError(f'{path!r}: {error}') from error
-        if content and any('bbox' in entry for entry in content['annotations']):
+        if content and any('bbox' in it or 'segmentation' in it for it in content['annotations']):
             contents[path] = content
     return contents
 

@@ -11,11 +11,10 @@ from mmlocalattn.data.image_files import unreadable
 from mmlocalattn.data.map_files import IGNORED, Colour, MapContent, look_at_map
 from mmlocalattn.data.records import PictureRecord, Records
 from mmlocalattn.data.threads import in_threads
-from mmlocalattn.data.tree import Tree, nearest, split_of
+from mmlocalattn.data.tree import PICTURE_FOLDERS, Tree, nearest, split_of
 
 MAX_CLASSES = 64  # found in maps; more values than that are those of a photograph
 LOOKED_AT = 5  # maps, to see whether they are photographs
-PICTURE_FOLDERS = ('images', 'image', 'imgs', 'img', 'img_dir', 'jpegimages', 'photos')
 _MAP_FOLDER = re.compile(
     r'mask|label|annot|segment|(^|[^a-z])(gt|seg|ann|maps?|semantic)($|[^a-z])'
 )
@@ -31,9 +30,9 @@ def read_maps(tree: Tree) -> Records | None:
     (a name a line, with three numbers if maps have colours), CVAT's ``labelmap.txt`` or
     ``class_dict.csv``, else the values or colours that occur.
     """
-    pairs = _pairs(tree)
+    pairs, number = _pairs(tree)
     with_map = {picture: path for picture, path in pairs.items() if path}
-    if 2 * len(with_map) <= len(pairs):
+    if not with_map or 2 * len(with_map) < number:
         return None
     paths = sorted(set(with_map.values()))
     if not _in_picture_folders(tree, with_map) and _are_photographs(paths):
@@ -55,14 +54,16 @@ def read_maps(tree: Tree) -> Records | None:
     return records
 
 
-def _pairs(tree: Tree) -> dict[str, str]:
-    """For each picture the map that belongs to it, or nothing."""
+def _pairs(tree: Tree) -> tuple[dict[str, str], int]:
+    """For each picture the map that belongs to it, or nothing; and the number of maps."""
     maps: dict[str, list[str]] = {}
+    stems = set()
     pictures = []
     for path in tree.pictures:
         folders = tree.relative(path).lower().split(os.sep)[:-1]
         stem = Path(path).stem
         if any(_MAP_FOLDER.search(folder) for folder in folders) or _MAP_END.search(stem):
+            stems.add(_MAP_END.sub('', stem))
             maps.setdefault(_MAP_END.sub('', stem), []).append(path)
             maps.setdefault(stem, []).append(path)
         else:
@@ -75,7 +76,7 @@ def _pairs(tree: Tree) -> dict[str, str]:
             one for one in several if split_of(tree.relative(one)) == split_of(tree.relative(path))
         ]
         pairs[path] = nearest(same or several, os.path.basename(path), path) or ''
-    return pairs
+    return pairs, len(stems)
 
 
 def _in_picture_folders(tree: Tree, pictures: Iterable[str]) -> bool:

@@ -1,7 +1,7 @@
 """YOLO: a text file for each picture, lines of a class and a box or polygon in shares of it."""
 
 import os
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 
 import yaml
@@ -20,12 +20,12 @@ def read_yolo(tree: Tree) -> Records | None:
         ValueError: If the yaml file cannot be read.
     """
     config_path, config = _config(tree)
-    labels = {path for path in tree.ending('.txt') if _is_label_file(tree, path)}
-    if not config and not labels:
+    labels = _Labels(tree)
+    if not config and not labels.files:
         return None
     records = Records('YOLO', 'detection', [])
     pictures = _pictures(tree, config_path, config, labels, records)
-    if not config and not any(_label_file(path, labels) for path in pictures):
+    if not config and not any(labels.of(path) for path in pictures):
         return None
     records.classes = _classes(tree, config_path, config, records)
     boxes_only = bool(config.get('kpt_shape'))
@@ -34,13 +34,13 @@ def read_yolo(tree: Tree) -> Records | None:
     used = set()
     for path, split in pictures.items():
         picture = PictureRecord(path, split=split)
-        label_file = _label_file(path, labels)
+        label_file = labels.of(path)
         if label_file:
             used.add(label_file)
             picture.ann_file = label_file
             picture.objects = list(_objects(label_file, records, boxes_only))
         records.pictures.append(picture)
-    records.findings += _without_picture(tree, labels - used, used)
+    records.findings += _without_picture(tree, labels.files - used, used)
     if not config and not records.classes:
         _number_classes(tree, records)
     records.task = task_of(records.pictures)
@@ -64,10 +64,10 @@ def _is_label_file(tree: Tree, path: str) -> bool:
     """Whether a text file is beside or below pictures and begins as labels do, or is empty."""
     if os.path.basename(path).lower() in NO_LABELS:
         return False
-    stem = Path(path).stem
-    lines = read_lines(path)[:1]
-    numbers = bool(lines) and len(lines[0].split()) >= 5 and _is_numbers(lines[0])
-    return numbers or (stem in tree.by_stem and _might_be_labels(tree, path))
+    with open(path, encoding='utf-8', errors='replace') as file:
+        line = file.readline()
+    numbers = len(line.split()) >= 5 and _is_numbers(line)
+    return numbers or (Path(path).stem in tree.by_stem and _might_be_labels(tree, path))
 
 
 def _might_be_labels(tree: Tree, path: str) -> bool:
@@ -85,24 +85,47 @@ def _is_numbers(line: str) -> bool:
         return False
 
 
-def _label_file(picture: str, labels: Iterable[str]) -> str:
-    """Where the labels of a picture are: in ``labels`` for ``images``, or beside it; or nothing."""
-    stem = os.path.splitext(picture)[0]
-    before, images, after = stem.rpartition(f'{os.sep}images{os.sep}')
-    for path in ([f'{before}{os.sep}labels{os.sep}{after}.txt'] if images else []) + [
-        f'{stem}.txt'
-    ]:
-        if path in labels:
-            return path
-    return ''
+class _Labels:
+    """The label files of a folder.
+
+    Attributes:
+        files: Their paths.
+    """
+
+    def __init__(self, tree: Tree) -> None:
+        self.files = {path for path in tree.ending('.txt') if _is_label_file(tree, path)}
+        self._tree = tree
+        self._by_stem: dict[str, list[str]] = {}
+        for path in sorted(self.files):
+            self._by_stem.setdefault(Path(path).stem, []).append(path)
+
+    def of(self, picture: str) -> str:
+        """The file of a picture: in ``labels`` for ``images``, beside it, or the one of its name.
+
+        Empty if there is none.
+        """
+        stem = os.path.splitext(picture)[0]
+        before, images, after = stem.rpartition(f'{os.sep}images{os.sep}')
+        places = [f'{before}{os.sep}labels{os.sep}{after}.txt'] if images else []
+        for path in [*places, f'{stem}.txt']:
+            if path in self.files:
+                return path
+        split = split_of(self._tree.relative(picture))
+        same = [
+            path
+            for path in self._by_stem.get(os.path.basename(stem), [])
+            if split_of(self._tree.relative(path)) == split
+        ]
+        pictures = self._tree.by_stem[os.path.basename(stem)]
+        return same[0] if len(same) == len(pictures) == 1 else ''
 
 
 def _pictures(
-    tree: Tree, config_path: str, config: dict, labels: set[str], records: Records
+    tree: Tree, config_path: str, config: dict, labels: '_Labels', records: Records
 ) -> dict[str, SplitName | None]:
     """The pictures, and the split of each."""
     if not config:
-        with_labels = [path for path in tree.pictures if _label_file(path, labels)]
+        with_labels = [path for path in tree.pictures if labels.of(path)]
         folders = {os.path.dirname(path) for path in with_labels}
         return {
             path: split_of(tree.relative(path))

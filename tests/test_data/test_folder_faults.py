@@ -1,0 +1,357 @@
+"""Each fault of a folder: the line that a user reads, and that --skip-bad goes on without it."""
+
+import json
+import re
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+import sample_folders
+from PIL import Image
+
+from mmlocalattn.data.check import KINDS
+from mmlocalattn.data.folders import FolderData, read_folder
+
+Break = Callable[[Path], object]
+
+
+@pytest.fixture
+def root(tmp_path: Path) -> Path:
+    """A folder for YOLO with polygons."""
+    folder = tmp_path / 'mine'
+    folder.mkdir()
+    return folder
+
+
+def read(root: Path, **options: object) -> FolderData:
+    return read_folder(str(root), str(root.parent / 'run' / 'data'), **options)
+
+
+def lines(data: FolderData) -> list[str]:
+    """What is said, but for what the good folder says too."""
+    assert {finding.kind for finding in data.findings} <= set(KINDS)
+    usual = ('images without objects', 'class never occurs')
+    return [f'{it.severity}: {it.message}' for it in data.findings if it.kind not in usual]
+
+
+def assert_like(said: str, line: str, root: Path) -> None:
+    """Compare a line with one that has ``{root}`` in it, and ... where versions differ."""
+    parts = line.replace('{root}', str(root)).split('...')
+    assert re.fullmatch('.*'.join(map(re.escape, parts)), said), said
+
+
+def append(root: Path, line: str) -> None:
+    path = root / 'labels' / '0.txt'
+    path.write_text(f'{path.read_text()}\n{line}\n')
+
+
+def truncate(path: Path) -> None:
+    path.write_bytes(path.read_bytes()[:-3000])
+
+
+def save(path: Path, array: np.ndarray, **options: object) -> None:
+    Image.fromarray(array).save(path, **options)
+
+
+RGB = np.zeros((64, 64, 3), np.uint8)
+
+# What breaks the folder, and the line about it; bad entries that are left out.
+YOLO_FAULTS: dict[str, tuple[Break, str, int]] = {
+    'truncated': (
+        lambda root: truncate(root / 'images' / '1.png'),
+        'error: {root}/images/1.png: this image cannot be read (...truncated...). Copy it again, '
+        'or take it out of the data set',
+        1,
+    ),
+    'empty file': (
+        lambda root: (root / 'images' / '1.png').write_bytes(b''),
+        'error: {root}/images/1.png: this image cannot be read (the file is empty). Copy it '
+        'again, or take it out of the data set',
+        1,
+    ),
+    'no picture': (
+        lambda root: (root / 'images' / '1.png').write_text('<html>'),
+        'error: {root}/images/1.png: this image cannot be read (cannot identify image file). '
+        'Copy it again, or take it out of the data set',
+        1,
+    ),
+    'wrong extension': (
+        lambda root: save(root / 'images' / '1.png', RGB, format='JPEG'),
+        'note: {root}/images/1.png: it is called .png and is a JPEG file',
+        0,
+    ),
+    '16 bits': (
+        lambda root: save(root / 'images' / '1.png', np.zeros((64, 64), np.uint16)),
+        'warning: {root}/images/1.png: it has 16 bits per channel, of which the upper 8 are read: '
+        'a '
+        'picture that does not use them is black. Scale it to 8 bits',
+        0,
+    ),
+    'outside': (
+        lambda root: append(root, '0 1.2 0.2 1.4 0.2 1.4 0.4'),
+        r'warning: {root}/labels/0.txt, line 2: bbox [76.8, 12.8, 12.8, 12.8]: it is outside of '
+        'its picture, 64x64, so it is not trained on. Mend it, or take it out',
+        1,
+    ),
+    'no area': (
+        lambda root: append(root, '0 0.2 0.2 0.4 0.2 0.6 0.2'),
+        'error: {root}/labels/0.txt, line 2: the polygons of segmentation have no area. Give it a '
+        'mask, or take it out; a model without masks needs none',
+        1,
+    ),
+    'box among polygons': (
+        lambda root: append(root, '0 0.5 0.5 0.25 0.25'),
+        'error: {root}/labels/0.txt, line 2: segmentation is missing or empty. Give it a mask, or '
+        'take it out; a model without masks needs none',
+        1,
+    ),
+    'two points and a half': (
+        lambda root: append(root, '0 0.2 0.2 0.4'),
+        "error: {root}/labels/0.txt, line 2: '0 0.2 0.2 0.4' is no class with a box (4 numbers) "
+        'or a '
+        'polygon (6 and more). Mend or remove it',
+        0,
+    ),
+    'no numbers': (
+        lambda root: append(root, 'cat 0.2 0.2 0.4 0.4'),
+        "error: {root}/labels/0.txt, line 2: 'cat 0.2 0.2 0.4 0.4' is no class with a box (4 "
+        'numbers) or a polygon (6 and more). Mend or remove it',
+        0,
+    ),
+    'not finite': (
+        lambda root: append(root, '0 nan 0.2 1.4 0.2 1.4 0.4'),
+        'error: {root}/labels/0.txt, line 2: ...not a finite number: the loss becomes NaN. Write '
+        'it '
+        'anew, or take it out',
+        1,
+    ),
+    'unknown class': (
+        lambda root: append(root, '2 0.2 0.2 0.4 0.2 0.4 0.4'),
+        'error: {root}/labels/0.txt, line 2: class 2 is not one of the 2 that are named. Name it, '
+        'or '
+        'remove the object',
+        1,
+    ),
+    'annotations without image': (
+        lambda root: (root / 'labels' / 'gone.txt').write_text('0 0.5 0.5 0.2 0.2'),
+        'error: {root}/labels/gone.txt: there is no picture of this name. Add it, or remove the '
+        'file',
+        0,
+    ),
+    'folder of the yaml': (
+        lambda root: (root / 'data.yaml').write_text('train: images\nval: other\nnames: [a, b]'),
+        "error: {root}/data.yaml, val: 'other' does not exist. Mend the path",
+        0,
+    ),
+}
+
+
+@pytest.mark.parametrize(('change', 'line', 'skipped'), YOLO_FAULTS.values(), ids=YOLO_FAULTS)
+def test_yolo(root: Path, change: Break, line: str, skipped: int) -> None:
+    sample_folders.write_yolo(root, masks=True)
+    change(root)
+    data = read(root, skip_bad=True)
+    (said,) = lines(data)
+    assert_like(said, line, root)
+    assert data.skipped == skipped
+    if said.startswith('error'):
+        with pytest.raises(ValueError, match=r'1 entries of .* cannot be used; --skip-bad goes on'):
+            read(root)
+    written = json.loads(Path(data.splits['train'].annotations).read_text())
+    known = {image['id'] for image in written['images']}
+    assert all(entry['image_id'] in known for entry in written['annotations'])
+
+
+def test_cmyk(root: Path) -> None:
+    sample_folders.write_pictures(root)
+    for i in range(6):
+        content = {**sample_folders.labelme_content(i, False), 'imagePath': f'{i}.jpg'}
+        (root / f'{i}.json').write_text(json.dumps(content))
+        Image.open(root / f'{i}.png').convert('CMYK').save(root / f'{i}.jpg')
+        (root / f'{i}.png').unlink()
+    said = lines(read(root))
+    assert said[0] == (
+        f'warning: {root}/0.jpg: its colours are CMYK, which programs turn into RGB each in its '
+        'own '
+        'way. Save it as RGB'
+    )
+    assert len(said) == 6
+
+
+def change_coco(root: Path, key: str, index: int, **entries: object) -> None:
+    path = root / 'annotations.json'
+    content = json.loads(path.read_text())
+    content[key][index] |= entries
+    path.write_text(json.dumps(content))
+
+
+COCO_FAULTS: dict[str, tuple[Break, str, int]] = {
+    'image without annotation': (
+        lambda root: save(root / 'images' / 'new.png', RGB),
+        'note: {root}/images/new.png: 1 pictures, this one among them, are in no annotation file',
+        0,
+    ),
+    'image that is not there': (
+        lambda root: (root / 'images' / '1.png').unlink(),
+        "error: {root}/annotations.json, image '1.png': there is no such picture in the folder. "
+        'Put it there, or remove its annotations',
+        1,
+    ),
+    'size': (
+        lambda root: change_coco(root, 'images', 1, width=640),
+        "error: {root}/annotations.json, image '{root}/images/1.png': 640x64 (width x height) "
+        'there, '
+        'but the picture is 64x64 (width x height). Write the size of the pictures, and see that '
+        'what is drawn fits',
+        1,
+    ),
+    'polygon of two points': (
+        lambda root: change_coco(root, 'annotations', 1, segmentation=[[1, 1, 9, 9]]),
+        'error: {root}/annotations.json, annotation 2: segmentation has a polygon of 4 numbers: an '
+        'even number, and at least 6, are three points. Give it a mask, or take it out; a model '
+        'without masks needs none',
+        1,
+    ),
+    'box of no area': (
+        lambda root: change_coco(root, 'annotations', 1, bbox=[5, 5, 0, 9]),
+        'warning: {root}/annotations.json, annotation 2: bbox [5, 5, 0, 9]: it is less than a '
+        'pixel '
+        'wide or high, so it is not trained on and counts as missed. Mend it, or take it out',
+        1,
+    ),
+    'category that is not there': (
+        lambda root: change_coco(root, 'annotations', 1, category_id=7),
+        'warning: {root}/annotations.json, annotation 2: category_id 7 is not that of a category '
+        'of '
+        'the file, so it is not used. Add a category, or take the annotation out',
+        0,
+    ),
+}
+
+
+@pytest.mark.parametrize(('change', 'line', 'skipped'), COCO_FAULTS.values(), ids=COCO_FAULTS)
+def test_coco(root: Path, change: Break, line: str, skipped: int) -> None:
+    sample_folders.write_coco(root, masks=True)
+    change(root)
+    data = read(root, skip_bad=True)
+    assert lines(data) == [line.replace('{root}', str(root))]
+    assert data.skipped == skipped
+
+
+def test_coco_that_is_cut_off(root: Path) -> None:
+    sample_folders.write_coco(root, masks=True)
+    path = root / 'annotations.json'
+    path.write_text(path.read_text()[:-20])
+    with pytest.raises(ValueError, match=r"annotations.json': it is no JSON file: Expecting"):
+        read(root)
+
+
+@pytest.mark.parametrize(
+    ('old', 'new', 'line'),
+    [
+        (
+            '</annotation>',
+            '',
+            'error: {root}/0.xml: it is no XML file (no element found...). Mend it, or remove it '
+            'with its picture',
+        ),
+        (
+            '<xmin>4</xmin>',
+            '<xmin></xmin>',
+            'error: {root}/0.xml, object 1: its bndbox is no four numbers. Mend or remove it',
+        ),
+        (
+            '<name>cat',
+            '<name>horse',
+            "error: {root}/0.xml, object 1 ('horse'): its class is none of the 2 that are named. "
+            'Name it, or remove the object',
+        ),
+    ],
+)
+def test_voc(root: Path, old: str, new: str, line: str) -> None:
+    sample_folders.write_voc(root, masks=False)
+    (root / 'classes.txt').write_text('cat\ndog\n')
+    path = root / '0.xml'
+    assert old in path.read_text()
+    path.write_text(path.read_text().replace(old, new))
+    (said,) = lines(read(root, skip_bad=True))
+    assert_like(said, line, root)
+
+
+def test_labelme(root: Path) -> None:
+    sample_folders.write_labelme(root, masks=True)
+    content = sample_folders.labelme_content(0, True)
+    content['shapes'] += [
+        dict(label='cat', shape_type='polygon', points=[[1, 1], [9, 9]], group_id=None),
+        dict(label='cat', shape_type='circle', points=[[1, 1]], group_id=None),
+    ]
+    (root / '0.json').write_text(json.dumps(content))
+    (root / '1.json').write_text('{"shapes": [')
+    said = sorted(lines(read(root, skip_bad=True)))
+    assert len(said) == 3
+    assert said[1] == (
+        f'error: {root}/0.json, shape 3: its circle cannot be read (not enough values to unpack '
+        '(expected 2, got 1)). Draw it anew, or remove it'
+    )
+    assert said[2].startswith(f'error: {root}/1.json: it is no JSON file (Expecting value')
+    assert said[0].startswith(f'error: {root}/0.json, shape 2: segmentation has a polygon of 4')
+
+
+def test_same_picture_for_training_and_validation(root: Path) -> None:
+    for split, numbers in (('train', [0, 1, 2, 3]), ('val', [3, 4, 5])):
+        sample_folders.write_pictures(root / split, numbers)
+        content = sample_folders.coco_content(True, numbers)
+        if split == 'val':
+            (root / 'val' / '3.png').rename(root / 'val' / 'other.png')
+            content['images'][0]['file_name'] = 'other.png'
+        (root / f'{split}.json').write_text(json.dumps(content))
+    data = read(root)
+    assert lines(data) == [
+        f"warning: {root}/train/3.png: the same picture as '{root}/val/other.png', which is in "
+        'val, '
+        'this one in train: what is measured on it is no test. Remove one of them'
+    ]
+    assert data.converted == ''
+    skipping = read(root, skip_bad=True)
+    assert (skipping.skipped, skipping.splits['train'].num_images) == (1, 3)
+
+
+def test_orientation_that_nothing_tells(root: Path) -> None:
+    """YOLO gives no sizes, and a square picture has one size either way."""
+    sample_folders.write_yolo(root, masks=True)
+    exif = Image.Exif()
+    exif[0x0112] = 3
+    save(root / 'images' / '1.png', RGB, exif=exif)
+    data = read(root)
+    assert not data.ignore_orientation
+    assert lines(data) == [
+        f'warning: {root}/images/1.png: 1 pictures, this one among them, have an EXIF orientation, '
+        'and nothing says whether they are annotated with it; it is obeyed. Look at them in the '
+        'contact sheet'
+    ]
+
+
+def test_orientations_that_differ(root: Path) -> None:
+    """Most pictures are annotated as their flag turns them, one as it is stored."""
+    sample_folders.write_voc(root, masks=False)
+    exif = Image.Exif()
+    exif[0x0112] = 8
+    for i, size in ((0, (40, 64)), (1, (40, 64)), (3, (64, 40))):
+        save(root / f'{i}.png', RGB[:40], exif=exif)
+        (root / f'{i}.xml').write_text(sample_folders.voc_xml(i, size))
+    said = [line for line in lines(read(root, skip_bad=True)) if not line.startswith('warning')]
+    assert said == [
+        f'note: {root}/0.png: 2 pictures, this one among them, are annotated as its EXIF turns it',
+        f"error: {root}/3.xml, image '{root}/3.png': 64x40 (width x height) there, but the picture "
+        'is 40x64 (width x height) with its EXIF orientation obeyed, as others need it. Turn this '
+        'picture, or annotate it anew',
+    ]
+
+
+def test_nothing_is_left(root: Path) -> None:
+    sample_folders.write_yolo(root, masks=True)
+    for path in (root / 'labels').iterdir():
+        path.write_text('5 0.5 0.5 0.2 0.2')
+    with pytest.raises(ValueError, match=r'\(YOLO\) has no object that can be used'):
+        read(root, skip_bad=True)

@@ -1,0 +1,75 @@
+"""What the names of files say: splits, pictures that are meant, classes."""
+
+import os
+from pathlib import Path
+
+import pytest
+
+from mmlocalattn.data.tree import nearest, read_lines, split_of, walk
+
+
+@pytest.mark.parametrize(
+    ('path', 'split'),
+    [
+        ('train/images/a.png', 'train'),
+        ('images/train2017/a.png', 'train'),
+        ('valid/a.png', 'val'),
+        ('validation_set/a.png', 'val'),
+        ('data/testing/a.png', 'test'),
+        ('trainannot/a.png', 'train'),
+        ('val_images/a.png', 'val'),
+        ('test/train/a.png', 'train'),  # the innermost
+        ('latest/a.png', None),
+        ('trains/a.png', None),
+        ('interval/a.png', None),
+        ('a/test_1.png', None),  # a picture's own name says nothing
+    ],
+)
+def test_split_of(path: str, split: str | None) -> None:
+    assert split_of(path) == split
+
+
+def test_split_of_annotation_files() -> None:
+    assert split_of('annotations/instances_val2017.json', file_name=True) == 'val'
+    assert split_of('train/_annotations.coco.json', file_name=True) == 'train'
+    assert split_of('instances_default.json', file_name=True) is None
+
+
+def test_walk_leaves_out_what_is_hidden_and_ends(tmp_path: Path) -> None:
+    for name in ('a/1.PNG', 'a/.hidden.png', '.git/2.png', '__MACOSX/a/1.PNG', 'a/notes.txt'):
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / name).touch()
+    os.symlink('..', tmp_path / 'a' / 'up')
+    tree = walk(str(tmp_path))
+    assert [tree.relative(path) for path in tree.files] == ['a/1.PNG', 'a/notes.txt']
+    assert tree.pictures == (str(tmp_path / 'a' / '1.PNG'),)
+    assert tree.ending('.txt') == [str(tmp_path / 'a' / 'notes.txt')]
+
+
+def test_find(tmp_path: Path) -> None:
+    for split in ('train', 'val'):
+        (tmp_path / 'images' / split).mkdir(parents=True)
+        (tmp_path / 'images' / split / '1.png').touch()
+    tree = walk(str(tmp_path))
+    beside = str(tmp_path / 'annotations' / 'x.json')
+    assert tree.find('images/val/1.png', beside) == str(tmp_path / 'images' / 'val' / '1.png')
+    windows = 'C:\\data\\train\\1.png'
+    assert tree.find(windows, beside) == str(tmp_path / 'images' / 'train' / '1.png')
+    assert tree.find('1.png', beside, 'val') == str(tmp_path / 'images' / 'val' / '1.png')
+    assert tree.find('2.png', beside) is None
+
+
+def test_nearest() -> None:
+    paths = ['/a/x/1.png', '/a/y/1.png']
+    assert nearest(paths, 'y/1.png', '/b/1.xml') == '/a/y/1.png'
+    assert nearest(paths, '1.png', '/a/y/1.xml') == '/a/y/1.png'
+    assert nearest([], '1.png', '/a/y/1.xml') is None
+
+
+def test_read_lines(tmp_path: Path) -> None:
+    path = tmp_path / 'classes.txt'
+    path.write_bytes('\ufeffcat \r\n\r\ndog'.encode())
+    assert read_lines(str(path)) == ['cat', 'dog']
+    path.write_bytes(b'\xff\xfe')
+    with pytest.raises(ValueError, match=r"classes.txt' is no UTF-8 text"):
+        read_lines(str(path))
