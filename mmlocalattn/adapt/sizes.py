@@ -29,8 +29,9 @@ def fit_sizes(cfg: Config, data: FolderData) -> None:
     """Scale all sizes of images by one factor.
 
     Detection: the median object gets 48 pixels and the shorter side 256, or more; but images are
-    not enlarged more than twofold, nor above the sizes of the config. Segmentation: images that are smaller than the config expects
-    keep their size. A model made for one size, and a classifier, stay as they are.
+    not enlarged more than twofold, nor above the sizes of the config. Segmentation: images that
+    are smaller than the config expects keep their size. A model made for one size, and a
+    classifier, stay as they are.
 
     Args:
         cfg: Of :func:`~mmlocalattn.adapt.data.fit_to_data`. Changed in place.
