@@ -2,15 +2,18 @@
 #
 #   python tools/train.py configs/quickstart_fasterrcnn_ssvit.py --data data/trees --minutes 12
 #
-# The model is that of the quickstart's Mask R-CNN without masks; what differs is our choice, for many
-# small objects seen from above, which look the same from each side.
+# The model is that of the quickstart's Mask R-CNN without masks; what differs is our choice, for
+# many small objects seen from above, which look the same from each side.
 _base_ = './quickstart_maskrcnn_ssvit.py'
 
 model = dict(
     type='FasterRCNN',
     rpn_head=dict(anchor_generator=dict(octave_base_scale=4)),  # squares of 16, 23, 32, 45, ...
     roi_head=dict(mask_roi_extractor=None, mask_head=None),
-    train_cfg=dict(rpn_proposal=dict(nms_pre=500, max_per_img=200), rcnn=dict(sampler=dict(num=64))),
+    train_cfg=dict(
+        rpn_proposal=dict(nms_pre=500, max_per_img=200),
+        rcnn=dict(sampler=dict(num=64)),
+    ),
     test_cfg=dict(rpn=dict(nms_pre=500, max_per_img=200), rcnn=dict(max_per_img=100)),
 )
 
