@@ -55,6 +55,8 @@ def report_training(runner: Runner) -> list[str]:
     folder = Path(runner.work_dir)
     history = read_history(folder)
     metrics = history.val[max(history.val)] if history.val else {}
+    if not set(metrics) - {'step', 'time', 'data_time'}:
+        raise ValueError('the model has found nothing at all; train it longer')
     number = len(runner.val_dataloader.dataset)
     draw_curves(plots_of(history, metrics), folder / 'curves.png')
     pictures = find_pictures(folder)
