@@ -6,7 +6,11 @@ once. What the arguments mean stands in :mod:`mmlocalattn.training.arguments`.
 
 import argparse
 import contextlib
+import os
+import sys
 from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
 
 from mmlocalattn.adapt.zoo import BACKBONES
 
@@ -18,7 +22,9 @@ def add_common_arguments(parser: argparse.ArgumentParser) -> None:
     """
     add_config_arguments(parser)
     parser.add_argument(
-        '--work-dir', help='folder of logs and checkpoints; default work_dirs/<config name>'
+        '--work-dir',
+        type=output_path,
+        help='folder of logs and checkpoints; default work_dirs/<config name>',
     )
     parser.add_argument('--launcher', choices=['none', 'pytorch', 'slurm', 'mpi'], default='none')
     parser.add_argument(
@@ -84,6 +90,46 @@ def add_data_arguments(parser: argparse.ArgumentParser) -> None:
     )
 
 
+def add_size_arguments(parser: argparse.ArgumentParser, help: str, many: bool = False) -> None:
+    """Add ``--size HxW``, of one image or of ``many``, and its old name ``--shape H W``.
+
+    Args:
+        parser: Gets ``size``, a pair or a list of pairs, None if it is not given.
+        help: Of what the size is, and what it is without the argument.
+        many: Whether several sizes can be given.
+    """
+    nargs = '+' if many else None
+    parser.add_argument('--size', nargs=nargs, type=image_size, metavar='HxW', help=help)
+    parser.add_argument(
+        '--shape',
+        nargs=2,
+        dest='size',
+        action=_Shape,
+        const=many,
+        metavar=('H', 'W'),
+        help='the old name of --size HxW, which goes with the next minor version',
+    )
+
+
+class _Shape(argparse.Action):
+    """``--shape H W`` as ``--size HxW``; ``const`` says whether that takes a list."""
+
+    def __call__(
+        self,
+        parser: argparse.ArgumentParser,
+        namespace: argparse.Namespace,
+        values: Any,
+        option: str | None = None,
+    ) -> None:
+        text = 'x'.join(values)
+        print(f'--shape is --size {text} now', file=sys.stderr)
+        try:
+            size = image_size(text)
+        except argparse.ArgumentTypeError as error:
+            raise argparse.ArgumentError(self, str(error)) from None
+        setattr(namespace, self.dest, [size] if self.const else size)
+
+
 def key_value(text: str) -> str:
     """``'key=value'`` as it is, for ``type=`` of an argument; MMEngine reads the value later.
 
@@ -105,6 +151,34 @@ def image_size(text: str) -> tuple[int, int]:
     if not (height.isdecimal() and width.isdecimal() and int(height) and int(width)):
         raise argparse.ArgumentTypeError(f'{text!r} is not HEIGHTxWIDTH')
     return int(height), int(width)
+
+
+def positive(text: str) -> int:
+    """A whole number from 1, for ``type=`` of an argument.
+
+    Raises:
+        argparse.ArgumentTypeError: If the text says something else.
+    """
+    if not (text.isdecimal() and int(text)):
+        raise argparse.ArgumentTypeError(f'{text!r} is no whole number from 1')
+    return int(text)
+
+
+def output_path(text: str) -> Path:
+    """Where a file or a folder can be written, for ``type=`` of an argument; makes nothing.
+
+    So that nobody computes for hours what cannot be kept.
+
+    Raises:
+        argparse.ArgumentTypeError: If it cannot be written there.
+    """
+    path = Path(text)
+    parent = next(folder for folder in path.absolute().parents if folder.exists())
+    if not (parent.is_dir() and os.access(parent, os.W_OK)):
+        raise argparse.ArgumentTypeError(
+            f'{text!r} cannot be written: {str(parent)!r} is no folder that can be written to'
+        )
+    return path
 
 
 @contextlib.contextmanager

@@ -9,7 +9,15 @@ from pathlib import Path
 import pytest
 
 from mmlocalattn.adapt import BACKBONES
-from mmlocalattn.command_line import add_common_arguments, image_size, key_value, one_line_errors
+from mmlocalattn.command_line import (
+    add_common_arguments,
+    add_size_arguments,
+    image_size,
+    key_value,
+    one_line_errors,
+    output_path,
+    positive,
+)
 
 ROOT = Path(__file__).parents[1]
 FILES = {*(ROOT / 'tools').rglob('*.py')}
@@ -98,3 +106,45 @@ def test_errors_are_one_line() -> None:
         raise PermissionError('denied')
     with pytest.raises(KeyError), one_line_errors():
         raise KeyError
+
+
+def test_positive() -> None:
+    assert positive('3') == 3
+
+
+@pytest.mark.parametrize('text', ['0', '-1', '1.5', 'x', ''])
+def test_not_positive(text: str) -> None:
+    with pytest.raises(argparse.ArgumentTypeError, match=f"^'{text}' is no whole number from 1$"):
+        positive(text)
+
+
+def test_output_path(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Nothing is made; where a file is in the place of a folder, nothing can be."""
+    monkeypatch.chdir(tmp_path)
+    assert output_path('new/folder/file') == Path('new/folder/file')
+    assert not Path('new').exists()
+    Path('file').touch()
+    assert output_path('file') == Path('file')
+    with pytest.raises(
+        argparse.ArgumentTypeError,
+        match=rf"^'file/x' cannot be written: '{tmp_path}/file' is no folder that can be written",
+    ):
+        output_path('file/x')
+    monkeypatch.setattr('os.access', lambda path, mode: False)
+    with pytest.raises(argparse.ArgumentTypeError, match=f"'x' cannot be written: '{tmp_path}' is"):
+        output_path('x')
+
+
+@pytest.mark.parametrize('many', [False, True])
+def test_size_and_its_old_name(many: bool, capsys: pytest.CaptureFixture[str]) -> None:
+    parser = argparse.ArgumentParser()
+    add_size_arguments(parser, 'of images', many)
+    assert parser.parse_args([]).size is None
+    expected = [(64, 96)] if many else (64, 96)
+    assert parser.parse_args(['--size', '64x96']).size == expected
+    assert capsys.readouterr().err == ''
+    assert parser.parse_args(['--shape', '64', '96']).size == expected
+    assert capsys.readouterr().err == '--shape is --size 64x96 now\n'
+    with pytest.raises(SystemExit):
+        parser.parse_args(['--shape', '64', '0'])
+    assert "argument --shape: '64x0' is not HEIGHTxWIDTH" in capsys.readouterr().err

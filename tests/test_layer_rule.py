@@ -34,6 +34,7 @@ ALLOWED = {
         'mmengine',
         'mmlocalattn.data.folders',
         # Random data are packed as the data loader of each toolbox does it.
+        'mmdet.structures.DetDataSample',
         'mmdet.testing.demo_mm_inputs',
         'mmdet.testing.demo_track_inputs',
         'mmpretrain.structures.DataSample',

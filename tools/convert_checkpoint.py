@@ -9,7 +9,7 @@ import json
 from collections.abc import Sequence
 from pathlib import Path
 
-from mmlocalattn.command_line import one_line_errors
+from mmlocalattn.command_line import one_line_errors, output_path
 from mmlocalattn.converters import families
 
 
@@ -17,7 +17,7 @@ def parse_args(argv: Sequence[str] | None = None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__.partition('\n')[0])
     parser.add_argument('family', choices=families.NAMES, help='which official release')
     parser.add_argument('src', type=Path, help='official checkpoint')
-    parser.add_argument('dst', type=Path, help='checkpoint to write')
+    parser.add_argument('dst', type=output_path, help='checkpoint to write')
     parser.add_argument(
         '--arch',
         help='of a classifier: name of an architecture or its dict as JSON; default: the one whose '

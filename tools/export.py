@@ -11,7 +11,7 @@ from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
 
-from mmlocalattn.command_line import add_config_arguments, image_size, one_line_errors
+from mmlocalattn.command_line import add_config_arguments, image_size, one_line_errors, output_path
 from mmlocalattn.export.formats import SUFFIXES
 
 
@@ -23,7 +23,7 @@ def parse_args(argv: Sequence[str] | None = None) -> argparse.Namespace:
     parser.add_argument('checkpoint', nargs='?', help='checkpoint file')
     parser.add_argument('--random-weights', action='store_true', help='export without a checkpoint')
     parser.add_argument('--format', choices=SUFFIXES, required=True)
-    parser.add_argument('--out', type=Path, help='default: the name of the config')
+    parser.add_argument('--out', type=output_path, help='default: the name of the config')
     parser.add_argument('--part', choices=('model', 'backbone'), default='model')
     parser.add_argument(
         '--size',

@@ -10,7 +10,7 @@ import argparse
 from collections.abc import Sequence
 from pathlib import Path
 
-from mmlocalattn.command_line import add_config_arguments, one_line_errors
+from mmlocalattn.command_line import add_config_arguments, one_line_errors, output_path
 
 
 def parse_args(argv: Sequence[str] | None = None) -> argparse.Namespace:
@@ -20,7 +20,7 @@ def parse_args(argv: Sequence[str] | None = None) -> argparse.Namespace:
     parser.add_argument(
         'inputs', nargs='+', type=Path, help='images, videos, or folders of them', metavar='INPUT'
     )
-    parser.add_argument('--out-dir', type=Path, default=Path('work_dirs/demo'))
+    parser.add_argument('--out-dir', type=output_path, default=Path('work_dirs/demo'))
     parser.add_argument('--device', help='cpu, cuda, cuda:N, ...; default a GPU if there is one')
     parser.add_argument(
         '--score-thr', type=float, default=0.3, help='detection: lowest score that is drawn'

@@ -10,7 +10,7 @@ import argparse
 from collections.abc import Sequence
 from pathlib import Path
 
-from mmlocalattn.command_line import one_line_errors
+from mmlocalattn.command_line import one_line_errors, output_path
 
 OPTIONS = {
     'digit_cards': ('num_train', 'num_val', 'size', 'digits', 'seed'),
@@ -26,7 +26,7 @@ def parse_args(argv: Sequence[str] | None = None) -> argparse.Namespace:
     parser.add_argument(
         'data', nargs='?', choices=list(OPTIONS), default='digit_cards', help='default digit_cards'
     )
-    parser.add_argument('--out', type=Path, default=None, help='folder to make; default data/DATA')
+    parser.add_argument('--out', type=output_path, default=None, help='folder to make; default data/DATA')
     parser.add_argument(
         '--force', action='store_true', default=False, help='replace the folder if it exists'
     )

@@ -8,14 +8,14 @@ import argparse
 from collections.abc import Sequence
 from pathlib import Path
 
-from mmlocalattn.command_line import one_line_errors
+from mmlocalattn.command_line import one_line_errors, output_path
 
 
 def parse_args(argv: Sequence[str] | None = None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__.partition('\n')[0])
     parser.add_argument('config', help='config file of the model')
     parser.add_argument('src', type=Path, help='checkpoint with two paths')
-    parser.add_argument('dst', type=Path, help='checkpoint to write')
+    parser.add_argument('dst', type=output_path, help='checkpoint to write')
     return parser.parse_args(argv)
 
 

@@ -5,7 +5,7 @@ import os
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
-from mmlocalattn.command_line import add_common_arguments, one_line_errors
+from mmlocalattn.command_line import add_common_arguments, one_line_errors, output_path
 
 if TYPE_CHECKING:
     from mmengine.config import Config
@@ -17,11 +17,13 @@ def parse_args(argv: Sequence[str] | None = None) -> argparse.Namespace:
     parser.add_argument('checkpoint', help='checkpoint file')
     parser.add_argument(
         '--out',
+        type=output_path,
         metavar='F',
         help='save the predictions: a .pkl file, or for segmentation a folder of index maps',
     )
     parser.add_argument(
         '--show-dir',
+        type=output_path,
         metavar='D',
         help='draw the predictions (of the first process) into this folder',
     )
@@ -39,9 +41,9 @@ def build_config(args: argparse.Namespace) -> 'Config':
     check_run(cfg, ('test',))
     cfg.load_from = args.checkpoint
     if args.show_dir:
-        draw_predictions(cfg, args.show_dir)
+        draw_predictions(cfg, str(args.show_dir))
     if args.out:
-        save_predictions(cfg, args.out)
+        save_predictions(cfg, str(args.out))
     return cfg
 
 

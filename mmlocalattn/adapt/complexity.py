@@ -3,11 +3,13 @@
 Counted is what MMEngine's get_model_complexity_info counts for one image at test time:
 convolutions, matrix products, attention windows, norms and resizing. Of a two-stage detector this
 includes the box heads on as many proposals as the config lets through and the mask heads on as many
-detections as it keeps (mostly 1000 and 100). Nothing is computed: the models and images are shapes
-without values, so that the counts take seconds and do not depend on the weights, the picture or the
-machine.
+detections as it keeps (mostly 1000 and 100). The models and images are shapes without values, so
+that the counts take seconds and do not depend on the weights, the picture or the machine; a model
+whose course needs values, as deformable attention does, computes for once with random weights.
+Parts whose parameters the prediction did not touch are named.
 """
 
+import copy
 from collections.abc import Callable, Iterator
 from math import prod
 from typing import Any, NamedTuple
@@ -16,8 +18,13 @@ import torch
 from mmengine.config import Config
 from mmengine.model import revert_sync_batchnorm
 from mmengine.registry import MODELS, init_default_scope
-from torch import Tensor, nn
+from torch import nn
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_flatten
 from torch.utils.flop_counter import FlopCounterMode
+
+from mmlocalattn.adapt.dry_run import dry_run, stopped_in
+from mmlocalattn.adapt.nodes import channels_of
 
 IMAGE_SIZES = {'mmdet': (800, 1280), 'mmseg': (512, 2048), 'mmpretrain': (224, 224)}
 """Height and width of the image, by the package of the config: the protocols of the papers."""
@@ -30,11 +37,14 @@ class Complexity(NamedTuple):
         shape: Height and width of the image.
         flops: Multiply-adds.
         params: Number of parameters.
+        not_counted: Parts that have parameters and took no part in the prediction, as those that
+            are for training alone: names in the model.
     """
 
     shape: tuple[int, int]
     flops: int
     params: int
+    not_counted: tuple[str, ...] = ()
 
 
 def model_complexity(cfg: Config, shape: tuple[int, int] | None = None) -> Complexity:
@@ -46,7 +56,8 @@ def model_complexity(cfg: Config, shape: tuple[int, int] | None = None) -> Compl
             is, without the padding that a data preprocessor would add.
 
     Raises:
-        ValueError: If there is no shape, and the config is of another package.
+        ValueError: If there is no shape, and the config is of another package; if the model does
+            not build, or a part of it cannot predict here: names it.
     """
     scope = cfg.get('default_scope', 'mmengine')
     if shape is None and scope not in IMAGE_SIZES:
@@ -56,14 +67,81 @@ def model_complexity(cfg: Config, shape: tuple[int, int] | None = None) -> Compl
         )
     height, width = shape or IMAGE_SIZES[scope]
     init_default_scope(scope)
-    model = revert_sync_batchnorm(MODELS.build(cfg.model)).eval().to('meta')
-    images = torch.empty(1, 3, height, width, device='meta')
+    try:
+        return _count(cfg, height, width, 'meta')
+    except _Stopped:  # where values are needed
+        return _count(cfg, height, width, 'cpu')
+
+
+class _Stopped(ValueError):
+    """A model that cannot be counted; the message says why."""
+
+
+def _count(cfg: Config, height: int, width: int, device: str) -> Complexity:
+    images = torch.zeros(1, channels_of(cfg), height, width, device=device)
+    model = _build(cfg, device)  # first: that imports the operators, whose formulas are asked for
     counter = FlopCounterMode(display=False, custom_mapping=_ELEMENTWISE)
-    with torch.no_grad(), counter:
-        _run(model, images)
+    touched = _Touched()
+    try:
+        with torch.no_grad(), counter, touched:
+            dry_run(model, images)
+    except Exception as error:  # each model has its own
+        raise _Stopped(
+            f'{cfg.filename}: the multiply-adds cannot be counted, its part '
+            f'{stopped_in(model, error)} does not predict on a CPU for {height} x {width}: '
+            f'{_one_line(error)}'
+        ) from error
     flops = counter.get_total_flops() // 2  # PyTorch counts a multiply-add as two
     params = sum(parameter.numel() for parameter in model.parameters())
-    return Complexity((height, width), flops, params)
+    return Complexity((height, width), flops, params, tuple(_untouched(model, touched.seen)))
+
+
+def _build(cfg: Config, device: str) -> Any:
+    """The model of a config; for ``'meta'`` without weights, unless it is built from numbers."""
+    try:
+        with torch.device(device):
+            model = MODELS.build(copy.deepcopy(cfg.model))
+    except Exception as error:  # a package that is missing, a weight that cannot be loaded
+        if device != 'cpu':
+            return _build(cfg, 'cpu').to(device)
+        raise ValueError(f'{cfg.filename}: the model does not build: {_one_line(error)}') from error
+    # The counter would ask for gradients.
+    return revert_sync_batchnorm(model).eval().requires_grad_(False)
+
+
+def _one_line(error: Exception) -> str:
+    return ' '.join(f'{type(error).__name__}: {error}'.split())
+
+
+class _Touched(TorchDispatchMode):
+    """Notes the parameters that operators take."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.seen: set[int] = set()
+
+    def __torch_dispatch__(
+        self, func: Callable, types: Any, args: tuple = (), kwargs: dict | None = None
+    ) -> Any:
+        for value in tree_flatten((args, kwargs))[0]:
+            if isinstance(value, nn.Parameter):
+                self.seen.add(id(value))
+        return func(*args, **(kwargs or {}))
+
+
+def _untouched(module: nn.Module, seen: set[int], name: str = '') -> Iterator[str]:
+    """The outermost parts of which no parameter was seen, and single parameters."""
+    parameters = [id(parameter) for parameter in module.parameters()]
+    if not seen.intersection(parameters):
+        if parameters:
+            yield name
+        return
+    prefix = f'{name}.' if name else ''
+    for key, parameter in module.named_parameters(recurse=False):
+        if id(parameter) not in seen:
+            yield f'{prefix}{key}'
+    for key, child in module.named_children():
+        yield from _untouched(child, seen, f'{prefix}{key}')
 
 
 def _per_input(multiply_adds: int) -> Callable[..., int]:
@@ -88,36 +166,3 @@ _ELEMENTWISE = {
     }.items()
     for key in (packet, packet.default)
 }
-
-
-def _run(model: Any, images: Tensor) -> None:
-    """Whatever of a test does not depend on weights, for (1, 3, H, W) images."""
-    if hasattr(model, 'roi_head'):
-        _run_two_stage_detector(model, images)
-    elif hasattr(model, 'encode_decode'):
-        model.encode_decode(images, [dict(img_shape=images.shape[2:])])  # resizes the logits too
-    else:
-        model(images)
-
-
-def _run_two_stage_detector(model: Any, images: Tensor) -> None:
-    """All heads on the largest number of regions: those found would depend on the weights."""
-    maps = model.extract_feat(images)
-    model.rpn_head(maps)
-    for kind, number in (
-        ('bbox', model.test_cfg.rpn.max_per_img),
-        ('mask', model.test_cfg.rcnn.max_per_img),
-    ):
-        heads = getattr(model.roi_head, f'{kind}_head', None)
-        extractors = getattr(model.roi_head, f'{kind}_roi_extractor', None)
-        for head, extractor in zip(_stages(heads), _stages(extractors)):
-            size = extractor.roi_layers[0].output_size
-            head(images.new_empty(number, extractor.out_channels, *size))
-
-
-def _stages(module: nn.Module | None) -> Iterator[Any]:
-    """The heads of a cascade, the one of a plain detector, or nothing."""
-    if isinstance(module, nn.ModuleList):
-        yield from module
-    elif module is not None:
-        yield module

@@ -1,6 +1,7 @@
 """The parts of a config."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
+from typing import Any
 
 
 def dicts(node: object) -> Iterator[dict]:
@@ -11,3 +12,19 @@ def dicts(node: object) -> Iterator[dict]:
     if isinstance(node, (list, tuple)):
         for child in node:
             yield from dicts(child)
+
+
+def preprocessor_of(cfg: Any) -> Mapping:
+    """The data preprocessor of a config, in its model or, as in mmpretrain, beside it."""
+    model = cfg.get('model') or {}
+    return model.get('data_preprocessor') or cfg.get('data_preprocessor') or {}
+
+
+def channels_of(cfg: Any) -> int:
+    """Channels of the images that the model of a config takes.
+
+    They are what its backbone says, else as many as the means of the data preprocessor, else 3.
+    """
+    backbone = (cfg.get('model') or {}).get('backbone') or {}
+    means = preprocessor_of(cfg).get('mean')
+    return backbone.get('in_channels') or (len(means) if means else 3)

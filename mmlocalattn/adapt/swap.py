@@ -14,7 +14,7 @@ from mmengine.config import Config
 from mmengine.registry import MODELS, init_default_scope
 from torch import Tensor
 
-from mmlocalattn.adapt.nodes import dicts
+from mmlocalattn.adapt.nodes import channels_of, dicts
 from mmlocalattn.adapt.optimizer import fit_layer_decay, fit_optimizer
 from mmlocalattn.adapt.zoo import BACKBONES
 
@@ -43,10 +43,11 @@ def swap_backbone(
 ) -> Config:
     """Replace the backbone of a config and fit what depends on it.
 
-    Fitted are the channels that necks and heads expect, ``out_indices``, the normalisation of the
-    images, and, unless ``keep_optimizer``, the optimizer: one that is not AdamW becomes AdamW with
-    the learning rate of the package's own configs (not for SASA, a ResNet). Options of the old
-    backbone (weights to load, frozen stages, ...) go with it.
+    Fitted are the channels that necks and heads expect, ``out_indices``, the normalisation of
+    images of three channels, and, unless ``keep_optimizer``, the optimizer: one that is not AdamW
+    becomes AdamW with the learning rate of the package's own configs (not for SASA, a ResNet).
+    Options of the old backbone (weights to load, frozen stages, ...) go with it, but for
+    ``in_channels``.
 
     Args:
         cfg: Of mmdet, mmseg or mmpretrain (``default_scope``), which says the task. Not changed.
@@ -68,7 +69,8 @@ def swap_backbone(
     model = _owner_of_backbone(cfg.get('model') or {})
     scope = cfg.get('default_scope') or 'mmengine'
     init_default_scope(scope)
-    old = _run(model['backbone'])
+    channels = model['backbone'].get('in_channels') or channels_of(cfg)
+    old = _run(model['backbone'], channels)
     if len(old) == 1 and model['backbone']['type'].rpartition('.')[2] in _SINGLE_SCALE:
         raise CannotAdapt(f'its backbone {model["backbone"]["type"]} has maps of one scale alone')
     if 'OCRHead' in _types(model) and len(set(_strides(old))) < len(old):
@@ -76,10 +78,13 @@ def swap_backbone(
     skipped = _skip_unused_maps(model, len(old))
     stages, old = _matching_stages(old)[skipped:], old[skipped:]
     model['backbone'] = {**entry.backbone(scope), **backbone_options, 'out_indices': stages}
-    new = _run(model['backbone'])
+    if channels != 3:
+        model['backbone']['in_channels'] = channels
+    new = _run(model['backbone'], channels)
     _fit_channels(model, old, new)
     model.pop('pretrained', None)
-    _fit_preprocessor(cfg._cfg_dict, 'to_rgb' if scope == 'mmpretrain' else 'bgr_to_rgb')
+    if channels == 3:  # there are no usual statistics of others
+        _fit_preprocessor(cfg._cfg_dict, 'to_rgb' if scope == 'mmpretrain' else 'bgr_to_rgb')
     if not keep_optimizer:
         fit_optimizer(cfg, entry)
     fit_layer_decay(cfg)
@@ -145,14 +150,14 @@ def _types(node: Any) -> Iterator[str]:
             yield part['type'].rpartition('.')[2]
 
 
-def _run(backbone: Mapping) -> list[Tensor]:
+def _run(backbone: Mapping, channels: int) -> list[Tensor]:
     """The maps of a backbone for a small image.
 
     Raises:
         CannotAdapt: If it cannot be built or run, or does not return maps.
     """
     config = {key: value for key, value in backbone.items() if key not in _NOT_OF_THE_SHAPE}
-    maps = _run_module(config, torch.zeros(1, 3, _IMAGE_SIDE, _IMAGE_SIDE))
+    maps = _run_module(config, torch.zeros(1, channels, _IMAGE_SIDE, _IMAGE_SIDE))
     if not all(isinstance(map, Tensor) and map.dim() == 4 for map in maps):
         raise CannotAdapt(f'its backbone {backbone["type"]} does not return feature maps')
     return maps

@@ -13,7 +13,7 @@ from mmengine.model import revert_sync_batchnorm
 from mmengine.registry import MODELS, init_default_scope
 from mmengine.structures import InstanceData, PixelData
 
-from mmlocalattn.adapt.nodes import dicts
+from mmlocalattn.adapt.nodes import channels_of, dicts, preprocessor_of
 
 SIDES = (128, 256)
 """Of the random images, pixels; the second for models that small ones are too small for."""
@@ -113,7 +113,8 @@ def random_batch(
     scope = cfg.get('default_scope')
     if scope == 'mmdet':
         return _detection_batch(cfg, size, number, training, num_objects)
-    images = [torch.randint(256, (3, *size), dtype=torch.uint8) for _ in range(number)]
+    shape = (channels_of(cfg), *size)
+    images = [torch.randint(256, shape, dtype=torch.uint8) for _ in range(number)]
     if scope == 'mmseg':
         samples = [_segmentation_sample(size) for _ in images]
     elif scope == 'mmpretrain':
@@ -144,16 +145,16 @@ def _detection_batch(
 ) -> dict:
     from mmdet.testing import demo_mm_inputs, demo_track_inputs
 
-    preprocessor = cfg.model.get('data_preprocessor') or {}
+    preprocessor, shape = preprocessor_of(cfg), (channels_of(cfg), *size)
     trains_on_images = training and preprocessor.get('use_det_processor')
     if 'Track' in str(preprocessor.get('type')) and not trains_on_images:
         return demo_track_inputs(
-            batch_size=1, num_frames=2, key_frames_inds=[0], image_shapes=(3, *size),
+            batch_size=1, num_frames=2, key_frames_inds=[0], image_shapes=shape,
             num_classes=1, with_mask=True,
         )  # fmt: skip
     with_mask = 'mask' in repr(cfg.model).lower()  # those without do not pad masks
     batch = demo_mm_inputs(
-        number, [(3, *size)] * number, [num_objects] * number, num_classes=CLASSES,
+        number, [shape] * number, [num_objects] * number, num_classes=CLASSES,
         with_mask=with_mask, with_semantic=True,
     )  # fmt: skip
     for sample in batch['data_samples']:

@@ -5,7 +5,8 @@ A converted classifier loads whole, and in detectors and segmentors with
 converted detector or segmentor is complete: ``tools/test.py CONFIG DST``.
 
 A further release of classifiers needs a module beside this one (``MARKS``, ``convert``,
-``infer_arch``) and an entry in :data:`FAMILIES`.
+``infer_arch``), an entry in :data:`FAMILIES`, and its name in
+:mod:`~mmlocalattn.converters.families`.
 """
 
 import argparse

@@ -12,7 +12,7 @@ from typing import Any
 
 from mmlocalattn.data.boxes import check_annotation, check_boxes
 from mmlocalattn.data.classes import check_categories
-from mmlocalattn.data.findings import Budget, Finding
+from mmlocalattn.data.findings import Budget, Finding, Severity
 from mmlocalattn.data.image_files import check_size
 
 KINDS: dict[str, Any] = {
@@ -321,7 +321,7 @@ def completed(content: dict) -> dict | None:
     if all(map(is_complete, annotations)):
         return None
     whole = [
-        {'area': math.prod(annotation['bbox'][2:]), 'iscrowd': 0, **annotation}
+        {'area': math.prod((annotation.get('bbox') or [0, 0])[-2:]), 'iscrowd': 0, **annotation}
         for annotation in annotations
     ]
     return {**content, 'annotations': whole}
@@ -344,45 +344,45 @@ def check_same_images(loader: CocoData, evaluator: str, reader: CocoReader) -> I
         return
     if None in contents:
         return
+    yield from _compare_images(loader, evaluator, contents)
+    yield from check_categories(
+        evaluator, [entry['name'] for entry in contents[1]['categories']], loader.classes
+    )
+
+
+def _compare_images(loader: CocoData, evaluator: str, contents: list[dict]) -> Iterator[Finding]:
+    """Compare the images and boxes of a loader's file with those of an evaluator's."""
+    name = loader.loader.replace('dataloader', 'evaluator')
+
+    def finding(severity: Severity, entry: str, problem: str) -> Finding:
+        fix = f'Give {name} the ann_file of {loader.loader}'
+        return Finding(severity, 'evaluator', evaluator, entry, f'{name} {problem}', fix)
+
     seen, expected = (
         {image['id']: os.path.basename(image['file_name']) for image in content['images']}
         for content in contents
     )
-    name = loader.loader.replace('dataloader', 'evaluator')
-    fix = f'Give {name} the ann_file of {loader.loader}'
     other = [key for key in seen if expected.get(key) != seen[key]]
-    objects, expected_objects = map(_boxes, contents)
-    moved = [key for key in objects if key in seen and objects[key] != expected_objects.get(key)]
-    if not other and len(moved) > len(objects) / 2:
-        yield Finding(
+    boxes, expected_boxes = map(_boxes, contents)
+    moved = [key for key in boxes if key in seen and boxes[key] != expected_boxes.get(key)]
+    if other:
+        yield finding(
             'error',
-            'evaluator',
-            evaluator,
-            f'image {moved[0]}',
-            f'{name} compares with other objects than {loader.loader} reads for it from '
-            f'{loader.ann_file}: they are two data sets',
-            fix,
-        )
-    elif other:
-        yield Finding(
-            'error',
-            'evaluator',
-            evaluator,
             f'image {other[0]}',
-            f'{name} compares with another data set than {loader.loader} reads: there the image is '
+            f'compares with another data set than {loader.loader} reads: there the image is '
             f'{seen[other[0]]!r} of {loader.ann_file}, here {expected.get(other[0])!r}',
-            fix,
+        )
+    elif len(moved) > len(boxes) / 2:
+        yield finding(
+            'error',
+            f'image {moved[0]}',
+            f'compares with other objects than {loader.loader} reads for it from '
+            f'{loader.ann_file}: they are two data sets',
         )
     elif len(expected) > len(seen):
-        yield Finding(
+        yield finding(
             'warning',
-            'evaluator',
-            evaluator,
             '',
-            f'{name} expects {len(expected)} images and {loader.loader} reads {len(seen)}: every '
-            'object in the others counts as missed',
-            fix,
+            f'expects {len(expected)} images and {loader.loader} reads {len(seen)}: every object '
+            'in the others counts as missed',
         )
-    yield from check_categories(
-        evaluator, [entry['name'] for entry in contents[1]['categories']], loader.classes
-    )

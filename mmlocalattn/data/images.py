@@ -29,6 +29,23 @@ def read_image(path: str | Path, as_stored: bool = False) -> NDArray[np.uint8]:
     return np.asarray(image, np.uint8)
 
 
+def as_picture(image: NDArray) -> NDArray[np.uint8]:
+    """Any image as one to look at, (H, W, 3) BGR of bytes.
+
+    Args:
+        image: (H, W) or (H, W, C). Of four and more channels the first three are shown; of
+            values that do not fill a byte the smallest becomes 0 and the largest 255.
+    """
+    image = np.atleast_3d(image)
+    image = image[..., :3] if image.shape[2] > 2 else image[..., :1].repeat(3, axis=2)
+    if image.dtype != np.uint8:
+        low, high = float(image.min()), float(image.max())
+        if low < 0 or high > 255 or high <= 1:
+            image = (image.astype(np.float32) - low) * (255 / max(high - low, 1e-9))
+        image = image.astype(np.uint8)
+    return np.ascontiguousarray(image)
+
+
 def write_image(path: Path, image: NDArray[np.uint8]) -> None:
     """Write a BGR or one-channel image, (H, W, 3) or (H, W); its folder is made.
 

@@ -28,7 +28,13 @@ Size = tuple[int, int]
 Run = Callable[[Tensor], Sequence[Tensor]]
 
 
-class FeatureMaps(nn.Module):
+class Exportable(nn.Module):
+    """Takes an image (B, C, H, W) and returns a tuple."""
+
+    in_channels = 3
+
+
+class FeatureMaps(Exportable):
     """The maps of a backbone, or of a detector's backbone and neck, as a tuple."""
 
     def __init__(self, extract: nn.Module, neck: nn.Module | None = None) -> None:
@@ -37,12 +43,12 @@ class FeatureMaps(nn.Module):
         self.neck = neck
 
     def forward(self, image: Tensor) -> tuple[Tensor, ...]:
-        """(B, 3, H, W) to NCHW maps."""
+        """(B, C, H, W) to NCHW maps."""
         maps = self.extract(image)
         return tuple(maps if self.neck is None else self.neck(maps))
 
 
-class Segmentation(nn.Module):
+class Segmentation(Exportable):
     """Class scores (B, classes, H, W) of an mmseg ``EncoderDecoder``, in the size of the image."""
 
     def __init__(self, model: nn.Module) -> None:
@@ -50,7 +56,7 @@ class Segmentation(nn.Module):
         self.model: Any = model
 
     def forward(self, image: Tensor) -> tuple[Tensor]:
-        """(B, 3, H, W) to scores before the softmax."""
+        """(B, C, H, W) to scores before the softmax."""
         scores = self.model.decode_head(self.model.extract_feat(image))
         align = self.model.align_corners
         return (
@@ -60,7 +66,7 @@ class Segmentation(nn.Module):
         )
 
 
-class Classification(nn.Module):
+class Classification(Exportable):
     """Class scores (B, classes) of an mmpretrain ``ImageClassifier``."""
 
     def __init__(self, model: nn.Module) -> None:
@@ -68,11 +74,11 @@ class Classification(nn.Module):
         self.model: Any = model
 
     def forward(self, image: Tensor) -> tuple[Tensor]:
-        """(B, 3, H, W) to scores before the softmax."""
+        """(B, C, H, W) to scores before the softmax."""
         return (self.model.head(self.model.extract_feat(image)),)
 
 
-def exportable(model: Any, scope: str, part: str) -> nn.Module:
+def exportable(model: Any, scope: str, part: str) -> Exportable:
     """The module that takes an image and is exported.
 
     Args:
@@ -100,7 +106,7 @@ def save_pt2(model: nn.Module, path: Path, sizes: Sequence[Size], meta: Mapping)
     """Write an exported program, the operators of this package in it; return what runs it.
 
     Args:
-        model: Takes an image (B, 3, H, W), returns a tuple.
+        model: Takes an image (B, C, H, W), returns a tuple.
         path: File to write.
         sizes: (height, width) of images; the file takes those between the smallest and the largest.
         meta: Stored beside the program as ``mmlocalattn.json``.
@@ -114,7 +120,7 @@ def save_onnx(model: nn.Module, path: Path, sizes: Sequence[Size], meta: Mapping
     """Write an ONNX file of plain ONNX operators; return what runs it in onnxruntime.
 
     Args:
-        model: Takes an image (B, 3, H, W), returns a tuple.
+        model: Takes an image (B, C, H, W), returns a tuple.
         path: File to write.
         sizes: As for :func:`save_pt2`.
         meta: Stored in the metadata under ``mmlocalattn``.
@@ -141,7 +147,7 @@ def save_torchscript(model: nn.Module, path: Path, sizes: Sequence[Size], meta: 
     """Write a trace of the model, the operators of this package in it; return what runs it.
 
     Args:
-        model: Takes an image (B, 3, H, W), returns a tuple.
+        model: Takes an image (B, C, H, W), returns a tuple.
         path: File to write.
         sizes: One (height, width): a trace keeps the windows that this size has, and the file
             refuses images of another.
@@ -154,7 +160,7 @@ def save_torchscript(model: nn.Module, path: Path, sizes: Sequence[Size], meta: 
         raise ValueError(f'a TorchScript file takes images of one size, got {sizes=}')
     guarded = _OfOneSize(model, *sizes[0])
     with torch.no_grad():
-        traced = torch.jit.trace(guarded, torch.randn(1, 3, *sizes[0]), check_trace=False)
+        traced = torch.jit.trace(guarded, _random_images(model, 1, sizes[0]), check_trace=False)
     torch.jit.save(traced, path, _extra_files={'mmlocalattn.json': json.dumps(meta)})
     return torch.jit.load(path)
 
@@ -216,7 +222,7 @@ def verify(model: nn.Module, run: Run, size: Size, batch: int) -> float:
     Raises:
         ValueError: If the file does not run on the size, or the error is above :data:`TOLERANCE`.
     """
-    image = torch.randn(batch, 3, *size)
+    image = _random_images(model, batch, size)
     where = f'on {batch} image(s) of {size[0]} x {size[1]}'
     with torch.no_grad():
         expected = model(image)
@@ -242,6 +248,10 @@ def verify(model: nn.Module, run: Run, size: Size, batch: int) -> float:
     return worst
 
 
+def _random_images(model: nn.Module, number: int, size: Size) -> Tensor:
+    return torch.randn(number, getattr(model, 'in_channels', 3), *size)
+
+
 def _traces_sizes() -> bool:
     """Whether this torch can be asked for a graph of a range of sizes."""
     return hasattr(_symbolic_config(), 'backed_size_oblivious')
@@ -262,7 +272,7 @@ def _trace(model: nn.Module, sizes: Sequence[Size]) -> torch.export.ExportedProg
             dims[index + 2] = torch.export.Dim(name, min=min(sides), max=max(sides))
     # Two images, because a batch of one would be taken for a constant; the largest size, because
     # there the fewest windows are shrunk.
-    image = torch.randn(2, 3, *max(sizes, key=min))
+    image = _random_images(model, 2, max(sizes, key=min))
     try:
         # Sizes that the graph may be told are not 1 or equal would become conditions of the file.
         oblivious = _symbolic_config().patch(backed_size_oblivious=True)

@@ -10,7 +10,7 @@ from torch import nn
 
 from mmlocalattn import __version__
 from mmlocalattn.export.files import FeatureMaps, Size, exportable
-from mmlocalattn.training import load_weights, preprocessor_of
+from mmlocalattn.training import channels_of, load_weights, preprocessor_of
 
 CLASSIFIER_SIZES: list[Size] = [(224, 224), (256, 320), (384, 288)]
 DENSE_SIZES: list[Size] = [(512, 512), (480, 640), (608, 448)]
@@ -40,6 +40,7 @@ def build_exportable(
     init_default_scope(scope)
     model = revert_sync_batchnorm(MODELS.build(cfg.model))
     module = exportable(model, scope, part)
+    module.in_channels = channels_of(cfg)
     if checkpoint is None:
         return module
     if not isinstance(module, FeatureMaps):
@@ -60,6 +61,7 @@ def describe(cfg: Config, part: str, sizes: list[Size], file_format: str) -> dic
         'torch': torch.__version__,
         'config': Path(cfg.filename or '').name,
         'part': part,
+        'channels': channels_of(cfg),
         'sizes': [list(size) for size in sizes],
         'preprocessing': {key: preprocessor[key] for key in keys if key in preprocessor},
         'requires': [] if file_format == 'onnx' else ['import mmlocalattn.ops'],

@@ -25,7 +25,7 @@ from mmlocalattn.training.clock import (
     apply_clock,
     start_clock,
 )
-from mmlocalattn.training.config import find_config, load_config, preprocessor_of
+from mmlocalattn.training.config import channels_of, find_config, load_config, preprocessor_of
 from mmlocalattn.training.history import History, read_history
 from mmlocalattn.training.launch import (
     adapt_to_device,
@@ -52,6 +52,7 @@ __all__ = [
     'apply_clock',
     'apply_resume',
     'build_runner',
+    'channels_of',
     'config_of',
     'draw_predictions',
     'enable_amp',

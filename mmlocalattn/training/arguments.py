@@ -108,5 +108,5 @@ def run_config_of(args: argparse.Namespace) -> Config:
     os.environ.setdefault('LOCAL_RANK', str(args.local_rank))
     cfg = config_of(args)
     cfg.launcher = args.launcher
-    cfg.work_dir = args.work_dir or cfg.get('work_dir') or default_work_dir(args)
+    cfg.work_dir = str(args.work_dir or cfg.get('work_dir') or default_work_dir(args))
     return cfg

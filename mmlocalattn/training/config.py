@@ -7,6 +7,10 @@ from pathlib import Path
 
 from mmengine.config import Config
 
+from mmlocalattn.adapt.nodes import channels_of, preprocessor_of
+
+__all__ = ['channels_of', 'find_config', 'load_config', 'preprocessor_of']
+
 
 def load_config(path: str, options: Mapping | None = None) -> Config:
     """Read a config whose ``_base_`` entries may also say ``mmlocalattn::<file>``.
@@ -47,11 +51,6 @@ def find_config(path: str) -> Path:
     except FileNotFoundError as error:
         raise FileNotFoundError(f'config {path!r} does not exist') from error
     return file
-
-
-def preprocessor_of(cfg: Config) -> Mapping:
-    """The data preprocessor of a config, in its model or, as in mmpretrain, beside it."""
-    return cfg.model.get('data_preprocessor') or cfg.get('data_preprocessor') or {}
 
 
 @contextlib.contextmanager

@@ -24,6 +24,7 @@ from mmlocalattn.visualisation.page import Layer, write_page
 MULTIPLE = 32  # of pixels in the sides of the resized image, so that cells of maps are whole
 BLOCKS = 2  # of each stage that are drawn by default: the last ones
 MAX_BYTES = 8_000_000  # of the page
+MOST_PIXELS = 2**24  # of the resized image
 
 
 def attention_of(
@@ -33,7 +34,7 @@ def attention_of(
 
     Args:
         cfg: Of mmdet, mmsegmentation or mmpretrain.
-        image: (H, W, 3), BGR.
+        image: As :func:`prepare_image` takes it.
         checkpoint: Of the model; weights are random if None.
         short_side: Of the image that the model sees, pixels.
 
@@ -56,23 +57,29 @@ def attention_of(
 
 
 def prepare_image(image: NDArray[np.uint8], cfg: Config, short_side: int) -> Tensor:
-    """The image as the model sees it, (1, 3, H, W).
+    """The image as the model sees it, (1, C, H, W).
 
     Args:
-        image: (H, W, 3), BGR.
+        image: (H, W) or (H, W, C), BGR if it has three channels.
         cfg: Its data preprocessor gives mean, deviation and the order of the channels.
         short_side: Of the result; both sides are rounded to multiples of 32.
 
     Raises:
-        ValueError: If the short side is too short.
+        ValueError: If the short side is too short, or the other one becomes too long.
     """
     if short_side < MULTIPLE:
         raise ValueError(f'the short side must have at least {MULTIPLE} pixels, got {short_side}')
     scale = short_side / min(image.shape[:2])
     height, width = (max(round(side * scale / MULTIPLE), 1) * MULTIPLE for side in image.shape[:2])
+    if height * width > MOST_PIXELS:
+        raise ValueError(
+            f'an image of {image.shape[0]} x {image.shape[1]} pixels would become one of '
+            f'{height} x {width}: cut it into pieces, or give a smaller --short-side'
+        )
     resized = cv2.resize(image, (width, height), interpolation=cv2.INTER_AREA).astype(np.float32)
+    resized = np.atleast_3d(resized)
     options = preprocessor_of(cfg)
-    if options.get('bgr_to_rgb') or options.get('to_rgb'):
+    if (options.get('bgr_to_rgb') or options.get('to_rgb')) and resized.shape[2] == 3:
         resized = resized[..., ::-1]
     if options.get('mean') is not None:
         resized = (resized - np.float32(options['mean'])) / np.float32(options['std'])

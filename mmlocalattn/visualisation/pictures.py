@@ -1,21 +1,90 @@
 """Drawing ground truth and predictions: one way for the three toolboxes."""
 
+import re
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
+from pathlib import Path
 
 import numpy as np
 import torch
 from mmengine.config import Config, ConfigDict
 from mmengine.dataset import BaseDataset
-from mmengine.registry import DATASETS, VISUALIZERS, init_default_scope
+from mmengine.registry import DATASETS, TRANSFORMS, VISUALIZERS, init_default_scope
 from mmengine.structures import BaseDataElement
 from mmengine.visualization import Visualizer
 from numpy.typing import NDArray
 
 from mmlocalattn.data.check import leaf_datasets
 from mmlocalattn.data.findings import Budget
+from mmlocalattn.data.images import as_picture, read_image
+from mmlocalattn.training import channels_of
 from mmlocalattn.training.data_check import check_run
 from mmlocalattn.visualisation.segmentation import draw_maps
+
+MOST_TIMES = 4096
+"""That a side of an image may be as long as the other."""
+
+
+def image_reader(cfg: Config) -> Callable[[str | Path], NDArray]:
+    """What reads an image as the test data of a config does: an array (H, W) or (H, W, C).
+
+    A config without test data reads BGR images of bytes. The reader raises
+
+    - a FileNotFoundError if there is no such file;
+    - a ValueError if it is no image, has another number of channels than the model takes, or is so
+      long and thin that no resizing would keep it.
+
+    Args:
+        cfg: Of mmdet, mmsegmentation or mmpretrain, whose scope becomes the default one.
+    """
+    init_default_scope(cfg.get('default_scope') or 'mmengine')
+    load, channels = _loading(cfg), channels_of(cfg)
+
+    def read(path: str | Path) -> NDArray:
+        if not Path(path).is_file():
+            raise FileNotFoundError(f'image {str(path)!r} does not exist')
+        if load is None:
+            image = read_image(path)
+        else:
+            try:
+                image = TRANSFORMS.build(load)(dict(img_path=str(path)))['img']
+            except Exception as error:  # of OpenCV, Pillow, tifffile, ...
+                raise ValueError(
+                    f'{str(path)!r} is no image that {load["type"]} of the config reads: '
+                    + ' '.join(str(error).split())
+                ) from error
+        check_image(image, channels, path)
+        return image
+
+    return read
+
+
+def check_image(image: NDArray, channels: int, path: str | Path) -> None:
+    """Raise a ValueError that names the file if a model cannot take its image."""
+    found = 1 if image.ndim == 2 else image.shape[2]
+    if found != channels:
+        raise ValueError(
+            f'{str(path)!r} is read with {found} channels, the model takes {channels}: say '
+            "color_type='grayscale', 'color' or 'unchanged' in LoadImageFromFile of the config's "
+            'test data, or give other images'
+        )
+    height, width = image.shape[:2]
+    if max(height, width) > MOST_TIMES * min(height, width):
+        raise ValueError(
+            f'{str(path)!r} has {height} x {width} pixels: one side is more than {MOST_TIMES} '
+            'times the other; cut it into pieces'
+        )
+
+
+def _loading(cfg: Config) -> dict | None:
+    """The transform that reads the images of the test data."""
+    loader = cfg.get('test_dataloader')
+    if loader is None:
+        return None
+    pipeline = next(leaf_datasets(loader.dataset)).get('pipeline') or []
+    names = [str(transform['type']).rpartition('.')[2] for transform in pipeline]
+    loads = [load for load, name in zip(pipeline, names) if re.match('Load.*Image', name)]
+    return loads[0] if loads else None
 
 
 def dataset_meta(cfg: Config, split: str = 'test') -> dict:
@@ -106,18 +175,34 @@ def draw_sample(
     return np.ascontiguousarray(visualizer.get_image()[..., ::-1])
 
 
+def read_item(dataset: BaseDataset, index: int) -> dict:
+    """An item of a data set, through its pipeline.
+
+    Raises:
+        ValueError: If the pipeline cannot make it; names the image.
+    """
+    try:
+        return dataset[index]
+    except Exception as error:  # of whatever the pipeline uses
+        where = f'image {index} of the data set'
+        if hasattr(dataset, 'get_data_info'):
+            where = dataset.get_data_info(index).get('img_path', where)
+        reason = ' '.join(f'{type(error).__name__}: {error}'.split())
+        raise ValueError(f'{where}: the pipeline cannot read it: {reason}') from error
+
+
 def draw_item(visualizer: Visualizer, item: dict) -> NDArray[np.uint8]:
     """Draw an item of a data set with its ground truth.
 
     Args:
         visualizer: Of :func:`build_visualizer`.
-        item: ``inputs``, a (3, H, W) BGR image, and ``data_samples``, as the pipelines of the
+        item: ``inputs``, a (C, H, W) image, and ``data_samples``, as the pipelines of the
             three toolboxes pack them.
 
     Returns:
         (H, W, 3) BGR.
     """
-    image = np.ascontiguousarray(item['inputs'].permute(1, 2, 0).numpy())
+    image = as_picture(item['inputs'].permute(1, 2, 0).numpy())
     sample = _with_plain_arrays(item['data_samples'])
     return draw_sample(visualizer, image, sample, draw_pred=False)
 

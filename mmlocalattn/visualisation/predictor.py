@@ -17,11 +17,20 @@ from mmengine.visualization import Visualizer
 from numpy.typing import NDArray
 from rich.progress import track
 
-from mmlocalattn.data.images import read_image, write_image
+from mmlocalattn.data.images import as_picture, write_image
 from mmlocalattn.device import usable_device
 from mmlocalattn.files import whole_file
-from mmlocalattn.training import adapt_to_device, allow_mmengine_checkpoints
-from mmlocalattn.visualisation.pictures import build_visualizer, dataset_meta, draw_sample
+from mmlocalattn.training import adapt_to_device, allow_mmengine_checkpoints, channels_of
+from mmlocalattn.visualisation.pictures import (
+    build_visualizer,
+    check_image,
+    dataset_meta,
+    draw_sample,
+    image_reader,
+)
+
+MOST_PIXELS = 2**26
+"""That the resizing of a config may make of an image that has fewer."""
 
 IMAGES = ('.bmp', '.jpeg', '.jpg', '.png', '.tif', '.tiff', '.webp')
 VIDEOS = ('.avi', '.mkv', '.mov', '.mp4', '.webm')
@@ -64,6 +73,8 @@ class Predictor:
         self.options: dict[str, Any] = {'draw_gt': False, 'draw_pred': True}
         if scope == 'mmdet':
             self.options['pred_score_thr'] = score_thr
+        self.read = image_reader(cfg)
+        self.channels = channels_of(cfg)
         meta = dataset_meta(cfg)
         self.visualizer: Visualizer = build_visualizer(cfg, meta)
         cfg.visualizer.vis_backends = None  # the inferencer's own visualizer draws nothing
@@ -74,19 +85,43 @@ class Predictor:
             saved = getattr(model, 'dataset_meta', None) or getattr(model, '_dataset_meta', {})
             self.visualizer.dataset_meta.update(saved)
 
-    def predict(self, image: NDArray) -> BaseDataElement:
-        """The predictions for a (H, W, 3) BGR image of bytes.
+    def predict(self, image: NDArray, source: str | Path = 'image') -> BaseDataElement:
+        """The predictions for an image as :attr:`read` reads it: (H, W), or (H, W, C) as BGR.
 
         Calling the inferencer would draw a progress bar for each image.
+
+        Args:
+            image: As the pipeline of the config gets it.
+            source: Where it is from, for errors.
+
+        Raises:
+            ValueError: If the pipeline cannot resize the image to something of a usable size.
         """
-        (batch,) = self.inferencer.preprocess([image])
-        data = batch if isinstance(batch, dict) else batch[1]  # mmdet: images, data
+        data = self._prepare(image, source)
         (sample,) = self.inferencer.forward(data)
         return sample
 
-    def draw(self, image: NDArray) -> NDArray[np.uint8]:
-        """The (H, W, 3) BGR image of bytes with its predictions."""
-        return draw_sample(self.visualizer, image, self.predict(image), **self.options)
+    def draw(self, image: NDArray, source: str | Path = 'image') -> NDArray[np.uint8]:
+        """The image as (H, W, 3) BGR of bytes with its predictions; see :meth:`predict`."""
+        sample = self.predict(image, source)
+        return draw_sample(self.visualizer, as_picture(image), sample, **self.options)
+
+    def _prepare(self, image: NDArray, source: str | Path) -> dict:
+        height, width = image.shape[:2]
+        where = f'{str(source)!r}, {height} x {width} pixels'
+        try:
+            (batch,) = self.inferencer.preprocess([image])
+        except Exception as error:  # OpenCV's, of a side that came out as 0
+            reason = ' '.join(str(error).split())
+            raise ValueError(f'{where}, does not go through the test pipeline: {reason}') from error
+        data = batch if isinstance(batch, dict) else batch[1]  # mmdet: images, data
+        new_height, new_width = data['inputs'][0].shape[-2:]
+        if new_height * new_width > max(MOST_PIXELS, height * width):
+            raise ValueError(
+                f'{where}, is resized to {new_height} x {new_width}: limit the longer side in the '
+                'test pipeline, or cut the image into pieces'
+            )
+        return data
 
 
 def plan_outputs(inputs: Sequence[Path], out_dir: Path) -> dict[Path, Path]:
@@ -162,7 +197,7 @@ def draw_image(predictor: Predictor, source: Path, target: Path) -> None:
         FileNotFoundError: If there is no such file.
         ValueError: If one cannot be read or written.
     """
-    write_image(target, predictor.draw(read_image(source)))
+    write_image(target, predictor.draw(predictor.read(source), source))
 
 
 def draw_video(predictor: Predictor, source: Path, target: Path) -> None:
@@ -179,7 +214,10 @@ def draw_video(predictor: Predictor, source: Path, target: Path) -> None:
     with whole_file(target) as partial:
         try:
             for frame in track(_frames(video), description=source.name, total=total):
-                picture = predictor.draw(frame)
+                if predictor.channels == 1:
+                    frame = cv2.cvtColor(frame, cv2.COLOR_BGR2GRAY)
+                check_image(frame, predictor.channels, source)
+                picture = predictor.draw(frame, source)
                 size = picture.shape[1::-1]
                 if not (
                     writer.isOpened() or writer.open(str(partial), codec, frames_per_second, size)

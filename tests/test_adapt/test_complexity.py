@@ -12,6 +12,7 @@ from mmengine.registry import MODELS
 from tiny_data import quick  # noqa: F401
 
 from mmlocalattn.adapt.complexity import IMAGE_SIZES, model_complexity
+from mmlocalattn.training import load_config
 
 pytestmark = pytest.mark.usefixtures('quick')
 
@@ -53,14 +54,97 @@ def test_counts_as_mmengine(tmp_path: Path, text: str) -> None:
 def test_regions_do_not_depend_on_the_weights(tmp_path: Path) -> None:
     cfg = read(tmp_path, tiny_data.DETECTION)
     counts = {}
-    for proposals, detections in ((0, 0), (1000, 0), (0, 100)):
+    for proposals, detections in ((1, 0), (1001, 0), (1, 100)):
         cfg.model.test_cfg.rpn.max_per_img = proposals
         cfg.model.test_cfg.rcnn.max_per_img = detections
         counts[proposals, detections] = model_complexity(cfg, (64, 64)).flops
     box = 16 * 49 * 16 + 16 * 16 + 16 * (3 + 8)  # two hidden layers; classes and offsets
     mask = 4 * 9 * 16 * 16 * 14**2 + 16 * 16 * 28**2 + 16 * 2 * 28**2  # two by two taps, stride two
-    assert counts[1000, 0] - counts[0, 0] == 1000 * box
-    assert counts[0, 100] - counts[0, 0] == 100 * mask
+    assert counts[1001, 0] - counts[1, 0] == 1000 * box
+    assert counts[1, 100] - counts[1, 0] == 100 * mask
+
+
+SEMANTIC = """
+model.update(type='PanopticFPN', semantic_head=dict(
+    type='PanopticFPNHead', num_things_classes=2, num_stuff_classes=1, in_channels=16,
+    inner_channels=32), panoptic_fusion_head=dict(
+    type='HeuristicFusionHead', num_things_classes=2, num_stuff_classes=1))
+model['test_cfg'].update(panoptic=dict(score_thr=0.6, max_per_img=100, mask_thr_binary=0.5,
+                                       mask_overlap=0.5, nms=dict(type='nms', iou_threshold=0.5)))
+"""
+
+
+def test_semantic_heads_are_counted(tmp_path: Path) -> None:
+    counts = []
+    for extra in ('', SEMANTIC):
+        path = tiny_data.write_config(tmp_path / 'c.py', tiny_data.DETECTION, tmp_path, extra)
+        counts.append(model_complexity(Config.fromfile(path), (64, 64)))
+    assert [found.not_counted for found in counts] == [(), ()]
+    sides = [16, 8, 4, 2]  # of the maps, whose first convolutions these are
+    least = sum(9 * 16 * 32 * side**2 for side in sides)
+    assert counts[1].flops - counts[0].flops > least
+
+
+@pytest.mark.parametrize(
+    ('small', 'large'),
+    [
+        (
+            'faster_rcnn/faster-rcnn_r50_fpn_1x_coco.py',
+            'grid_rcnn/grid-rcnn_r50_fpn_gn-head_1x_coco.py',
+        ),
+        ('htc/htc-without-semantic_r50_fpn_1x_coco.py', 'htc/htc_r50_fpn_1x_coco.py'),
+    ],
+)
+def test_grid_and_semantic_heads_add_to_a_detector(small: str, large: str) -> None:
+    counts = [model_complexity(load_config(f'mmdet::{name}'), (64, 64)) for name in (small, large)]
+    assert counts[0].flops < counts[1].flops
+    assert [found.not_counted for found in counts] == [(), ()]
+
+
+@pytest.mark.parametrize(
+    ('name', 'not_counted'),
+    [
+        ('mmlocalattn::detr_qna_vit_t_150e_coco.py', []),
+        ('mmdet::deformable_detr/deformable-detr_r50_16xb2-50e_coco.py', []),
+        ('mmdet::yolact/yolact_r50_1xb8-55e_coco.py', ['mask_head.segm_branch']),
+        ('mmdet::condinst/condinst_r50_fpn_ms-poly-90k_coco_instance.py', []),
+    ],
+)
+def test_heads_of_every_kind(name: str, not_counted: list[str]) -> None:
+    """What is not counted of YOLACT is for training."""
+    found = model_complexity(load_config(name), (64, 64))
+    assert found.flops > 0
+    assert list(found.not_counted) == not_counted
+
+
+def test_names_the_part_that_cannot_be_counted() -> None:
+    cfg = load_config('mmdet::carafe/mask-rcnn_r50_fpn-carafe_1x_coco.py')
+    with pytest.raises(
+        ValueError,
+        match=r'carafe_1x_coco\.py: the multiply-adds cannot be counted, its part '
+        r'neck\.upsample_modules\.3 \(CARAFEPack\) does not predict on a CPU for 64 x 64: '
+        r'RuntimeError: carafe_forward_impl: [^\n]*$',
+    ):
+        model_complexity(cfg, (64, 64))
+
+
+def test_names_a_model_that_does_not_build(tmp_path: Path) -> None:
+    cfg = read(tmp_path, tiny_data.CLASSIFICATION)
+    cfg.model.neck.type = 'NoSuchNeck'
+    with pytest.raises(ValueError, match=r'config\.py: the model does not build: .*NoSuchNeck'):
+        model_complexity(cfg, (64, 64))
+
+
+@pytest.mark.parametrize('channels', [1, 4])
+@pytest.mark.parametrize(
+    'text', [tiny_data.CLASSIFICATION, tiny_data.SEGMENTATION, tiny_data.DETECTION]
+)
+def test_images_have_the_channels_of_the_model(tmp_path: Path, text: str, channels: int) -> None:
+    cfg = read(tmp_path, text)
+    before = model_complexity(cfg, (64, 64)).flops
+    cfg.model.backbone.in_channels = channels
+    stem = 9 * 4 * 32**2  # a convolution to half of the width, for each channel
+    assert model_complexity(cfg, (64, 64)).flops - before == (channels - 3) * stem
 
 
 def test_image_of_the_papers(tmp_path: Path) -> None:

@@ -53,3 +53,11 @@ def test_number_is_not_negative(capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(SystemExit):
         TOOL.main(['c.py', '--number', '-1'])
     assert '--number must not be negative, got -1' in capsys.readouterr().err
+
+
+def test_names_the_image_that_cannot_be_read(tmp_path: Path) -> None:
+    tiny_data.make_data(tmp_path / 'data')
+    (tmp_path / 'data' / 'images' / '0.png').write_text('nothing')
+    config = tiny_data.write_config(tmp_path / 'c.py', tiny_data.SEGMENTATION, tmp_path / 'data')
+    with pytest.raises(SystemExit, match=r'^error: .*images/0\.png: the pipeline cannot read it: '):
+        tiny_data.run(TOOL, config, '--output-dir', tmp_path / 'out')

@@ -83,10 +83,10 @@ def tool() -> ModuleType:
 
 def test_prints(tool: ModuleType, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     path = tiny_data.write_config(tmp_path / 'config.py', tiny_data.SEGMENTATION, tmp_path)
-    tool.main([path, '--json', '--shape', '64', '96'])
+    tool.main([path, '--json', '--size', '64x96'])
     result = json.loads(capsys.readouterr().out)
-    assert result['config'] == 'config'
-    assert result['shape'] == [64, 96]
+    assert (result['config'], result['shape']) == ('config', [64, 96])
+    assert result['not_counted'] == []
     tool.main([path, path, '--cfg-options', 'model.decode_head.num_classes=7'])
     lines = capsys.readouterr().out.splitlines()
     assert len(lines) == 2
@@ -100,10 +100,20 @@ def test_swaps_the_backbone(
     tool: ModuleType, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     path = tiny_data.write_config(tmp_path / 'config.py', tiny_data.SEGMENTATION, tmp_path)
-    options = ['--json', '--shape', '64', '96']
+    options = ['--json', '--size', '64x96']
     tool.main([path, *options])
     before = json.loads(capsys.readouterr().out)
     tool.main([path, *options, '--backbone', 'slide_pvt_t'])
     printed = capsys.readouterr()
     assert json.loads(printed.out)['params'] > before['params'] + 10e6
     assert 'SlidePVT' in printed.err
+
+
+def test_says_what_is_not_counted(
+    tool: ModuleType, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    head = "model['auxiliary_head'] = dict(type='FCNHead', in_channels=16, channels=8, in_index=2"
+    extra = f'{head}, num_classes=3)\n'
+    path = tiny_data.write_config(tmp_path / 'c.py', tiny_data.SEGMENTATION, tmp_path, extra)
+    tool.main([path, '--size', '64x96'])
+    assert capsys.readouterr().out.splitlines()[1] == '  not counted: auxiliary_head'

@@ -4,6 +4,7 @@ import shutil
 from pathlib import Path
 
 import cv2
+import numpy as np
 import pytest
 import tiny_data
 from tiny_data import SIDE, data, quick  # noqa: F401
@@ -71,7 +72,7 @@ def test_one_line_errors_before_the_model_is_built(
 def test_says_which_image_cannot_be_read(tmp_path: Path, data: Path) -> None:  # noqa: F811
     config, checkpoint = tiny_data.write_model(tmp_path, data, 'SEGMENTATION')
     for name, reason in (
-        ('broken.png', 'is no image that OpenCV reads'),
+        ('broken.png', 'is no image that LoadImageFromFile of the config reads'),
         ('broken.mp4', 'cannot be read as a video'),
     ):
         (tmp_path / name).write_text('nothing')
@@ -79,3 +80,52 @@ def test_says_which_image_cannot_be_read(tmp_path: Path, data: Path) -> None:  #
             tiny_data.run(TOOL, config, checkpoint, tmp_path / name, '--out-dir', tmp_path / 'out')
     with pytest.raises(SystemExit, match=r"checkpoint 'no\.pth' does not exist"):
         TOOL.main([config, 'no.pth', str(tmp_path)])
+
+
+KEEP_RATIO = 'pipeline[2].update(scale=(64, 64), keep_ratio=True)\n'
+SHORT_EDGE = "pipeline.insert(1, dict(type='ResizeEdge', scale=200, edge='short'))\n"
+
+
+@pytest.mark.parametrize(
+    ('task', 'extra', 'size', 'message'),
+    [
+        ('SEGMENTATION', '', (1, 2000), None),
+        ('DETECTION', '', (2000, 1), None),
+        (
+            'DETECTION',
+            KEEP_RATIO,
+            (1, 2000),
+            r"thin\.png', 1 x 2000 pixels, does not go through the test pipeline: ",
+        ),
+        (
+            'CLASSIFICATION',
+            SHORT_EDGE,
+            (1, 2000),
+            r"thin\.png', 1 x 2000 pixels, is resized to 200 x 400000: limit the longer side",
+        ),
+        (
+            'SEGMENTATION',
+            '',
+            (1, 5000),
+            r"thin\.png' has 1 x 5000 pixels: one side is more than 4096 times the other; cut",
+        ),
+    ],
+)
+def test_long_thin_images(
+    tmp_path: Path,
+    data: Path,  # noqa: F811
+    task: str,
+    extra: str,
+    size: tuple[int, int],
+    message: str | None,
+) -> None:
+    config, checkpoint = tiny_data.write_model(tmp_path, data, task, extra)
+    file, out = tmp_path / 'thin.png', tmp_path / 'out'
+    cv2.imwrite(str(file), np.random.default_rng(0).integers(0, 255, (*size, 3), np.uint8))
+    argv = (config, checkpoint, file, '--device', 'cpu', '--out-dir', out)
+    if message is None:
+        tiny_data.run(TOOL, *argv)
+        assert cv2.imread(str(out / 'thin.png')).shape == (*size, 3)
+    else:
+        with pytest.raises(SystemExit, match=message):
+            tiny_data.run(TOOL, *argv)

@@ -173,9 +173,9 @@ def write_config(path: Path, text: str, data: Path, extra: str = '') -> str:
     return str(path)
 
 
-def write_model(folder: Path, data: Path, task: str) -> tuple[str, Path]:
+def write_model(folder: Path, data: Path, task: str, extra: str = '') -> tuple[str, Path]:
     """A config, by the name of one above, and a checkpoint with random weights."""
-    config = write_config(folder / 'c.py', globals()[task], data)
+    config = write_config(folder / 'c.py', globals()[task], data, extra)
     cfg = load_config(config)
     adapt_to_device(cfg)
     init_default_scope(cfg.default_scope)

@@ -10,7 +10,7 @@ import argparse
 from collections.abc import Sequence
 from pathlib import Path
 
-from mmlocalattn.command_line import one_line_errors
+from mmlocalattn.command_line import one_line_errors, output_path
 
 
 def parse_args(argv: Sequence[str] | None = None) -> argparse.Namespace:
@@ -21,7 +21,9 @@ def parse_args(argv: Sequence[str] | None = None) -> argparse.Namespace:
         nargs='+',
         help="to draw; default the loss and the first metric of the first run's validation",
     )
-    parser.add_argument('--out', type=Path, default=Path('curves.png'), help='picture to write')
+    parser.add_argument(
+        '--out', type=output_path, default=Path('curves.png'), help='picture to write'
+    )
     return parser.parse_args(argv)
 
 

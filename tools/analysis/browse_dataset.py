@@ -10,7 +10,12 @@ import argparse
 from collections.abc import Sequence
 from pathlib import Path
 
-from mmlocalattn.command_line import add_config_arguments, add_data_arguments, one_line_errors
+from mmlocalattn.command_line import (
+    add_config_arguments,
+    add_data_arguments,
+    one_line_errors,
+    output_path,
+)
 
 
 def parse_args(argv: Sequence[str] | None = None) -> argparse.Namespace:
@@ -19,7 +24,7 @@ def parse_args(argv: Sequence[str] | None = None) -> argparse.Namespace:
     add_data_arguments(parser)
     parser.add_argument('--split', choices=['train', 'val', 'test'], default='train')
     parser.add_argument(
-        '--output-dir', type=Path, help='default work_dirs/<config name>/browse_<split>'
+        '--output-dir', type=output_path, help='default work_dirs/<config name>/browse_<split>'
     )
     parser.add_argument('--number', type=int, default=20, help='of images, default 20; 0 for all')
     args = parser.parse_args(argv)
@@ -36,19 +41,23 @@ def main(argv: Sequence[str] | None = None) -> None:
 
     from mmlocalattn.data.images import write_image
     from mmlocalattn.training import config_of
-    from mmlocalattn.visualisation.pictures import build_dataset, build_visualizer, draw_item
+    from mmlocalattn.visualisation.pictures import (
+        build_dataset,
+        build_visualizer,
+        draw_item,
+        read_item,
+    )
 
     with one_line_errors():
         cfg = config_of(args)
         dataset = build_dataset(cfg, args.split, args.number)
-    visualizer = build_visualizer(cfg, dataset.metainfo)
-    args.output_dir.mkdir(parents=True, exist_ok=True)
+        visualizer = build_visualizer(cfg, dataset.metainfo)
     number = min(args.number or len(dataset), len(dataset))
     for index in track(range(number), description='drawing'):
-        item = dataset[index]
-        stem = Path(item['data_samples'].get('img_path', 'image')).stem
-        picture = draw_item(visualizer, item)
         with one_line_errors():
+            item = read_item(dataset, index)
+            stem = Path(item['data_samples'].get('img_path', 'image')).stem
+            picture = draw_item(visualizer, item)
             write_image(args.output_dir / f'{index:06d}_{stem}.png', picture)
     print(f'{number} of {len(dataset)} images in {args.output_dir}')
 

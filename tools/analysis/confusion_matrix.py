@@ -11,7 +11,7 @@ import argparse
 from collections.abc import Sequence
 from pathlib import Path
 
-from mmlocalattn.command_line import add_config_arguments, one_line_errors
+from mmlocalattn.command_line import add_config_arguments, one_line_errors, output_path
 from mmlocalattn.files import write_json
 
 
@@ -19,7 +19,7 @@ def parse_args(argv: Sequence[str] | None = None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__.partition('\n')[0])
     add_config_arguments(parser)
     parser.add_argument('predictions', type=Path, help='what --out of tools/test.py named')
-    parser.add_argument('save_dir', type=Path, help='folder for the matrix and its picture')
+    parser.add_argument('save_dir', type=output_path, help='folder for the matrix and its picture')
     parser.add_argument(
         '--score-thr', type=float, default=0.3, help='detection: lowest score that counts'
     )
@@ -37,10 +37,10 @@ def main(argv: Sequence[str] | None = None) -> None:
     with one_line_errors():
         cfg = config_of(args)
         confusion = count_confusion(cfg, args.predictions, args.score_thr, args.tp_iou_thr)
-    content = dict(classes=confusion.classes, matrix=confusion.matrix.tolist())
-    write_json(args.save_dir / 'confusion_matrix.json', content)
-    picture = args.save_dir / 'confusion_matrix.png'
-    draw_confusion(confusion, picture)
+        content = dict(classes=confusion.classes, matrix=confusion.matrix.tolist())
+        write_json(args.save_dir / 'confusion_matrix.json', content)
+        picture = args.save_dir / 'confusion_matrix.png'
+        draw_confusion(confusion, picture)
     print(*confusion.largest(), picture, sep='\n')
 
 

@@ -10,7 +10,7 @@ import argparse
 from collections.abc import Sequence
 from pathlib import Path
 
-from mmlocalattn.command_line import add_config_arguments, one_line_errors
+from mmlocalattn.command_line import add_config_arguments, one_line_errors, output_path
 
 
 def parse_args(argv: Sequence[str] | None = None) -> argparse.Namespace:
@@ -21,7 +21,9 @@ def parse_args(argv: Sequence[str] | None = None) -> argparse.Namespace:
     add_config_arguments(parser)
     parser.add_argument('checkpoint', nargs='?', help='weights; without it they are random')
     parser.add_argument('image', help='image file')
-    parser.add_argument('--out', required=True, metavar='DIR', help='folder for the pictures')
+    parser.add_argument(
+        '--out', type=output_path, required=True, metavar='DIR', help='folder for the pictures'
+    )
     parser.add_argument(
         '--points',
         nargs='+',
@@ -62,7 +64,7 @@ def point(text: str) -> tuple[int, int]:
 
 def main(argv: Sequence[str] | None = None) -> None:
     args = parse_args(argv)
-    from mmlocalattn.data.images import read_image
+    from mmlocalattn.data.images import as_picture
     from mmlocalattn.training import config_of
     from mmlocalattn.visualisation.draw import (
         attention_of,
@@ -70,19 +72,19 @@ def main(argv: Sequence[str] | None = None) -> None:
         draw_layers,
         select_layers,
     )
+    from mmlocalattn.visualisation.pictures import image_reader
 
-    out = Path(args.out)
     with one_line_errors():
-        image = read_image(args.image)
+        cfg = config_of(args)
+        image = image_reader(cfg)(args.image)
         points = args.points or [(image.shape[1] // 2, image.shape[0] // 2)]
         check_points(points, image)
-        cfg = config_of(args)
         records = attention_of(cfg, image, args.checkpoint, args.short_side)
         layers = select_layers(records, args.stages, args.blocks, args.heads)
         title = Path(args.config).stem + (f' with {args.backbone}' if args.backbone else '')
         weights = Path(args.checkpoint).name if args.checkpoint else 'random weights'
         limit = int(args.max_mb * 1e6)
-        files = draw_layers(layers, image, points, out, title, weights, limit)
+        files = draw_layers(layers, as_picture(image), points, args.out, title, weights, limit)
     print(*files, sep='\n')
 
 

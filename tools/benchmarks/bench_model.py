@@ -10,7 +10,13 @@ from typing import Any
 
 from benchmarking.choices import DTYPES
 
-from mmlocalattn.command_line import add_config_arguments, image_size, one_line_errors
+from mmlocalattn.command_line import (
+    add_config_arguments,
+    add_size_arguments,
+    one_line_errors,
+    output_path,
+    positive,
+)
 
 
 def parse_args(argv: Sequence[str] | None = None) -> argparse.Namespace:
@@ -27,18 +33,8 @@ def parse_args(argv: Sequence[str] | None = None) -> argparse.Namespace:
     parser.add_argument(
         '--train', '--backward', action='store_true', help='forward and backward, not only forward'
     )
-    parser.add_argument(
-        '--size',
-        nargs='+',
-        type=image_size,
-        default=[(800, 1344)],
-        metavar='HxW',
-        help='image sizes, default 800x1344',
-    )
-    parser.add_argument(
-        '--shape', nargs=2, type=int, metavar=('H', 'W'), help='one size, the same as --size HxW'
-    )
-    parser.add_argument('--batch', type=int, default=1)
+    add_size_arguments(parser, many=True, help='image sizes, default 800x1344')
+    parser.add_argument('--batch', type=positive, default=1)
     parser.add_argument('--device', default='cpu', help='cpu, cuda or cuda:N')
     parser.add_argument(
         '--dtype',
@@ -52,14 +48,13 @@ def parse_args(argv: Sequence[str] | None = None) -> argparse.Namespace:
         help='time each backbone also as torch.compile makes it: one graph, for the size, or '
         'for any if there are several; its outputs are compared first',
     )
-    parser.add_argument('--rounds', type=int, default=3)
+    parser.add_argument('--rounds', type=positive, default=3)
     parser.add_argument('--profile', action='store_true', help="print PyTorch's profile of a pass")
-    parser.add_argument('--out', type=Path, help='JSON file to write')
+    parser.add_argument('--out', type=output_path, help='JSON file to write')
     args = parser.parse_args(argv)
     if args.compile and args.whole:
         parser.error('--compile is for backbones: leave out --whole')
-    if args.shape:
-        args.size = [tuple(args.shape)]
+    args.size = args.size or [(800, 1344)]
     return args
 
 
@@ -79,9 +74,9 @@ def main(argv: Sequence[str] | None = None) -> None:
     from mmlocalattn.device import usable_device
     from mmlocalattn.training import config_of, load_config
 
-    args.device = usable_device(args.device)
     paths = [args.config, *args.baseline]
     with one_line_errors():
+        args.device = usable_device(args.device)
         configs = [config_of(args), *map(load_config, args.baseline)]
     models: list[Any] = [build(cfg, args.whole).to(args.device) for cfg in configs]
     for model in models:
@@ -96,8 +91,8 @@ def main(argv: Sequence[str] | None = None) -> None:
     for size in args.size:
         if args.compile:
             half = len(models) // 2
-            for name, model, compiled in zip(names, models[:half], models[half:]):
-                seconds = check_compiled(model, compiled, size, args)
+            for name, cfg, model, compiled in zip(names, configs, models[:half], models[half:]):
+                seconds = check_compiled(cfg, model, compiled, size, args)
                 print(f'{name}, {size[0]} x {size[1]}: {seconds:.0f} s to the first outputs')
         with one_line_errors():
             runs = [make_run(cfg, model, size, args) for cfg, model in zip(configs, models)]

@@ -10,9 +10,10 @@ import argparse
 import functools
 import statistics
 from collections.abc import Sequence
-from pathlib import Path
 
 from benchmarking.choices import BASELINES, DTYPES
+
+from mmlocalattn.command_line import one_line_errors, output_path, positive
 
 SHAPES = (
     '100x167,2,7,1',
@@ -62,16 +63,16 @@ def parse_args(argv: Sequence[str] | None = None) -> argparse.Namespace:
         help='what to time beside ours, default: unfold; sparse_scan_attention is always timed '
         'beside two separate operators and eager rotary embedding too',
     )
-    parser.add_argument('--batch', type=int, nargs='+', default=[1])
-    parser.add_argument('--head-dim', type=int, default=32)
+    parser.add_argument('--batch', type=positive, nargs='+', default=[1])
+    parser.add_argument('--head-dim', type=positive, default=32)
     parser.add_argument('--bias', action='store_true', help='with relative position bias')
     parser.add_argument('--dtype', choices=DTYPES, default='float32')
     parser.add_argument('--device', default='cpu', help='cpu, cuda or cuda:N')
-    parser.add_argument('--rounds', type=int, default=5)
+    parser.add_argument('--rounds', type=positive, default=5)
     parser.add_argument('--forward-only', action='store_true')
     parser.add_argument('--markdown', action='store_true', help='print a short table, as in README')
-    parser.add_argument('--out', type=Path, help='JSON file to write')
-    parser.add_argument('--plot', type=Path, help='PNG file to write')
+    parser.add_argument('--out', type=output_path, help='JSON file to write')
+    parser.add_argument('--plot', type=output_path, help='PNG file to write')
     return parser.parse_args(argv)
 
 
@@ -105,7 +106,8 @@ def parse_shape(text: str, fields: str) -> tuple:
             numbers += (kernel[0] if len(kernel) == 1 else kernel, *map(int, rest[2:]))
     except ValueError:
         numbers = ()
-    if len(numbers) != fields.count(',') + 2:
+    flat = [n for number in numbers for n in (number if isinstance(number, tuple) else [number])]
+    if len(numbers) != fields.count(',') + 2 or min(flat) < 1:
         raise argparse.ArgumentTypeError(f'not {fields}: {text!r}')
     return numbers
 
@@ -118,12 +120,13 @@ def main(argv: Sequence[str] | None = None) -> None:
 
     from mmlocalattn.device import usable_device
 
-    args.device = usable_device(args.device)
-    reasons, product = check_all(args), matrix_product(args)
-    records = []
-    for case in make_cases(args):
-        print(f'timing {case.title}, {", ".join(case.label)}', flush=True)
-        records += measure(case, args, reasons, product)
+    with one_line_errors():
+        args.device = usable_device(args.device)
+        reasons, product = check_all(args), matrix_product(args)
+        records = []
+        for case in make_cases(args):
+            print(f'timing {case.title}, {", ".join(case.label)}', flush=True)
+            records += measure(case, args, reasons, product)
     setting = environment(args.device)
     for op in dict.fromkeys(record['op'] for record in records):
         chosen = [record for record in records if record['op'] == op]

@@ -7,19 +7,20 @@ definition on a small map.
 
 import argparse
 from collections.abc import Sequence
-from pathlib import Path
 
 from benchmarking.choices import DTYPES, WINDOW_BASELINES
+
+from mmlocalattn.command_line import one_line_errors, output_path, positive
 
 
 def parse_args(argv: Sequence[str] | None = None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__.partition('\n')[0])
-    parser.add_argument('--height', type=int, default=200)
-    parser.add_argument('--width', type=int, default=334)
-    parser.add_argument('--heads', type=int, default=8)
-    parser.add_argument('--head-dim', type=int, default=8)
-    parser.add_argument('--queries', type=int, default=2, help='learned queries of QnA')
-    parser.add_argument('--windows', type=int, nargs='+', default=[3, 5, 7, 9, 11, 13])
+    parser.add_argument('--height', type=positive, default=200)
+    parser.add_argument('--width', type=positive, default=334)
+    parser.add_argument('--heads', type=positive, default=8)
+    parser.add_argument('--head-dim', type=positive, default=8)
+    parser.add_argument('--queries', type=positive, default=2, help='learned queries of QnA')
+    parser.add_argument('--windows', type=odd, nargs='+', default=[3, 5, 7, 9, 11, 13])
     parser.add_argument(
         '--ways',
         nargs='*',
@@ -31,11 +32,19 @@ def parse_args(argv: Sequence[str] | None = None) -> argparse.Namespace:
     )
     parser.add_argument('--dtype', choices=DTYPES, default='float32')
     parser.add_argument('--device', default='cpu', help='cpu, cuda or cuda:N')
-    parser.add_argument('--rounds', type=int, default=5)
+    parser.add_argument('--rounds', type=positive, default=5)
     parser.add_argument('--forward-only', action='store_true')
-    parser.add_argument('--out', type=Path, help='JSON file to write')
-    parser.add_argument('--plot', type=Path, help='PNG file to write')
+    parser.add_argument('--out', type=output_path, help='JSON file to write')
+    parser.add_argument('--plot', type=output_path, help='PNG file to write')
     return parser.parse_args(argv)
+
+
+def odd(text: str) -> int:
+    """The side of a window."""
+    side = positive(text)
+    if side % 2 == 0:
+        raise argparse.ArgumentTypeError(f'windows have a middle: {text!r} is even')
+    return side
 
 
 def main(argv: Sequence[str] | None = None) -> None:
@@ -46,7 +55,8 @@ def main(argv: Sequence[str] | None = None) -> None:
     from mmlocalattn.device import usable_device
 
     args.ways = [way for way in WAYS if way == OURS or way in args.ways]
-    args.device = usable_device(args.device)
+    with one_line_errors():
+        args.device = usable_device(args.device)
     check_all(args)
     records = []
     for window in args.windows:

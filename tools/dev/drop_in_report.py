@@ -14,6 +14,7 @@ from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
 
+from mmlocalattn.command_line import output_path, positive
 from mmlocalattn.files import whole_file
 
 OUTCOMES = ('adapted', 'refused', 'failed', 'broken')
@@ -37,14 +38,14 @@ def parse_args(argv: Sequence[str] | None = None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__.partition('\n')[0])
     parser.add_argument('--packages', nargs='+', default=['mmdet', 'mmseg'])
     parser.add_argument('--filter', default='', help='only configs whose path contains this')
-    parser.add_argument('--processes', type=int, default=os.cpu_count())
+    parser.add_argument('--processes', type=positive, default=os.cpu_count())
     parser.add_argument(
         '--results',
-        type=Path,
+        type=output_path,
         default=Path('work_dirs/drop_in.jsonl'),
         help='results so far, continued',
     )
-    parser.add_argument('--report', type=Path, help='Markdown file to write')
+    parser.add_argument('--report', type=output_path, help='Markdown file to write')
     return parser.parse_args(argv)
 
 

@@ -66,7 +66,7 @@ def test_whole_models(
     tool: ModuleType, tmp_path: Path, text: str, mode: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
     config = write(tmp_path, 'tiny', text)
-    argv = [config, '--whole', '--shape', '64', '96', '--batch', '2', '--rounds', '1', mode]
+    argv = [config, '--whole', '--size', '64x96', '--batch', '2', '--rounds', '1', mode]
     tool.main([argument for argument in argv if argument])
     out = capsys.readouterr().out
     assert f'model, {"forward and backward" if mode else "forward"}, batch 2, float32' in out
@@ -77,7 +77,7 @@ def test_backward_of_a_backbone_and_its_profile(
     tool: ModuleType, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     config = write(tmp_path, 'tiny', DETECTION)
-    tool.main([config, '--backward', '--shape', '64', '64', '--rounds', '1', '--profile'])
+    tool.main([config, '--backward', '--size', '64x64', '--rounds', '1', '--profile'])
     out = capsys.readouterr().out
     assert 'backbone, forward and backward' in out
     assert 'mmlocalattn::_sparse_scan_attention_backward' in out
@@ -136,3 +136,9 @@ def test_compiled_beside_eager(
 def test_missing_config(tool: ModuleType) -> None:
     with pytest.raises(SystemExit, match=r'error: config .* does not exist'):
         tool.main(['no_such_config.py'])
+
+
+def test_unusable_device(tool: ModuleType, tmp_path: Path) -> None:
+    config = write(tmp_path, 'tiny', DETECTION)
+    with pytest.raises(SystemExit, match=r"^error: device 'cuda:99' cannot be used: "):
+        tool.main([config, '--device', 'cuda:99'])

@@ -213,7 +213,9 @@ def test_what_fails_is_left_out(
     assert capsys.readouterr().out.count('skipped: too large |') == 4
 
 
-@pytest.mark.parametrize('text', ['100x167', '100,2,7,1', 'axb,2,7,1', '100x167,2,7,1,1'])
+@pytest.mark.parametrize(
+    'text', ['100x167', '100,2,7,1', 'axb,2,7,1', '100x167,2,7,1,1', '0x9,2,7,1']
+)
 def test_bad_shape(tool: ModuleType, text: str, capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(SystemExit):
         tool.parse_args(['--shapes', text])
@@ -257,3 +259,15 @@ def test_stand_alone_attention(tool: ModuleType, dtype: str, tmp_path: Path) -> 
     work = 4 * 9 * 12 * 2 * 8 * 25 / 1e9
     assert forward['gflops'] * forward['seconds'] == pytest.approx(work)
     assert both['gflops'] * both['seconds'] == pytest.approx(3.5 * work)
+
+
+@pytest.mark.parametrize(
+    ('argv', 'message'),
+    [
+        (['--device', 'cuda:99'], "error: device 'cuda:99' cannot be used: "),
+        ([*SMALL, '--shapes', '9x12,2,4,1'], 'error: kernel_size must be odd and positive, got'),
+    ],
+)
+def test_one_line_errors(tool: ModuleType, argv: list[str], message: str) -> None:
+    with pytest.raises(SystemExit, match=f'^{message}'):
+        tool.main(argv)

@@ -81,3 +81,11 @@ def test_chosen_ways(tool: ModuleType, capsys: pytest.CaptureFixture) -> None:
     assert 'query_and_attend' in text
     assert 'unfold' in text
     assert 'Swin windows' not in text
+
+
+def test_one_line_errors(tool: ModuleType, capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit, match=r"^error: device 'cuda:99' cannot be used: "):
+        tool.main([*SMALL, '--device', 'cuda:99'])
+    with pytest.raises(SystemExit):
+        tool.main(['--windows', '4'])
+    assert "argument --windows: windows have a middle: '4' is even" in capsys.readouterr().err

@@ -15,6 +15,7 @@ from torch import nn
 from torch.utils.flop_counter import FlopCounterMode
 
 from benchmarking.timing import Run, peak_memory, synchronize, time_in_turns
+from mmlocalattn.adapt.nodes import channels_of
 from mmlocalattn.adapt.trial import random_batch
 from mmlocalattn.tables import markdown_table
 
@@ -37,7 +38,7 @@ def make_run(cfg: Config, model: Any, size: tuple[int, int], args: argparse.Name
             model.data_preprocessor.size = size
         data = model.data_preprocessor(batch, training=args.train)
     else:
-        images = torch.randn(args.batch, 3, *size, device=args.device)
+        images = torch.randn(args.batch, channels_of(cfg), *size, device=args.device)
     amp: contextlib.AbstractContextManager = contextlib.nullcontext()
     if args.dtype != 'float32':
         amp = torch.autocast(args.device.type, getattr(torch, args.dtype))
@@ -58,14 +59,18 @@ def make_run(cfg: Config, model: Any, size: tuple[int, int], args: argparse.Name
 
 
 def check_compiled(
-    model: nn.Module, compiled: nn.Module, size: tuple[int, int], args: argparse.Namespace
+    cfg: Config,
+    model: nn.Module,
+    compiled: nn.Module,
+    size: tuple[int, int],
+    args: argparse.Namespace,
 ) -> float:
     """Compare the maps of a backbone; return how many seconds the compiled one took.
 
     Raises:
         SystemExit: If they differ by more than 1e-3 of their largest value.
     """
-    image = torch.randn(args.batch, 3, *size, device=args.device)
+    image = torch.randn(args.batch, channels_of(cfg), *size, device=args.device)
     with torch.no_grad():
         expected = model(image)
         begin = time.perf_counter()
