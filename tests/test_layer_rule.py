@@ -72,6 +72,7 @@ ALLOWED = {
         'mmlocalattn.device',
         'mmlocalattn.files',
         'mmlocalattn.ops',
+        'mmlocalattn.registry',
         'mmlocalattn.tables',
         'mmlocalattn.training',
         'numpy',

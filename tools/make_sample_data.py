@@ -26,7 +26,9 @@ def parse_args(argv: Sequence[str] | None = None) -> argparse.Namespace:
     parser.add_argument(
         'data', nargs='?', choices=list(OPTIONS), default='digit_cards', help='default digit_cards'
     )
-    parser.add_argument('--out', type=output_path, default=None, help='folder to make; default data/DATA')
+    parser.add_argument(
+        '--out', type=output_path, default=None, help='folder to make; default data/DATA'
+    )
     parser.add_argument(
         '--force', action='store_true', default=False, help='replace the folder if it exists'
     )
