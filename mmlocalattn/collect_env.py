@@ -17,6 +17,8 @@ MM_MODULES = ('mmengine', 'mmcv', 'mmdet', 'mmseg', 'mmpretrain')
 DEVICES = ('cpu', 'cuda')
 
 BUILD_HELP = """\
+To compare them with their references on this machine, in seconds: python -m mmlocalattn.check
+
 To build the kernels, in a checkout of mmlocalattn with torch and mmcv installed:
   CPU:   pip install --no-build-isolation -e .
   CUDA:  FORCE_CUDA=1 TORCH_CUDA_ARCH_LIST='8.0;9.0' pip install --no-build-isolation -e .
@@ -55,6 +57,7 @@ def describe_kernels() -> str:
     extension = f'mmlocalattn._ext: {spec.origin if spec else "not built"}'
     try:
         from mmlocalattn import ops
+        from mmlocalattn.ops._implementation import chosen
     except ImportError as error:  # built for another torch, or older than the Python code
         return f'{extension}\n{error}'
     served = {True: 'compiled', False: 'reference'}
@@ -63,7 +66,8 @@ def describe_kernels() -> str:
         rows.append((name, *(served[ops.has_kernel(name, device)] for device in DEVICES)))
     width = max(len(name) for name, *_ in rows)
     table = (f'{name:{width}}  {cpu:9}  {cuda}' for name, cpu, cuda in rows)
-    return '\n'.join([extension, *table])
+    choice = f'CUDA tensors are served by: {chosen("cuda")} (MMLOCALATTN_CUDA)'
+    return '\n'.join([extension, *table, choice])
 
 
 def module_version(module: str) -> str:

@@ -8,6 +8,34 @@ from collections.abc import Iterator
 from pathlib import Path
 
 
+def check_folder(path: str | Path) -> None:
+    """Check that a folder is there or can be made, and that files can be written to it.
+
+    Raises:
+        NotADirectoryError: If a file is in its place.
+        PermissionError: If it cannot be written.
+    """
+    there = Path(path).absolute()
+    while not there.exists() and there != there.parent:
+        there = there.parent
+    if not there.is_dir():
+        raise NotADirectoryError(f'{str(path)!r} cannot be a folder: {str(there)!r} is a file')
+    if not os.access(there, os.W_OK | os.X_OK):
+        raise PermissionError(f'{str(path)!r} cannot be written: no permission for {str(there)!r}')
+
+
+def check_file(path: str | Path) -> None:
+    """Check that a file can be written.
+
+    Raises:
+        IsADirectoryError: If a folder is in its place.
+        NotADirectoryError, PermissionError: Of :func:`check_folder`, for its folder.
+    """
+    if Path(path).is_dir():
+        raise IsADirectoryError(f'{str(path)!r} is a folder: name a file')
+    check_folder(Path(path).absolute().parent)
+
+
 @contextlib.contextmanager
 def whole_file(path: Path) -> Iterator[Path]:
     """Write a file under a temporary name beside it, which becomes its own when the block ends.

@@ -25,6 +25,9 @@ def pytest_configure(config: pytest.Config) -> None:
     config.addinivalue_line(
         'markers', 'golden(pattern): the golden files that `golden_file` stands for'
     )
+    # A float32 reference is one, although some containers ask for TF32.
+    torch.set_float32_matmul_precision('highest')
+    torch.backends.cudnn.allow_tf32 = False
     if config.getoption('--without-ext'):
         sys.modules['mmlocalattn._ext'] = None  # importlib then says that there is none
 

@@ -14,6 +14,8 @@ def test_collect_env_names_versions_and_kernels(capsys: pytest.CaptureFixture) -
     assert 'mmcv: mmcv 2.1.0' in printed or 'mmcv: onedl-mmcv' in printed
     assert 'nvcc: ' in printed
     assert 'FORCE_CUDA=1' in printed
+    assert 'python -m mmlocalattn.check' in printed
+    assert 'CUDA tensors are served by: kernels (MMLOCALATTN_CUDA)' in printed
     rows = {words[0]: words[1:] for words in map(str.split, printed.splitlines()) if words}
     for name in ops.OPS:
         assert rows[name] == [

@@ -48,10 +48,14 @@ ALLOWED = {
         'mmpretrain.evaluation.Accuracy',
         'mmseg.evaluation.IoUMetric',
         'mmlocalattn.adapt',
+        'mmlocalattn.check',
         'mmlocalattn.command_line',
+        'mmlocalattn.converters.marks',  # which release an unknown checkpoint is of
         'mmlocalattn.data',
         'mmlocalattn.files',
+        'mmlocalattn.ops',
         'mmlocalattn.registry',
+        'mmlocalattn.tables',
         'numpy',
     ),
     'export': (
@@ -88,6 +92,7 @@ ALLOWED = {
         'sklearn.datasets',
         'yaml',
     ),
+    'check': ('mmlocalattn.files', 'mmlocalattn.ops', 'mmlocalattn.tables'),
     'command_line': ('mmlocalattn.adapt.zoo',),
     'device': (),
     'files': (),
@@ -101,11 +106,18 @@ ALLOWED_IN_FILE = {
         'mmengine',
         'mmlocalattn.__version__',
         'mmlocalattn.backbones',
+        'mmlocalattn.files',
         'mmlocalattn.heads',
         'mmlocalattn.training',
         'numpy',
     ),
-    'converters/merge.py': ('mmengine', 'mmlocalattn.layers', 'mmlocalattn.training'),
+    'converters/merge.py': (
+        'mmengine',
+        'mmlocalattn.files',
+        'mmlocalattn.layers',
+        'mmlocalattn.training',
+    ),
+    'ops/through_natten.py': ('natten',),
     'visualisation/predictor.py': ('mmlocalattn.training', 'rich'),
 }
 

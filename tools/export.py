@@ -13,6 +13,7 @@ from pathlib import Path
 
 from mmlocalattn.command_line import add_config_arguments, image_size, one_line_errors, output_path
 from mmlocalattn.export.formats import SUFFIXES
+from mmlocalattn.files import check_file
 
 
 def parse_args(argv: Sequence[str] | None = None) -> argparse.Namespace:
@@ -46,6 +47,7 @@ def main(argv: Sequence[str] | None = None) -> None:
 
     out = args.out or Path(Path(args.config).with_suffix(SUFFIXES[args.format]).name)
     with one_line_errors():
+        check_file(out)
         cfg = config_of(args)
         sizes = args.size or default_sizes(cfg, args.format)
         module = build_exportable(cfg, args.checkpoint, args.part)

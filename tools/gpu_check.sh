@@ -3,8 +3,9 @@
 #
 #   bash tools/gpu_check.sh [FOLDER]
 #
-# FOLDER (default build/gpu_check) gets check.json, benchmark.json and logs. PYTHON (default python) needs torch, numpy,
-# ninja, pytest and rich, and no mm* package if MMCV_CSRC_DIR names the folder mmcv/ops/csrc of mmcv's source.
+# FOLDER (default build/gpu_check) gets check.json, operators.json, benchmark.json and logs. PYTHON (default python) needs
+# torch, numpy, setuptools, ninja, pytest and rich, and no mm* package if MMCV_CSRC_DIR names the folder mmcv/ops/csrc
+# of mmcv's source. What is quick comes first: python -m mmlocalattn.check takes seconds.
 set -euo pipefail
 out=$(realpath -m "${1:-$(dirname "${BASH_SOURCE[0]}")/../build/gpu_check}")
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
@@ -27,9 +28,14 @@ step() {
 }
 
 command -v "$python" >/dev/null || die "there is no $python; name one with torch in PYTHON"
-for module in torch numpy ninja pytest rich; do
+for module in torch numpy setuptools ninja pytest rich; do
     "$python" -c "import $module" 2>/dev/null || die "$python has no $module: $python -m pip install $module"
 done
+"$python" -c 'import setuptools, sys; sys.exit(int(setuptools.__version__.split(".")[0]) < 64)' ||
+    die "setuptools is too old, 64 is needed: $python -m pip install --upgrade setuptools"
+# torch calls the program ninja, which lies beside an interpreter that is not activated.
+PATH=$("$python" -c 'import sysconfig; print(sysconfig.get_path("scripts"))'):$PATH
+command -v ninja >/dev/null || die "there is no program ninja: $python -m pip install --force-reinstall ninja"
 capability=$("$python" -c '
 import torch
 if torch.cuda.is_available():
@@ -38,7 +44,7 @@ if torch.cuda.is_available():
 [ "${capability%.*}" -ge 8 ] || die "the GPU has compute capability $capability, the kernels need 8.0"
 
 mkdir -p "$out"
-rm -f "$out"/{check,benchmark}.json "$out"/*.{log,status,xml}
+rm -f "$out"/{check,operators,benchmark}.json "$out"/*.{log,status,xml}
 export PYTHONPATH=$PWD${PYTHONPATH:+:$PYTHONPATH}
 export FORCE_CUDA=1 TORCH_CUDA_ARCH_LIST=$capability
 
@@ -47,8 +53,10 @@ step build "$python" setup.py build_ext --inplace || {
     die "the kernels do not build, see above and $out/build.log"
 }
 failed=''
+step check "$python" -m mmlocalattn.check --device cuda --out "$out/operators.json" || failed=check
+cat "$out/check.log"
 step tests "$python" -m pytest -m cuda --junitxml="$out/tests.xml" tests/test_ops || {
-    failed=tests
+    failed="$failed tests"
     tail -n 40 "$out/tests.log" >&2
 }
 step benchmark "$python" tools/benchmarks/bench_ops.py --device cuda --dtype bfloat16 --out "$out/benchmark.json" ||
@@ -65,7 +73,7 @@ import torch
 
 out = Path(sys.argv[1])
 steps = {}
-for name in ('build', 'tests', 'benchmark'):
+for name in ('build', 'check', 'tests', 'benchmark'):
     status, seconds = map(int, (out / f'{name}.status').read_text().split())
     steps[name] = {'status': status, 'seconds': seconds}
 suite = next(ElementTree.parse(out / 'tests.xml').iter('testsuite'))
@@ -83,4 +91,4 @@ for name, step in steps.items():
     verdict = 'failed' if step['status'] else 'ok'
     print(f'{name:10} {verdict:7} {step["seconds"]:4} s  {counts}')
 PY
-[ -z "$failed" ] || die "failed: $failed, see $out"
+[ -z "$failed" ] || die "failed: ${failed# }, see $out"

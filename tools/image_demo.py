@@ -20,6 +20,11 @@ def parse_args(argv: Sequence[str] | None = None) -> argparse.Namespace:
     parser.add_argument(
         'inputs', nargs='+', type=Path, help='images, videos, or folders of them', metavar='INPUT'
     )
+    parser.add_argument(
+        '--allow-partial',
+        action='store_true',
+        help='draw with what fits of a checkpoint of another model, and the rest random',
+    )
     parser.add_argument('--out-dir', type=output_path, default=Path('work_dirs/demo'))
     parser.add_argument('--device', help='cpu, cuda, cuda:N, ...; default a GPU if there is one')
     parser.add_argument(
@@ -38,7 +43,9 @@ def main(argv: Sequence[str] | None = None) -> None:
     device = args.device or get_device()
     with one_line_errors():
         targets = plan_outputs(args.inputs, args.out_dir)
-        predictor = Predictor(config_of(args), args.checkpoint, device, args.score_thr)
+        predictor = Predictor(
+            config_of(args), args.checkpoint, device, args.score_thr, args.allow_partial
+        )
         draw_files(predictor, targets)
     videos = sum(map(is_video, targets))
     print(f'{len(targets) - videos} images and {videos} videos in {args.out_dir}')

@@ -24,6 +24,7 @@ requirements=("$pins" requirements/tests.txt)
 [ -n "$stack" ] || requirements+=(requirements/lint.txt) # whose mypy then knows this torch; else lint.sh finds its own
 index_probe='addict==2.4.0' # a few kB, and among the pins
 mmcv_pin='^(onedl-)?mmcv=='
+natten_pin='^natten==' # in the rows whose torch it supports
 
 [ $# = 0 ] || {
     echo "usage: bash tools/setup_env.sh (what can be set is in its first lines)" >&2
@@ -162,11 +163,19 @@ install_mmcv() (
     PATH=$venv/bin:$PATH "$python" tools/dev/install_mmcv.py "$(grep -E "$mmcv_pin" "$pins")" --wheels "$cache/wheels"
 )
 
+# Its setup.py asks for the installed torch, and would compile CUDA kernels for hours if that saw a GPU.
+install_natten() {
+    NATTEN_CUDA_ARCH='' CUDA_VISIBLE_DEVICES='' pip_install --no-build-isolation --no-deps "$(grep -E "$natten_pin" "$pins")"
+}
+
 install_reference() {
     # Python compiles a module when it is first imported: most of them never are.
     run packages 'a download of about 3 GB, 3 to 10 minutes' \
-        pip_install --no-compile -r <(cat "${requirements[@]}" | grep -vE "$mmcv_pin")
+        pip_install --no-compile -r <(cat "${requirements[@]}" | grep -vE -e "$mmcv_pin" -e "$natten_pin")
     run mmcv 'compiled from source once, 3 to 6 minutes on two cores' install_mmcv
+    if grep -qE "$natten_pin" "$pins"; then
+        run natten 'from source, without CUDA, half a minute' install_natten
+    fi
     "$python" -c 'import torch, mmcv._ext, mmdet, mmseg, mmpretrain' ||
         die "the packages in $venv do not import, see above; remove the folder and run this again"
     requirements_hash >"$stamp"

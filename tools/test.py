@@ -1,7 +1,6 @@
 """Test a detector, segmentor or classifier: python tools/test.py CONFIG CHECKPOINT."""
 
 import argparse
-import os
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
@@ -15,6 +14,11 @@ def parse_args(argv: Sequence[str] | None = None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(description='Test a detector, segmentor or classifier.')
     add_common_arguments(parser)
     parser.add_argument('checkpoint', help='checkpoint file')
+    parser.add_argument(
+        '--allow-partial',
+        action='store_true',
+        help='test with what fits of a checkpoint of another model, and the rest random',
+    )
     parser.add_argument(
         '--out',
         type=output_path,
@@ -32,13 +36,19 @@ def parse_args(argv: Sequence[str] | None = None) -> argparse.Namespace:
 
 def build_config(args: argparse.Namespace) -> 'Config':
     """The config file with the command line applied."""
-    from mmlocalattn.training import draw_predictions, run_config_of, save_predictions
-    from mmlocalattn.training.data_check import check_run
+    from mmlocalattn.training import (
+        check_run,
+        draw_predictions,
+        read_checkpoint,
+        run_config_of,
+        save_predictions,
+    )
+    from mmlocalattn.training.data_check import check_sample
 
     cfg = run_config_of(args)
-    if not os.path.isfile(args.checkpoint):
-        raise FileNotFoundError(f'checkpoint {args.checkpoint!r} does not exist')
-    check_run(cfg, ('test',))
+    read_checkpoint(args.checkpoint, mmap=True)
+    check_run(cfg, 'test')
+    check_sample(cfg, ('test',))
     cfg.load_from = args.checkpoint
     if args.show_dir:
         draw_predictions(cfg, str(args.show_dir))
@@ -51,9 +61,10 @@ def main(argv: Sequence[str] | None = None) -> None:
     args = parse_args(argv)
     with one_line_errors():
         cfg = build_config(args)
-    from mmlocalattn.training import build_runner
+    from mmlocalattn.training import build_runner, run_errors
 
-    build_runner(cfg).test()
+    with run_errors():
+        build_runner(cfg, args.allow_partial).test()
 
 
 if __name__ == '__main__':

@@ -41,9 +41,15 @@ def parse_args(argv: Sequence[str] | None = None) -> argparse.Namespace:
 
 def build_config(args: argparse.Namespace) -> 'Config':
     """The config file with the command line applied."""
-    from mmlocalattn.training import apply_resume, enable_amp, enable_auto_scale_lr, run_config_of
+    from mmlocalattn.training import (
+        apply_resume,
+        check_run,
+        enable_amp,
+        enable_auto_scale_lr,
+        run_config_of,
+    )
     from mmlocalattn.training.arguments import data_of, options_of
-    from mmlocalattn.training.data_check import check_run
+    from mmlocalattn.training.data_check import check_sample
     from mmlocalattn.training.recipe import fit_recipe
 
     cfg = run_config_of(args)
@@ -53,7 +59,8 @@ def build_config(args: argparse.Namespace) -> 'Config':
         enable_auto_scale_lr(cfg)
     number = data_of(args).splits['train'].num_images if args.data else None
     fit_recipe(cfg, number, args.minutes, options_of(args))
-    check_run(cfg, ('train', 'val'))
+    check_run(cfg, 'train')
+    check_sample(cfg, ('train', 'val'))
     if args.resume:
         apply_resume(cfg, args.resume)
     return cfg
@@ -64,15 +71,15 @@ def main(argv: Sequence[str] | None = None) -> None:
     args = parse_args(argv)
     with one_line_errors():
         cfg = build_config(args)
-    from mmlocalattn.training import ExactResumeHook, build_runner, start_clock
+    from mmlocalattn.training import build_runner, run_errors, start_clock
     from mmlocalattn.visualisation.training_report import register_report
 
-    runner = build_runner(cfg)
-    runner.register_hook(ExactResumeHook())
-    if args.data or args.minutes:
-        register_report(runner)
-    start_clock(runner, started)
-    runner.train()
+    with run_errors():
+        runner = build_runner(cfg)
+        if args.data or args.minutes:
+            register_report(runner)
+        start_clock(runner, started)
+        runner.train()
 
 
 if __name__ == '__main__':

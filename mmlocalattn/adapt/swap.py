@@ -16,6 +16,7 @@ from torch import Tensor
 
 from mmlocalattn.adapt.nodes import channels_of, dicts
 from mmlocalattn.adapt.optimizer import fit_layer_decay, fit_optimizer
+from mmlocalattn.adapt.type_names import with_type_names
 from mmlocalattn.adapt.zoo import BACKBONES
 
 _IMAGE_SIDE = 256  # of the image that backbones are run on: 8 positions a side at stride 32
@@ -65,7 +66,7 @@ def swap_backbone(
     """
     if name not in BACKBONES:
         raise ValueError(f'backbone must be one of {list(BACKBONES)}, got {name!r}')
-    cfg, entry = copy.deepcopy(cfg), BACKBONES[name]
+    cfg, entry = copy.deepcopy(with_type_names(cfg)), BACKBONES[name]
     model = _owner_of_backbone(cfg.get('model') or {})
     scope = cfg.get('default_scope') or 'mmengine'
     init_default_scope(scope)

@@ -27,6 +27,8 @@ from mmlocalattn.backbones.qna_vit import QnAViT
 from mmlocalattn.backbones.slide_transformer import SlideSwin
 from mmlocalattn.backbones.ssvit import SSViT
 from mmlocalattn.converters import flax_tree, nat, qna_vit, slide_swin, ssvit
+from mmlocalattn.converters.marks import families_of
+from mmlocalattn.files import check_file
 from mmlocalattn.heads.ssvit_neck import SSViTNeck
 from mmlocalattn.training import find_config, load_config, read_checkpoint, save_checkpoint
 
@@ -76,6 +78,7 @@ def convert_checkpoint(
         ValueError: If there is no such family, ``src`` is not of it or does not match the model;
             lists every difference.
     """
+    check_file(dst)
     if family not in FAMILIES:
         raise ValueError(f'family must be one of {", ".join(FAMILIES)}, got {family!r}')
     release, src = FAMILIES[family], Path(src)
@@ -269,8 +272,10 @@ def _is_shipped(name: str) -> bool:
 
 
 def _refuse_other_family(weights: Weights, name: str) -> None:
-    """Raise a ValueError if the weights have the marks of other families only."""
-    looks_like = [other for other, family in FAMILIES.items() if family.marks <= weights.keys()]
+    """Raise a ValueError if the weights are ours, or have the marks of other families only."""
+    if any(weight.startswith('backbone.stages.') for weight in weights):
+        raise ValueError('its weights have our names: it needs no conversion')
+    looks_like = families_of(weights)
     if looks_like and name not in looks_like:
         raise ValueError(f'not a checkpoint of {name}: it looks like {" or ".join(looks_like)}')
 

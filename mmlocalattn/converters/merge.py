@@ -7,8 +7,9 @@ import torch
 from mmengine.registry import MODELS, DefaultScope
 from torch import nn
 
+from mmlocalattn.files import check_file
 from mmlocalattn.layers.slide_attention import SlideAttention
-from mmlocalattn.training import load_config, load_weights, save_checkpoint
+from mmlocalattn.training import load_config, load_weights, read_checkpoint, save_checkpoint
 
 TOLERANCE = 1e-5
 """Largest difference of a map after merging, relative to its largest absolute value."""
@@ -32,6 +33,8 @@ def merge_checkpoint(config: str, src: str | Path, dst: str | Path) -> float:
         ValueError: If the model has no slide attention, ``src`` is not of it or merged already, or
             the merged model computes something else.
     """
+    check_file(dst)
+    read_checkpoint(src, mmap=True)
     cfg = load_config(config)
     with DefaultScope.overwrite_default_scope(cfg.get('default_scope')):
         model = MODELS.build(cfg.model).eval()

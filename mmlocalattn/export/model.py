@@ -10,7 +10,7 @@ from torch import nn
 
 from mmlocalattn import __version__
 from mmlocalattn.export.files import FeatureMaps, Size, exportable
-from mmlocalattn.training import channels_of, load_weights, preprocessor_of
+from mmlocalattn.training import channels_of, load_weights, preprocessor_of, read_checkpoint
 
 CLASSIFIER_SIZES: list[Size] = [(224, 224), (256, 320), (384, 288)]
 DENSE_SIZES: list[Size] = [(512, 512), (480, 640), (608, 448)]
@@ -36,6 +36,8 @@ def build_exportable(
         FileNotFoundError: If the checkpoint does not exist.
         ValueError: If the model has no such part, or the checkpoint is of another one.
     """
+    if checkpoint is not None:
+        read_checkpoint(checkpoint, mmap=True)
     scope = cfg.get('default_scope', 'mmengine')
     init_default_scope(scope)
     model = revert_sync_batchnorm(MODELS.build(cfg.model))

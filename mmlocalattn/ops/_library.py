@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor
 
+from mmlocalattn.ops._implementation import REFERENCES, chosen, is_compiled
 from mmlocalattn.ops.flops import JIT_HANDLES, jit_formula, torch_formula
 
 if TYPE_CHECKING or hasattr(torch.library, 'register_autograd'):  # torch 2.4, which has the types
@@ -85,24 +86,22 @@ def has_kernel(name: str, device_type: str) -> bool:
         name: Operator name, such as ``'neighborhood_attention'``.
         device_type: ``'cpu'`` or ``'cuda'``.
     """
-    return torch._C._dispatch_has_kernel_for_dispatch_key(
-        f'mmlocalattn::{name}', device_type.upper()
-    )
+    return chosen(device_type) != 'reference' and is_compiled(name, device_type)
 
 
-def warn_if_reference(name: str, device_type: str) -> None:
+def warn_if_reference(name: str, device: torch.device) -> None:
     """Say once per operator and device that the reference serves, and what builds kernels."""
     if not is_compiling():
-        _warn_once(name, device_type)
+        _warn_once(name, device)
 
 
 @functools.cache
-def _warn_once(name: str, device_type: str) -> None:
-    if device_type in ('cpu', 'cuda') and not has_kernel(name, device_type):
-        force_cuda = 'FORCE_CUDA=1 ' if device_type == 'cuda' else ''
+def _warn_once(name: str, device: torch.device) -> None:
+    if device.type in ('cpu', 'cuda') and not is_compiled(name, device.type):
+        force_cuda = 'FORCE_CUDA=1 ' if device.type == 'cuda' else ''
         where = 'in WSL2, in' if sys.platform == 'win32' else 'in'
         warnings.warn(
-            f'mmlocalattn::{name} has no compiled {device_type} kernel, the PyTorch reference is '
+            f'mmlocalattn::{name} has no compiled {device.type} kernel, the PyTorch reference is '
             f'used. Build the kernels with `{force_cuda}{_BUILD_COMMAND}` {where} a checkout of '
             'mmlocalattn.',
             stacklevel=4,
@@ -113,6 +112,14 @@ def is_autocasting(tensor: Tensor) -> bool:
     """Whether autocast is on for the device, of those that have rules for the operators."""
     device_type = tensor.device.type
     return device_type in ('cpu', 'cuda') and is_autocast_enabled(device_type)
+
+
+def autocasted(*tensors: Tensor) -> tuple[Tensor, ...]:
+    """Tensors of a device in the dtype of autocast, if that is enabled for it."""
+    if not is_autocasting(tensors[0]):
+        return tensors
+    dtype = get_autocast_dtype(tensors[0].device.type)
+    return tuple(tensor.to(_autocast_dtype(tensor, dtype)) for tensor in tensors)
 
 
 def output_and_logsumexp(query: Tensor, *_: object) -> tuple[Tensor, Tensor]:
@@ -170,6 +177,7 @@ def register_operator(
     LIB.define(f'{backward}({", ".join(arguments)}{others}) -> ({", ".join(grads)})')
     LIB.impl(name, reference, 'CompositeExplicitAutograd')
     LIB.impl(backward, backward_reference, 'CompositeExplicitAutograd')
+    REFERENCES.update({name: reference, backward: backward_reference})
     register_fake(f'mmlocalattn::{name}', fake, lib=LIB)
     _register_fake_backward(backward, places)
     _register_autograd(name, len(tensors), places, [outputs.index(output) for output in saved])
@@ -242,23 +250,29 @@ def _register_autocast(name: str, casts: Sequence[bool]) -> None:
     """
     op = getattr(torch.ops.mmlocalattn, name).default
 
-    def autocast_kernel(device_type: str) -> Callable:
+    def autocast_kernel(device_type: str, key: str) -> Callable:
+        keys = torch._C.DispatchKeySet(getattr(torch._C.DispatchKey, key))
+
         def kernel(*args: Any) -> Any:
             dtype = get_autocast_dtype(device_type)
-            tensors = (_cast(arg, dtype) if cast else arg for arg, cast in zip(args, casts))
-            with torch.autocast(device_type, enabled=False):
+            tensors = (
+                arg.to(_autocast_dtype(arg, dtype)) if cast and arg is not None else arg
+                for arg, cast in zip(args, casts)
+            )
+            # As torch.library does; a block of torch.autocast takes as long as an operator.
+            with torch._C._ExcludeDispatchKeyGuard(keys):
                 return op(*tensors, *args[len(casts) :])
 
         return kernel
 
-    LIB.impl(name, autocast_kernel('cpu'), 'AutocastCPU')
-    LIB.impl(name, autocast_kernel('cuda'), 'AutocastCUDA')
+    for device_type, key in (('cpu', 'AutocastCPU'), ('cuda', 'AutocastCUDA')):
+        LIB.impl(name, autocast_kernel(device_type, key), key)
 
 
-def _cast(tensor: Tensor | None, dtype: torch.dtype) -> Tensor | None:
-    if tensor is None or not tensor.is_floating_point() or tensor.dtype == torch.float64:
-        return tensor
-    return tensor.to(dtype)
+def _autocast_dtype(tensor: Tensor, dtype: torch.dtype) -> torch.dtype:
+    """The dtype to which autocast changes a tensor, or that which it has."""
+    is_cast = tensor.is_floating_point() and tensor.dtype != torch.float64
+    return dtype if is_cast else tensor.dtype
 
 
 def _register_flops(name: str, multiply_adds: Callable[..., int]) -> None:

@@ -14,10 +14,12 @@ def as_pair(value: IntPair, name: str) -> tuple[int, int]:
     Raises:
         ValueError: If ``value`` is neither an int nor a pair of ints.
     """
+    if type(value) is int:
+        return value, value
     pair = (value, value) if isinstance(value, (int, Tensor)) else tuple(value)
     if torch.jit.is_tracing():  # sizes, and windows computed from them, are tensors then
         pair = tuple(map(int, pair))
-    if len(pair) != 2 or not all(isinstance(item, int) for item in pair):
+    if len(pair) != 2 or not (isinstance(pair[0], int) and isinstance(pair[1], int)):
         raise ValueError(f'{name} must be an int or a (height, width) pair of ints, got {value!r}')
     return pair
 
@@ -40,21 +42,31 @@ def window_indices(length: int, kernel: int, dilation: int, device: torch.device
     return (start[:, None] + taps) * dilation + group[:, None]
 
 
-def check_tensors(**tensors: Tensor) -> None:
+def check_tensors(**tensors: Tensor) -> torch.Size:
     """Check that 5-d attention tensors agree in shape, dtype and device, see `check_kind`.
+
+    Returns:
+        Their shape, (B, H, W, num_heads, head_dim).
 
     Raises:
         ValueError: If they do not agree, are not (B, H, W, num_heads, head_dim), or not floating
             point.
     """
-    names = ', '.join(tensors)
-    first, *_ = tensors.values()
-    shapes = {name: tuple(tensor.shape) for name, tensor in tensors.items()}
-    if any(tensor.dim() != 5 for tensor in tensors.values()):
-        raise ValueError(f'{names} must have shape (B, H, W, num_heads, head_dim), got {shapes}')
-    if any(tensor.shape != first.shape for tensor in tensors.values()):
+    first, *others = tensors.values()
+    shape = first.shape
+    agree = len(shape) == 5
+    for other in others:
+        agree = agree and other.shape == shape
+    if not agree:
+        names = ', '.join(tensors)
+        shapes = {name: tuple(tensor.shape) for name, tensor in tensors.items()}
+        if any(len(shape) != 5 for shape in shapes.values()):
+            raise ValueError(
+                f'{names} must have shape (B, H, W, num_heads, head_dim), got {shapes}'
+            )
         raise ValueError(f'{names} must have one shape, got {shapes}')
     check_kind(**tensors)
+    return shape
 
 
 def check_kind(**tensors: Tensor) -> None:
@@ -65,17 +77,21 @@ def check_kind(**tensors: Tensor) -> None:
     Raises:
         ValueError: If they do not or are not.
     """
+    first, *others = tensors.values()
+    device, dtype = first.device, first.dtype
+    agree = dtype.is_floating_point
+    for other in others:
+        agree = agree and other.dtype == dtype and other.device == device
+    if agree:
+        return
     names = ', '.join(tensors)
-    first, *_ = tensors.values()
-    if any(tensor.device != first.device for tensor in tensors.values()):
+    if any(tensor.device != device for tensor in others):
         devices = {name: str(tensor.device) for name, tensor in tensors.items()}
         raise ValueError(f'{names} must be on one device, got {devices}')
     dtypes = {name: tensor.dtype for name, tensor in tensors.items()}
     if not all(tensor.is_floating_point() for tensor in tensors.values()):
         raise ValueError(f'{names} must be floating point, got {dtypes}')
-    if not is_autocasting(first) and any(
-        tensor.dtype != first.dtype for tensor in tensors.values()
-    ):
+    if not is_autocasting(first):
         raise ValueError(f'{names} must have one dtype, got {dtypes}')
 
 
@@ -88,10 +104,12 @@ def check_parameter(
         ValueError: If its shape is not ``expected``, which the message calls ``meaning``, or its
             device or dtype does not go with ``query``.
     """
-    if tuple(tensor.shape) != expected:
+    if tensor.shape != expected:
         raise ValueError(
             f'{name} must have shape {meaning} = {expected}, got {tuple(tensor.shape)}'
         )
+    if tensor.dtype == query.dtype and tensor.device == query.device:
+        return
     if tensor.device != query.device:
         raise ValueError(
             f'{name} must be on the device of query, got {tensor.device} and {query.device}'
@@ -104,18 +122,27 @@ def check_parameter(
         )
 
 
-def check_window(query: Tensor, kernel_size: tuple[int, int], dilation: tuple[int, int]) -> None:
-    """Check that a window is odd and fits the map of ``query`` (B, H, W, num_heads, head_dim).
+def is_odd_window(kernel_size: tuple[int, int], least: int, most: int) -> bool:
+    """Whether both sides are odd and in a range, whose ends belong to it."""
+    kh, kw = kernel_size
+    return kh % 2 == 1 and kw % 2 == 1 and least <= kh <= most and least <= kw <= most
+
+
+def check_window(
+    shape: torch.Size, kernel_size: tuple[int, int], dilation: tuple[int, int]
+) -> None:
+    """Check that a window is odd and fits a map of the shape (B, H, W, num_heads, head_dim).
 
     Raises:
         ValueError: If it is even, not positive, or larger than the map.
     """
-    if any(kernel < 1 or kernel % 2 == 0 for kernel in kernel_size):
+    (kh, kw), (dh, dw) = kernel_size, dilation
+    if kh < 1 or kw < 1 or kh % 2 == 0 or kw % 2 == 0:
         raise ValueError(f'kernel_size must be odd and positive, got {kernel_size=}')
-    if any(step < 1 for step in dilation):
+    if dh < 1 or dw < 1:
         raise ValueError(f'dilation must be at least 1, got {dilation=}')
-    height, width = query.shape[1:3]
-    if kernel_size[0] * dilation[0] > height or kernel_size[1] * dilation[1] > width:
+    _, height, width, _, _ = shape
+    if kh * dh > height or kw * dw > width:
         raise ValueError(
             f'kernel_size * dilation must not exceed the map, got {kernel_size=}, {dilation=} '
             f'for a map of {(height, width)}: shrink the kernel or the dilation'

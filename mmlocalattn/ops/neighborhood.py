@@ -8,6 +8,7 @@ group, so it never loses a key.
 import torch
 from torch import Tensor
 
+from mmlocalattn.ops._implementation import is_through_natten
 from mmlocalattn.ops._library import (
     is_autocasting,
     output_and_logsumexp,
@@ -56,12 +57,19 @@ def neighborhood_attention(
             fit.
     """
     kernel_size, dilation = as_pair(kernel_size, 'kernel_size'), as_pair(dilation, 'dilation')
-    check_tensors(query=query, key=key, value=value)
-    check_window(query, kernel_size, dilation)
+    shape = check_tensors(query=query, key=key, value=value)
+    check_window(shape, kernel_size, dilation)
     if bias is not None:
         _check_bias(bias, query, kernel_size)
-    warn_if_reference('neighborhood_attention', query.device.type)
-    scale = query.shape[-1] ** -0.5 if scale is None else scale
+    warn_if_reference('neighborhood_attention', query.device)
+    scale = shape[4] ** -0.5 if scale is None else scale
+    if is_through_natten(query):
+        from mmlocalattn.ops import through_natten
+
+        arguments = query, key, value, bias, kernel_size, dilation, scale
+        output = through_natten.neighborhood_attention(*arguments)
+        if output is not None:
+            return output
     op = torch.ops.mmlocalattn.neighborhood_attention
     return op(query, key, value, bias, kernel_size, dilation, scale)[0]
 

@@ -10,7 +10,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from mmlocalattn.ops._library import is_autocasting, register_operator, warn_if_reference
-from mmlocalattn.ops._window import IntPair, as_pair, check_kind
+from mmlocalattn.ops._window import IntPair, as_pair, check_kind, is_odd_window
 from mmlocalattn.ops.flops import value_multiply_adds
 
 MAX_KERNEL = 13
@@ -60,7 +60,7 @@ def query_and_attend(
     for name, table in (('position_bias', position_bias), ('attention_scale', attention_scale)):
         if table is not None:
             _check_table(name, table, scores, kernel_size)
-    warn_if_reference('query_and_attend', values.device.type)
+    warn_if_reference('query_and_attend', values.device)
     op = torch.ops.mmlocalattn.query_and_attend
     return op(scores, values, position_bias, attention_scale, kernel_size, stride)[0]
 
@@ -192,21 +192,27 @@ def _grad_table(grad: Tensor, table: Tensor | None, values: Tensor) -> Tensor:
 
 
 def _check_maps(scores: Tensor, values: Tensor) -> None:
-    shapes = f'scores {tuple(scores.shape)}, values {tuple(values.shape)}'
+    problem = ''
     if scores.dim() != 5 or values.dim() != 5:
-        raise ValueError(
+        problem = (
             'scores must have shape (B, H, W, num_queries, num_heads) and values '
-            f'(B, H, W, num_heads, head_dim), got {shapes}'
+            '(B, H, W, num_heads, head_dim)'
         )
-    if scores.shape[:3] != values.shape[:3] or scores.shape[4] != values.shape[3]:
-        raise ValueError(f'scores and values must have one (B, H, W) and num_heads, got {shapes}')
-    if 0 in values.shape[1:3]:
-        raise ValueError(f'the map must have a position, got {shapes}')
+    else:
+        batch, height, width, heads, _ = values.shape
+        *positions, _, score_heads = scores.shape
+        if positions != [batch, height, width] or score_heads != heads:
+            problem = 'scores and values must have one (B, H, W) and num_heads'
+        elif height == 0 or width == 0:
+            problem = 'the map must have a position'
+    if problem:
+        shapes = f'scores {tuple(scores.shape)}, values {tuple(values.shape)}'
+        raise ValueError(f'{problem}, got {shapes}')
     check_kind(scores=scores, values=values)
 
 
 def _check_windows(kernel_size: tuple[int, int], stride: int) -> None:
-    if any(kernel % 2 == 0 or not 1 <= kernel <= MAX_KERNEL for kernel in kernel_size):
+    if not is_odd_window(kernel_size, 1, MAX_KERNEL):
         raise ValueError(f'kernel_size must be odd and at most {MAX_KERNEL}, got {kernel_size=}')
     if stride not in (1, 2):
         raise ValueError(f'stride must be 1 or 2, got {stride=}')

@@ -54,10 +54,10 @@ def slide_attention(
     Raises:
         ValueError: If shapes, dtypes or devices do not match, or k is not 3, 5 or 7.
     """
-    check_tensors(query=query, key=key, value=value)
+    shape = check_tensors(query=query, key=key, value=value)
     _check_parameters(query, weight, bias, position_bias)
-    warn_if_reference('slide_attention', query.device.type)
-    scale = query.shape[-1] ** -0.5 if scale is None else scale
+    warn_if_reference('slide_attention', query.device)
+    scale = shape[4] ** -0.5 if scale is None else scale
     op = torch.ops.mmlocalattn.slide_attention
     return op(query, key, value, weight, bias, position_bias, scale)[0]
 
@@ -234,15 +234,13 @@ def _check_parameters(
     kernel_size, (heads, head_dim) = weight.shape[-1], query.shape[3:]
     _check_kernel_size(kernel_size)
     taps = kernel_size**2
-    square = (kernel_size, kernel_size)
-    shapes = {
-        'weight': (weight, '(head_dim, k * k, k, k)', (head_dim, taps, *square)),
-        'bias': (bias, '(head_dim, k * k)', (head_dim, taps)),
-        'position_bias': (position_bias, '(num_heads, k, k)', (heads, *square)),
-    }
-    for name, (tensor, meaning, expected) in shapes.items():
-        if tensor is not None:
-            check_parameter(name, tensor, meaning, expected, query)
+    expected: tuple[int, ...] = head_dim, taps, kernel_size, kernel_size
+    check_parameter('weight', weight, '(head_dim, k * k, k, k)', expected, query)
+    if bias is not None:
+        check_parameter('bias', bias, '(head_dim, k * k)', (head_dim, taps), query)
+    if position_bias is not None:
+        expected = heads, kernel_size, kernel_size
+        check_parameter('position_bias', position_bias, '(num_heads, k, k)', expected, query)
 
 
 register_operator(

@@ -9,10 +9,17 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from mmlocalattn.ops._library import is_exporting, register_operator, warn_if_reference
+from mmlocalattn.ops._implementation import is_through_natten
+from mmlocalattn.ops._library import (
+    autocasted,
+    is_exporting,
+    register_operator,
+    warn_if_reference,
+)
 from mmlocalattn.ops._window import IntPair, as_pair, check_tensors, check_window
 from mmlocalattn.ops.flops import multiply_adds
 from mmlocalattn.ops.neighborhood import (
+    neighborhood_attention,
     neighborhood_attention_backward_reference,
     neighborhood_attention_reference,
 )
@@ -56,16 +63,44 @@ def sparse_scan_attention(
     local_kernel = as_pair(local_kernel, 'local_kernel')
     anchor_kernel = as_pair(anchor_kernel, 'anchor_kernel')
     anchor_dilation = as_pair(anchor_dilation, 'anchor_dilation')
-    check_tensors(query=query, key=key, value=value)
-    check_window(query, local_kernel, (1, 1))
-    check_window(query, anchor_kernel, anchor_dilation)
+    shape = check_tensors(query=query, key=key, value=value)
+    check_window(shape, local_kernel, (1, 1))
+    check_window(shape, anchor_kernel, anchor_dilation)
     sin, cos = (None, None) if rotary is None else rotary
     if rotary is not None:
         _check_rotary(*rotary, query)
-    warn_if_reference('sparse_scan_attention', query.device.type)
-    scale = query.shape[-1] ** -0.5 if scale is None else scale
+    warn_if_reference('sparse_scan_attention', query.device)
+    scale = shape[4] ** -0.5 if scale is None else scale
+    if is_through_natten(query):
+        windows = local_kernel, anchor_kernel, anchor_dilation
+        return _step_by_step(query, key, value, rotary, *windows, scale)
     op = torch.ops.mmlocalattn.sparse_scan_attention
     return op(query, key, value, sin, cos, local_kernel, anchor_kernel, anchor_dilation, scale)[0]
+
+
+def _step_by_step(
+    query: Tensor,
+    key: Tensor,
+    value: Tensor,
+    rotary: tuple[Tensor, Tensor] | None,
+    local_kernel: tuple[int, int],
+    anchor_kernel: tuple[int, int],
+    anchor_dilation: tuple[int, int],
+    scale: float,
+) -> Tensor:
+    """The operator as neighborhood attentions of their own, which NATTEN serves."""
+    query, key, value = autocasted(query, key, value)
+    if rotary is not None:
+        query, key = (rotate_pairs(tensor, *rotary).to(tensor.dtype) for tensor in (query, key))
+    has_local, has_anchor = _steps(local_kernel, anchor_kernel)
+    if not has_local and not has_anchor:
+        return _own(value, value.dtype)
+    if has_local:
+        value = neighborhood_attention(query, key, value, local_kernel, scale=scale)
+    if has_anchor:
+        window = anchor_kernel, anchor_dilation
+        value = neighborhood_attention(query, key, value, *window, scale=scale)
+    return value
 
 
 def rotate_pairs(tensor: Tensor, sin: Tensor, cos: Tensor) -> Tensor:

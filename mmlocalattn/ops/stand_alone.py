@@ -11,7 +11,13 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from mmlocalattn.ops._library import output_and_logsumexp, register_operator, warn_if_reference
-from mmlocalattn.ops._window import IntPair, as_pair, check_parameter, check_tensors
+from mmlocalattn.ops._window import (
+    IntPair,
+    as_pair,
+    check_parameter,
+    check_tensors,
+    is_odd_window,
+)
 from mmlocalattn.ops.flops import multiply_adds
 
 
@@ -55,18 +61,19 @@ def stand_alone_attention(
         RuntimeError: If head_dim is more than 256 on CUDA.
     """
     kernel_size = as_pair(kernel_size, 'kernel_size')
-    check_tensors(query=query, key=key, value=value)
-    if any(kernel % 2 == 0 or kernel < 3 or kernel > 11 for kernel in kernel_size):
+    shape = check_tensors(query=query, key=key, value=value)
+    if not is_odd_window(kernel_size, 3, 11):
         raise ValueError(f'kernel_size must be odd and from 3 to 11, got {kernel_size=}')
-    heads, head_dim = query.shape[3:]
-    shape = heads, kernel_size[0], head_dim // 2
-    check_parameter('row_embedding', row_embedding, '(num_heads, kh, head_dim // 2)', shape, query)
-    shape = heads, kernel_size[1], head_dim - head_dim // 2
+    heads, head_dim = shape[3:]
+    expected = heads, kernel_size[0], head_dim // 2
+    meaning = '(num_heads, kh, head_dim // 2)'
+    check_parameter('row_embedding', row_embedding, meaning, expected, query)
+    expected = heads, kernel_size[1], head_dim - head_dim // 2
     meaning = '(num_heads, kw, head_dim - head_dim // 2)'
-    check_parameter('column_embedding', column_embedding, meaning, shape, query)
+    check_parameter('column_embedding', column_embedding, meaning, expected, query)
     if padding not in ('mask', 'zero'):
         raise ValueError(f"padding must be 'mask' or 'zero', got {padding=}")
-    warn_if_reference('stand_alone_attention', query.device.type)
+    warn_if_reference('stand_alone_attention', query.device)
     op = torch.ops.mmlocalattn.stand_alone_attention
     zero_padding = padding == 'zero'
     return op(query, key, value, row_embedding, column_embedding, kernel_size, zero_padding, scale)[

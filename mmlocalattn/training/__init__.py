@@ -1,6 +1,7 @@
 """Configs, command lines, checkpoints, resuming, layer decay and logs, around MMEngine."""
 
 import mmlocalattn.training.interval_metrics  # noqa: F401 (registers them)
+from mmlocalattn.adapt.nodes import channels_of, preprocessor_of
 from mmlocalattn.training.arguments import (
     add_common_arguments,
     add_config_arguments,
@@ -13,7 +14,6 @@ from mmlocalattn.training.arguments import (
 from mmlocalattn.training.checkpoint import (
     allow_mmengine_checkpoints,
     last_whole_checkpoint,
-    load_weights,
     read_checkpoint,
     read_seed,
     save_checkpoint,
@@ -25,8 +25,10 @@ from mmlocalattn.training.clock import (
     apply_clock,
     start_clock,
 )
-from mmlocalattn.training.config import channels_of, find_config, load_config, preprocessor_of
+from mmlocalattn.training.config import find_config, load_config
+from mmlocalattn.training.errors import RunError, run_errors
 from mmlocalattn.training.history import History, read_history
+from mmlocalattn.training.invalid_loss import InvalidLossHook
 from mmlocalattn.training.launch import (
     adapt_to_device,
     build_runner,
@@ -35,7 +37,10 @@ from mmlocalattn.training.launch import (
 )
 from mmlocalattn.training.layer_decay import LayerDecayOptimWrapperConstructor
 from mmlocalattn.training.predictions import draw_predictions, save_predictions
+from mmlocalattn.training.preflight import check_run, complete_parts
 from mmlocalattn.training.resume import ExactResumeHook, apply_resume
+from mmlocalattn.training.schedule import ScheduleHook
+from mmlocalattn.training.weights import WeightsHook, load_weights
 
 __all__ = [
     'ClockCheckpointHook',
@@ -43,7 +48,11 @@ __all__ = [
     'ClockTrainLoop',
     'ExactResumeHook',
     'History',
+    'InvalidLossHook',
     'LayerDecayOptimWrapperConstructor',
+    'RunError',
+    'ScheduleHook',
+    'WeightsHook',
     'adapt_to_device',
     'add_common_arguments',
     'add_config_arguments',
@@ -53,6 +62,8 @@ __all__ = [
     'apply_resume',
     'build_runner',
     'channels_of',
+    'check_run',
+    'complete_parts',
     'config_of',
     'draw_predictions',
     'enable_amp',
@@ -68,6 +79,7 @@ __all__ = [
     'read_history',
     'read_seed',
     'run_config_of',
+    'run_errors',
     'save_checkpoint',
     'save_predictions',
     'start_clock',

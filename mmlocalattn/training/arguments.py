@@ -17,7 +17,7 @@ from mmlocalattn.command_line import (
     one_line_errors,
 )
 from mmlocalattn.data.folders import FolderData, read_folder
-from mmlocalattn.training.config import load_config
+from mmlocalattn.training.config import load_config, merge_options
 
 __all__ = [  # command lines of notebooks and scripts find all of them here
     'add_common_arguments',
@@ -57,7 +57,7 @@ def config_of(args: argparse.Namespace, path: str | None = None) -> Config:
     if changed is not cfg:
         names = ' and '.join(filter(None, [args.backbone, getattr(args, 'data', None)]))
         print(f'{path} with {names}:', *describe_changes(cfg, changed), sep='\n  ')
-    changed.merge_from_dict(options_of(args))
+    merge_options(changed, options_of(args))
     return changed
 
 

@@ -2,9 +2,8 @@
 
 import importlib
 import os
-import re
 import zipfile
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from pickle import UnpicklingError
 from typing import Any
@@ -12,10 +11,10 @@ from typing import Any
 import numpy as np
 import torch
 from mmengine.logging import HistoryBuffer
-from torch import nn
 
 from mmlocalattn.files import whole_file
 from mmlocalattn.training import safe_pickle
+from mmlocalattn.training.unreadable import why_unreadable
 
 
 def allow_mmengine_checkpoints() -> None:
@@ -42,7 +41,7 @@ def _allowed_in_checkpoints() -> dict[str, Any]:
     classes = [HistoryBuffer, np.ndarray, np.dtype, *(type(np.dtype(name)) for name in dtypes)]
     return {
         'builtins.getattr': _history_method,
-        **{f'{cls.__module__}.{cls.__qualname__}': cls for cls in classes},
+        **_by_name(classes),
         **{
             f'numpy.{core}.multiarray.{name}': getattr(multiarray, name)
             for core in ('core', '_core')
@@ -58,7 +57,7 @@ def _history_method(owner: type, name: str) -> Callable:
     return getattr(owner, name)
 
 
-def last_whole_checkpoint(work_dir: str) -> str | None:
+def last_whole_checkpoint(work_dir: str, finite: bool = False) -> str | None:
     """The newest checkpoint of a run that was written to its end.
 
     MMEngine does not write checkpoints atomically: a run killed at the wrong moment leaves a
@@ -67,6 +66,7 @@ def last_whole_checkpoint(work_dir: str) -> str | None:
 
     Args:
         work_dir: Folder of the run, with ``epoch_*.pth`` or ``iter_*.pth``.
+        finite: Only one without NaN and infinities among its weights.
 
     Returns:
         The file's path, or None if there is none.
@@ -80,7 +80,21 @@ def last_whole_checkpoint(work_dir: str) -> str | None:
         if recorded in time:  # right even where copying the folder has changed the files' times
             time[recorded] = record.stat().st_mtime
     newest_first = sorted(files, key=lambda file: time[file], reverse=True)
-    return next((str(file) for file in newest_first if zipfile.is_zipfile(file)), None)
+    whole = (str(file) for file in newest_first if zipfile.is_zipfile(file))
+    return next((file for file in whole if not finite or not _not_finite(file)), None)
+
+
+def _not_finite(path: str) -> list[str]:
+    return not_finite(read_checkpoint(path, mmap=True).get('state_dict', {}))
+
+
+def not_finite(weights: Mapping[str, Any]) -> list[str]:
+    """The names of tensors with NaN or infinities in them."""
+    return [
+        name
+        for name, value in weights.items()
+        if isinstance(value, torch.Tensor) and not torch.isfinite(value).all()
+    ]
 
 
 def read_checkpoint(path: str | Path, mmap: bool = False, also: Sequence[type] = ()) -> Mapping:
@@ -88,7 +102,8 @@ def read_checkpoint(path: str | Path, mmap: bool = False, also: Sequence[type] =
 
     Args:
         path: Of the file.
-        mmap: Read tensors when they are used, for a caller that wants few of them.
+        mmap: Read tensors when they are used, for a caller that wants few of them. Files of PyTorch
+            before 1.6 are read whole.
         also: Classes of which the file may hold instances as well.
 
     Raises:
@@ -96,16 +111,17 @@ def read_checkpoint(path: str | Path, mmap: bool = False, also: Sequence[type] =
         ValueError: If it is no checkpoint, or holds more than tensors, plain values and what
             MMEngine stores.
     """
+    if os.path.isdir(path):
+        raise IsADirectoryError(f'checkpoint {str(path)!r} is a folder: name a file in it')
     if not os.path.isfile(path):
         raise FileNotFoundError(f'checkpoint {str(path)!r} does not exist')
+    with open(path, 'rb'):  # that it cannot be opened is not a matter of its content
+        pass
     try:
         content = _load_safely(path, mmap, also)
-    except OSError:
-        raise
     except Exception as error:  # of the unpickler, the archive or what they trip over
-        raise ValueError(
-            f'{str(path)!r} is not a checkpoint that loads with weights_only=True: {_reason(error)}'
-        ) from error
+        reason = why_unreadable(path, {**_allowed_in_checkpoints(), **_by_name(also)}, error)
+        raise ValueError(f'checkpoint {str(path)!r} {reason}') from error
     if not isinstance(content, Mapping):
         raise ValueError(
             f"{str(path)!r} holds no weights, neither bare nor under 'model' or 'state_dict'"
@@ -114,58 +130,17 @@ def read_checkpoint(path: str | Path, mmap: bool = False, also: Sequence[type] =
 
 
 def _load_safely(path: str | Path, mmap: bool, also: Sequence[type]) -> Any:
+    mmap = mmap and zipfile.is_zipfile(path)
     if hasattr(torch.serialization, 'safe_globals'):
         allow_mmengine_checkpoints()
         with torch.serialization.safe_globals([*also]):
             return torch.load(path, map_location='cpu', mmap=mmap, weights_only=True)
-    allowed = {f'{cls.__module__}.{cls.__qualname__}': cls for cls in also}
-    pickle_module = safe_pickle.only({**_allowed_in_checkpoints(), **allowed})
+    pickle_module = safe_pickle.only({**_allowed_in_checkpoints(), **_by_name(also)})
     return torch.load(path, map_location='cpu', mmap=mmap, pickle_module=pickle_module)
 
 
-def load_weights(
-    module: nn.Module, path: str | Path, prefix: str = '', optional: Sequence[str] = ()
-) -> Mapping:
-    """Load all weights of a module from a checkpoint, and leave none of the checkpoint's over.
-
-    Args:
-        module: Gets the weights. If this raises, it may have got some of them.
-        path: Of a checkpoint of MMEngine, or of bare weights.
-        prefix: Of the module's names in the file, as ``'backbone.'``; others are left alone.
-        optional: Beginnings of names, without the prefix, that may be missing or left over.
-
-    Returns:
-        What the file holds, ``meta`` for example.
-
-    Raises:
-        FileNotFoundError: If there is no such file.
-        ValueError: If it is no checkpoint, or one of another model: counts what is missing, left
-            over or of another shape, and names the first.
-    """
-    content = read_checkpoint(path)
-    for part in reversed(prefix.split('.')[:-1]):  # so that names are those of the file
-        module = nn.ModuleDict({part: module})
-    optional = tuple(prefix + name for name in optional)
-    try:
-        missing, unexpected = module.load_state_dict(content.get('state_dict', content), False)
-        problems = {
-            # Buffers of batch norms that old versions of PyTorch did not have.
-            'missing': [name for name in missing if not name.endswith('.num_batches_tracked')],
-            'unexpected': [name for name in unexpected if name.startswith(prefix)],
-        }
-        problems = {
-            kind: sorted(name for name in names if not name.startswith(optional))
-            for kind, names in problems.items()
-        }
-    except RuntimeError as error:  # has a line for each weight of another shape
-        problems = {'of another shape': [_shapes(line) for line in str(error).splitlines()[1:]]}
-    shown = [f'{len(names)} {kind}, {_first(names)}' for kind, names in problems.items() if names]
-    if shown:
-        raise ValueError(
-            f'checkpoint {str(path)!r} is not of this config: {"; ".join(shown)} '
-            '(tools/convert_checkpoint.py converts released ones)'
-        )
-    return content
+def _by_name(classes: Iterable[type]) -> dict[str, Any]:
+    return {f'{cls.__module__}.{cls.__qualname__}': cls for cls in classes}
 
 
 def save_checkpoint(checkpoint: Mapping, path: Path) -> None:
@@ -182,21 +157,3 @@ def read_seed(checkpoint: str) -> int | None:
         FileNotFoundError, ValueError: Of :func:`read_checkpoint`.
     """
     return read_checkpoint(checkpoint, mmap=True).get('meta', {}).get('seed')
-
-
-def _reason(error: Exception) -> str:
-    """What went wrong, in one line and without PyTorch's advice to execute the file."""
-    inner = error.__context__ or error  # that of the unpickler, which PyTorch puts into an essay
-    text = str(inner).strip().partition('\n')[0].partition('. Please use')[0]
-    return f'{type(inner).__name__} {text}'.strip()
-
-
-def _shapes(line: str) -> str:
-    """PyTorch's line about a weight of another shape, shorter."""
-    size = r'torch\.Size\((.*?)\)'
-    match = re.search(rf'size mismatch for (\S+): .*?{size} from checkpoint, .*?{size}', line)
-    return f'{match[1]} {match[2]} instead of {match[3]}' if match else line.strip()
-
-
-def _first(names: Sequence[str]) -> str:
-    return 'that is ' + names[0] if len(names) == 1 else 'the first ' + ', '.join(names[:3])

@@ -22,6 +22,7 @@ from mmengine.runner import IterBasedTrainLoop, Runner
 
 from mmlocalattn.adapt.nodes import dicts
 from mmlocalattn.registry import HOOKS, LOOPS
+from mmlocalattn.training.errors import RunError
 
 # Our choice, all of them: shares of the time.
 WARM_UP = 0.05  # of training, in which the learning rate rises
@@ -222,7 +223,7 @@ class ClockTrainLoop(IterBasedTrainLoop):
         seconds = self._probe(loop)
         self.plan.validated(seconds, whole=False)
         if self.plan.left() < 0 and self.plan.fraction < 0.5:
-            raise ValueError(
+            raise RunError(
                 f'an evaluation on {len(loop.dataloader.dataset)} images takes about '
                 f'{seconds / 60:.1f} of the {self.plan.seconds / 60:g} minutes: give '
                 'more minutes, or evaluate on fewer, as with '

@@ -1,15 +1,17 @@
 """Reading configs."""
 
+import ast
 import contextlib
+import copy
 import importlib.util
+import traceback
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 
 from mmengine.config import Config
 
-from mmlocalattn.adapt.nodes import channels_of, preprocessor_of
-
-__all__ = ['channels_of', 'find_config', 'load_config', 'preprocessor_of']
+from mmlocalattn.adapt.nodes import dicts
+from mmlocalattn.adapt.type_names import with_type_names
 
 
 def load_config(path: str, options: Mapping | None = None) -> Config:
@@ -20,18 +22,127 @@ def load_config(path: str, options: Mapping | None = None) -> Config:
             alone finds no ``mmseg::<file>`` of onedl's distribution.)
         options: Entries to change, as ``{'model.backbone.arch': 'tiny'}``.
 
+    Returns:
+        The config, whose types are names also if it is a pure Python config, and which has a
+        visualizer if it is of one of the three toolboxes. Without test data of its own it tests
+        with those for validation.
+
     Raises:
         FileNotFoundError: If the file or one of its bases does not exist.
         ModuleNotFoundError: If a package the config needs is not installed.
+        ValueError: If the config does not run as Python, is of MMDetection 2 and its like, or an
+            option does not fit it; names file and line where there is one.
     """
     file = find_config(path)
-    with _bases_of_packages():
-        cfg = Config.fromfile(str(file))
-    cfg.merge_from_dict(options or {})
-    scope = cfg.get('default_scope', 'mmengine')
+    _check_syntax(file)
+    with _bases_of_packages(), _errors_with_lines(file):
+        cfg = with_type_names(Config.fromfile(str(file)))
+    merge_options(cfg, options or {})
+    _refuse_old_config(cfg)
+    scope = cfg.get('default_scope') or 'mmengine'
     if importlib.util.find_spec(scope) is None:
         raise ModuleNotFoundError(_not_installed(path, scope))
+    if cfg.get('visualizer') is None and scope in VISUALIZERS:
+        cfg.visualizer = dict(
+            type=VISUALIZERS[scope],
+            name='visualizer',
+            vis_backends=[dict(type='LocalVisBackend')],
+        )
+    if cfg.get('test_dataloader') is None and cfg.get('val_dataloader') is not None:
+        for part in ('dataloader', 'evaluator', 'cfg'):
+            cfg[f'test_{part}'] = copy.deepcopy(cfg.get(f'val_{part}'))
+        if cfg.test_cfg:
+            cfg.test_cfg = {}  # of MMEngine's loop, not the one for validation
     return cfg
+
+
+def merge_options(cfg: Config, options: Mapping) -> None:
+    """Change entries of a config.
+
+    Args:
+        cfg: Changed in place.
+        options: As ``{'model.backbone.arch': 'tiny'}``.
+
+    Raises:
+        ValueError: If one does not fit the config.
+    """
+    try:
+        cfg.merge_from_dict(dict(options))
+    except (AttributeError, KeyError, TypeError) as error:
+        message = f'the options {dict(options)} do not fit {cfg.filename}: {error}'
+        raise ValueError(message) from error
+    _read_classes(cfg)
+
+
+VISUALIZERS = {
+    'mmdet': 'DetLocalVisualizer',
+    'mmseg': 'SegLocalVisualizer',
+    'mmpretrain': 'UniversalVisualizer',
+}
+"""What draws for a config that names nothing, by its scope."""
+
+
+@contextlib.contextmanager
+def _errors_with_lines(file: Path) -> Iterator[None]:
+    """Raise a ValueError of one line, with file and line, for whatever a config does wrong."""
+    try:
+        yield
+    except (OSError, ModuleNotFoundError, ValueError):
+        raise
+    except Exception as error:
+        frames = traceback.extract_tb(error.__traceback__)
+        lines = [frame for frame in frames if frame.name == '<module>']  # configs, not functions
+        place = f'{lines[-1].filename}, line {lines[-1].lineno}' if lines else str(file)
+        reason = ' '.join(str(error).partition(', the current sys.path')[0].split())
+        raise ValueError(f'config {place}: {type(error).__name__}: {reason}') from error
+
+
+def _check_syntax(file: Path) -> None:
+    """Raise a ValueError that names file and line if a config is no Python."""
+    if file.suffix != '.py':
+        return
+    try:
+        ast.parse(file.read_text(encoding='utf-8'))
+    except SyntaxError as error:
+        raise ValueError(f'config {file}, line {error.lineno}: {error.msg}') from error
+    except UnicodeDecodeError as error:
+        raise ValueError(f'config {file} is not text in UTF-8: {error}') from error
+
+
+_OLD_ENTRIES = ('data', 'optimizer', 'optimizer_config', 'lr_config', 'total_epochs', 'runner')
+
+
+def _refuse_old_config(cfg: Config) -> None:
+    """Raise a ValueError for a config of MMDetection 2, MMSegmentation 0 or MMClassification 0."""
+    old = [key for key in _OLD_ENTRIES if key in cfg]
+    loaders = cfg.get('data')
+    is_old = isinstance(loaders, Mapping) and 'samples_per_gpu' in loaders
+    if (is_old or len(old) > 1) and 'train_dataloader' not in cfg:
+        raise ValueError(
+            f'config {cfg.filename} is of MMDetection 2, MMSegmentation 0 or MMClassification 0 '
+            f'({", ".join(old)}): there are train_dataloader, optim_wrapper, param_scheduler and '
+            'train_cfg now; write its changes as a config whose _base_ is one of today, '
+            '`mmdet::FILE`'
+        )
+
+
+def _read_classes(cfg: Config) -> None:
+    """Make the names of classes names again: ``--cfg-options`` reads '0' as a number.
+
+    One name alone becomes a tuple of it; MMEngine would take its letters for classes. That of an
+    existing file with names is left alone.
+    """
+    for part in dicts(cfg._cfg_dict):
+        meta = part.get('metainfo')
+        if not isinstance(meta, dict):
+            continue
+        classes = meta.get('classes')
+        if isinstance(classes, (list, tuple)):
+            meta['classes'] = tuple(str(name) for name in classes)
+        elif isinstance(classes, (int, float)) or (
+            isinstance(classes, str) and not Path(classes).is_file()
+        ):
+            meta['classes'] = (str(classes),)
 
 
 def find_config(path: str) -> Path:
@@ -43,6 +154,7 @@ def find_config(path: str) -> Path:
     Raises:
         FileNotFoundError: If it does not exist.
         ModuleNotFoundError: If the package that would bring it is not installed.
+        ValueError: If it is no file of a kind that MMEngine reads.
     """
     try:
         file = Path(_find_base(path, '')[0] if '::' in path else path)
@@ -50,6 +162,8 @@ def find_config(path: str) -> Path:
             raise FileNotFoundError(file)
     except FileNotFoundError as error:
         raise FileNotFoundError(f'config {path!r} does not exist') from error
+    if file.suffix not in ('.py', '.yml', '.yaml', '.json'):
+        raise ValueError(f'config {path!r} is no .py, .yml, .yaml or .json file')
     return file
 
 
@@ -74,7 +188,11 @@ def _find_base(base: str, child: str) -> tuple[str, str | None]:
     """The file (and its scope) that ``base`` means in the ``_base_`` of the config ``child``."""
     package, separator, name = base.partition('::')
     if not separator:
-        return str(Path(child).parent / base), None
+        file = Path(child).parent / base
+        if not file.is_file():
+            raise FileNotFoundError(f'{str(file)!r}, a _base_ of {child}, does not exist')
+        _check_syntax(file)
+        return str(file), None
     spec = importlib.util.find_spec(package)
     if spec is None or spec.origin is None:
         raise ModuleNotFoundError(_not_installed(child or base, package))

@@ -28,7 +28,7 @@ CHECK_ALL = 'python tools/analysis/check_data.py'
 RANK = ('RANK', 'SLURM_PROCID', 'OMPI_COMM_WORLD_RANK')
 
 
-def check_run(
+def check_sample(
     cfg: Config, splits: Sequence[str], with_model: bool = True, budget: Budget | None = None
 ) -> None:
     """Check what a run reads, in a few seconds, and say what was found and what was skipped.
@@ -212,7 +212,7 @@ def _is_first_process() -> bool:
 def check_all(
     cfg: Config, splits: Sequence[str], progress: Callable[[Iterable, str], Iterable] | None = None
 ) -> list[Finding]:
-    """Everything that :func:`check_run` samples, on all files.
+    """Everything that :func:`check_sample` samples, on all files.
 
     Args:
         cfg: Not changed.

@@ -59,14 +59,21 @@ def read_history(run: Path) -> History:
 
     Raises:
         FileNotFoundError: If there is no log of a training run.
+        ValueError: If a file is no log; names its line. A last line that is cut off is left out.
     """
     train: dict[int, dict[str, float]] = {}
     val: dict[int, dict[str, float]] = {}
     logs = [run] if run.is_file() else sorted(run.glob('*/vis_data/scalars.json'))
     for log in logs:
         iteration = 0
-        for line in log.read_text().splitlines():
-            row = json.loads(line)
+        lines = log.read_text().splitlines()
+        for number, line in enumerate(lines, 1):
+            try:
+                row = json.loads(line)
+            except json.JSONDecodeError as error:
+                if number == len(lines) > 1:  # of a run that was killed while it wrote
+                    break
+                raise ValueError(f'{log}, line {number} is not JSON: {error}') from error
             if 'loss' in row:
                 iteration = row['iter']
                 train[iteration] = row

@@ -9,21 +9,47 @@ from mmengine.runner import Runner
 
 from mmlocalattn.adapt.nodes import dicts
 from mmlocalattn.training.checkpoint import allow_mmengine_checkpoints
+from mmlocalattn.training.errors import RunError
+from mmlocalattn.training.first_start import check_first_start
+from mmlocalattn.training.invalid_loss import InvalidLossHook
+from mmlocalattn.training.resume import ExactResumeHook
+from mmlocalattn.training.schedule import ScheduleHook
+from mmlocalattn.training.weights import WeightsHook
 
 AMP_DEVICES = ('cuda', 'npu', 'mlu', 'musa')  # of MMEngine's AmpOptimWrapper
 
 
-def build_runner(cfg: Config) -> Runner:
+def build_runner(cfg: Config, allow_partial: bool = False) -> Runner:
     """The runner of a config, on the device that is there: ``train()``, ``val()`` or ``test()`` it.
+
+    It repeats the run it resumes, follows the schedule of the config, refuses checkpoints of other
+    models and stops at an invalid loss: see the hooks.
 
     Args:
         cfg: With its ``work_dir``. Changed in place by :func:`adapt_to_device` and
             :func:`adapt_loaders`.
+        allow_partial: Test with a checkpoint of which only a part fits.
+
+    Raises:
+        RunError: If a type of the config is not registered.
     """
     allow_mmengine_checkpoints()
     adapt_to_device(cfg)
     adapt_loaders(cfg)
-    return RUNNERS.build(cfg) if 'runner_type' in cfg else Runner.from_cfg(cfg)
+    try:
+        runner = RUNNERS.build(cfg) if 'runner_type' in cfg else Runner.from_cfg(cfg)
+    except KeyError as error:
+        if 'is not in the' not in str(error):
+            raise
+        reason = str(error).strip('"\'').partition('. Please')[0]
+        raise RunError(
+            f'{cfg.filename}: {reason}; is it spelt so, and its package imported?'
+        ) from error
+    check_first_start(runner.model)
+    hooks = (ExactResumeHook(), ScheduleHook(), WeightsHook(allow_partial), InvalidLossHook())
+    for hook in hooks:
+        runner.register_hook(hook)
+    return runner
 
 
 def enable_amp(cfg: Config) -> None:

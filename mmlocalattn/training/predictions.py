@@ -5,6 +5,8 @@ from collections.abc import Mapping
 
 from mmengine.config import Config
 
+from mmlocalattn.files import check_file, check_folder
+
 
 def save_predictions(cfg: Config, out: str) -> None:
     """Let a test write its predictions.
@@ -15,6 +17,7 @@ def save_predictions(cfg: Config, out: str) -> None:
             masks of detections are run-length encoded.
 
     Raises:
+        OSError: If it cannot be written there.
         ValueError: If the task writes a file, and ``out`` is not called as one.
     """
     # A metric, a list of them, or an evaluator of a class of its own that has either.
@@ -22,15 +25,21 @@ def save_predictions(cfg: Config, out: str) -> None:
     if isinstance(cfg.test_evaluator, Mapping) and 'metrics' in cfg.test_evaluator:
         owner, key = cfg.test_evaluator, 'metrics'
     metrics = owner[key] if isinstance(owner[key], (list, tuple)) else [owner[key]]
-    if cfg.default_scope == 'mmseg':
+    scope = cfg.get('default_scope')
+    if scope == 'mmseg':
+        check_folder(out)
         for metric in metrics:
             if metric.type.endswith('IoUMetric'):
                 metric.output_dir = out
         return
     if not out.endswith(('.pkl', '.pickle')):
         raise ValueError(f'--out must end with .pkl or .pickle, got {out!r}')
-    kind = 'DumpDetResults' if cfg.default_scope == 'mmdet' else 'DumpResults'
+    check_file(out)
+    kind = 'DumpDetResults' if scope == 'mmdet' else 'DumpResults'
     owner[key] = [*metrics, dict(type=kind, out_file_path=out)]
+
+
+_HOOKS = {'mmdet': 'DetVisualizationHook', 'mmseg': 'SegVisualizationHook'}
 
 
 def draw_predictions(cfg: Config, folder: str) -> None:
@@ -39,12 +48,22 @@ def draw_predictions(cfg: Config, folder: str) -> None:
     Args:
         cfg: Changed in place.
         folder: Where the pictures go.
+
+    Raises:
+        OSError: If they cannot be written there.
     """
+    check_folder(folder)
     folder = os.path.abspath(folder)  # else they go below the work dir
-    hook = cfg.default_hooks.visualization
-    if cfg.default_scope == 'mmdet':
+    if cfg.get('default_hooks') is None:
+        cfg.default_hooks = {}
+    hooks = cfg.default_hooks
+    scope = cfg.get('default_scope')
+    if not hooks.get('visualization'):
+        hooks['visualization'] = dict(type=_HOOKS.get(scope, 'VisualizationHook'))
+    hook = hooks['visualization']
+    if scope == 'mmdet':
         hook.update(draw=True, test_out_dir=folder)
-    elif cfg.default_scope == 'mmseg':  # whose own hook paints over the photograph
-        cfg.default_hooks.visualization = dict(type='mmlocalattn.PicturesHook', folder=folder)
+    elif scope == 'mmseg':  # whose own hook paints over the photograph
+        hooks['visualization'] = dict(type='mmlocalattn.PicturesHook', folder=folder)
     else:
         hook.update(enable=True, interval=1, out_dir=folder)

@@ -13,7 +13,7 @@ from mmengine.registry import HOOKS as ROOT
 from mmengine.runner import IterBasedTrainLoop, Runner, set_random_seed
 
 from mmlocalattn.registry import HOOKS
-from mmlocalattn.training.checkpoint import last_whole_checkpoint, read_seed
+from mmlocalattn.training.checkpoint import last_whole_checkpoint, read_checkpoint
 
 
 def apply_resume(cfg: Config, checkpoint: str) -> None:
@@ -25,7 +25,7 @@ def apply_resume(cfg: Config, checkpoint: str) -> None:
 
     Raises:
         FileNotFoundError: If the file does not exist.
-        ValueError: If the file was not written to its end, or is no checkpoint.
+        ValueError: If the file was not written to its end, is no checkpoint, or has weights alone.
     """
     if checkpoint == 'auto':
         found = last_whole_checkpoint(cfg.work_dir)
@@ -39,10 +39,25 @@ def apply_resume(cfg: Config, checkpoint: str) -> None:
         raise ValueError(
             f'checkpoint {checkpoint!r} is not whole; --resume alone finds one that is'
         )
-    cfg.randomness = {**cfg.get('randomness', {}), 'seed': read_seed(checkpoint)}
+    content = read_checkpoint(checkpoint, mmap=True)
+    meta = content.get('meta') or {}
+    if not ('epoch' in meta and 'iter' in meta and 'message_hub' in content):
+        raise ValueError(
+            f'checkpoint {checkpoint!r} has no state of a training to resume: start from its '
+            f'weights with --cfg-options load_from={checkpoint}'
+        )
+    cfg.randomness = {**cfg.get('randomness', {}), 'seed': meta.get('seed')}
     cfg.resume = True
     cfg.load_from = checkpoint
     print_log(f'Resuming from {checkpoint}.', logger=None)
+    for unit in ('epoch', 'iter'):
+        last = (cfg.get('train_cfg') or {}).get(f'max_{unit}s')
+        if last is not None and meta[unit] >= last:
+            print_log(
+                f'It is at the end, {unit} {meta[unit]} of {last}: nothing is left to train. '
+                f'Raise train_cfg.max_{unit}s, and param_scheduler with it, to train longer.',
+                logger=None,
+            )
 
 
 @ROOT.register_module()  # the name without a scope, deprecated

@@ -8,6 +8,7 @@ background. That of mmsegmentation 1.2.2 is not used: it adds in 8 bits, which i
 than 16 classes, and shifts the labels of data sets such as ADE20K.
 """
 
+import pickle
 import runpy
 from collections.abc import Sequence
 from importlib.util import find_spec
@@ -136,7 +137,15 @@ def _load_results(dataset: BaseDataset, path: Path) -> list[dict]:
     """
     if path.suffix not in ('.pkl', '.pickle'):
         raise ValueError(f'predictions are a .pkl file that tools/test.py --out wrote, got {path}')
-    results = mmengine.load(path)
+    try:
+        results = mmengine.load(path)
+        first = results[0]
+    except (pickle.UnpicklingError, EOFError, ValueError, LookupError, TypeError) as error:
+        raise ValueError(
+            f'{path} is no file of predictions that tools/test.py --out wrote'
+        ) from error
+    if not isinstance(first, dict) or not {'pred_instances', 'pred_score'} & first.keys():
+        raise ValueError(f'{path} has no predictions of detections or classes')
     if len(results) != len(dataset):
         raise ValueError(
             f'{path} has predictions for {len(results)} images and the test data {len(dataset)}'

@@ -28,7 +28,11 @@ MOST_PIXELS = 2**24  # of the resized image
 
 
 def attention_of(
-    cfg: Config, image: NDArray[np.uint8], checkpoint: str | None = None, short_side: int = 224
+    cfg: Config,
+    image: NDArray[np.uint8],
+    checkpoint: str | None = None,
+    short_side: int = 224,
+    allow_partial: bool = False,
 ) -> list[Attention]:
     """Let the backbone of a config look at an image.
 
@@ -37,6 +41,7 @@ def attention_of(
         image: As :func:`prepare_image` takes it.
         checkpoint: Of the model; weights are random if None.
         short_side: Of the image that the model sees, pixels.
+        allow_partial: Take a checkpoint of which only a part fits.
 
     Returns:
         The attention of each of its layers with local attention.
@@ -46,7 +51,7 @@ def attention_of(
         ValueError: If the config has no backbone with local attention, the checkpoint is of another
             one, or the short side is too short.
     """
-    backbone = build_backbone(cfg, checkpoint)
+    backbone = build_backbone(cfg, checkpoint, allow_partial)
     records = record_attention(backbone, prepare_image(image, cfg, short_side))
     if not records:
         raise ValueError(
@@ -86,12 +91,15 @@ def prepare_image(image: NDArray[np.uint8], cfg: Config, short_side: int) -> Ten
     return torch.from_numpy(np.ascontiguousarray(resized)).permute(2, 0, 1)[None]
 
 
-def build_backbone(cfg: Config, checkpoint: str | None = None) -> nn.Module:
+def build_backbone(
+    cfg: Config, checkpoint: str | None = None, allow_partial: bool = False
+) -> nn.Module:
     """The backbone of a config, with the weights of a checkpoint or random ones.
 
     Args:
         cfg: Whose scope becomes the default one.
         checkpoint: Of the whole model.
+        allow_partial: Take a checkpoint of which only a part fits.
 
     Raises:
         FileNotFoundError: If the checkpoint does not exist.
@@ -103,7 +111,8 @@ def build_backbone(cfg: Config, checkpoint: str | None = None) -> nn.Module:
     torch.manual_seed(0)
     backbone = revert_sync_batchnorm(MODELS.build({**cfg.model.backbone, 'init_cfg': None}))
     if checkpoint is not None:
-        load_weights(backbone, checkpoint, 'backbone.', optional=['output_norms.'])
+        optional = ['output_norms.']
+        load_weights(backbone, checkpoint, 'backbone.', optional, allow_partial)
     backbone.eval()  # not in one line: some backbones' train() returns nothing
     return backbone
 

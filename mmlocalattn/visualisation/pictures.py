@@ -18,7 +18,7 @@ from mmlocalattn.data.check import leaf_datasets
 from mmlocalattn.data.findings import Budget
 from mmlocalattn.data.images import as_picture, read_image
 from mmlocalattn.training import channels_of
-from mmlocalattn.training.data_check import check_run
+from mmlocalattn.training.data_check import check_sample
 from mmlocalattn.visualisation.segmentation import draw_maps
 
 MOST_TIMES = 4096
@@ -120,7 +120,7 @@ def build_dataset(cfg: Config, split: str, number: int | None = None) -> BaseDat
     """
     dataset = _dataset_of(cfg, split)
     budget = None if number is None else Budget(items=number or None, spread=False)
-    check_run(cfg, (split,), with_model=False, budget=budget)
+    check_sample(cfg, (split,), with_model=False, budget=budget)
     init_default_scope(cfg.default_scope)
     return DATASETS.build(dataset)
 

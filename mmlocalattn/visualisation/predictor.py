@@ -3,6 +3,7 @@
 The models of mmdet, mmsegmentation and mmpretrain run through the inferencer of their package.
 """
 
+import warnings
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -19,8 +20,8 @@ from rich.progress import track
 
 from mmlocalattn.data.images import as_picture, write_image
 from mmlocalattn.device import usable_device
-from mmlocalattn.files import whole_file
-from mmlocalattn.training import adapt_to_device, allow_mmengine_checkpoints, channels_of
+from mmlocalattn.files import check_folder, whole_file
+from mmlocalattn.training import adapt_to_device, channels_of, load_weights, read_checkpoint
 from mmlocalattn.visualisation.pictures import (
     build_visualizer,
     check_image,
@@ -50,24 +51,29 @@ class Predictor:
         checkpoint: Weights of the model.
         device: To run on.
         score_thr: Detection: lowest score that is drawn.
+        allow_partial: Take a checkpoint of which only a part fits.
 
     Raises:
         FileNotFoundError: If the checkpoint does not exist.
-        ValueError: If the config is of another package, or the device cannot be used.
+        ValueError: If the config is of another package, the checkpoint of another model, or the
+            device cannot be used.
     """
 
     def __init__(
-        self, cfg: Config, checkpoint: str | Path, device: str = 'cpu', score_thr: float = 0.3
+        self,
+        cfg: Config,
+        checkpoint: str | Path,
+        device: str = 'cpu',
+        score_thr: float = 0.3,
+        allow_partial: bool = False,
     ) -> None:
         scope = cfg.get('default_scope')
         if scope not in _INFERENCERS:
             raise ValueError(
                 f'default_scope must be one of {", ".join(_INFERENCERS)}, got {scope!r}'
             )
-        if not Path(checkpoint).is_file():
-            raise FileNotFoundError(f'checkpoint {str(checkpoint)!r} does not exist')
         usable_device(device)
-        allow_mmengine_checkpoints()
+        read_checkpoint(checkpoint, mmap=True)
         adapt_to_device(cfg)
         init_default_scope(scope)
         self.options: dict[str, Any] = {'draw_gt': False, 'draw_pred': True}
@@ -79,11 +85,14 @@ class Predictor:
         self.visualizer: Visualizer = build_visualizer(cfg, meta)
         cfg.visualizer.vis_backends = None  # the inferencer's own visualizer draws nothing
         inferencer_type = get_object_from_string(_INFERENCERS[scope])
-        self.inferencer: Any = inferencer_type(cfg, str(checkpoint), device=device)
+        with warnings.catch_warnings():  # that it has no weights: they come next
+            warnings.simplefilter('ignore')
+            self.inferencer: Any = inferencer_type(cfg, None, device=device)
+        model = self.inferencer.model
+        content = load_weights(model, checkpoint, allow_partial=allow_partial)
         if 'classes' not in meta:  # not told before the files are read: of the checkpoint then
-            model = self.inferencer.model
-            saved = getattr(model, 'dataset_meta', None) or getattr(model, '_dataset_meta', {})
-            self.visualizer.dataset_meta.update(saved)
+            saved = content.get('meta', {}).get('dataset_meta')
+            self.visualizer.dataset_meta.update(saved or getattr(model, 'dataset_meta', None) or {})
 
     def predict(self, image: NDArray, source: str | Path = 'image') -> BaseDataElement:
         """The predictions for an image as :attr:`read` reads it: (H, W), or (H, W, C) as BGR.
@@ -133,8 +142,10 @@ def plan_outputs(inputs: Sequence[Path], out_dir: Path) -> dict[Path, Path]:
 
     Raises:
         FileNotFoundError, ValueError: Of :func:`find_pictures`.
+        OSError: If the folder cannot be written to.
         ValueError: If two files have the same name, or one would be overwritten.
     """
+    check_folder(out_dir)
     targets: dict[Path, Path] = {}
     names: set[str] = set()
     for file in (file for path in inputs for file in find_pictures(path)):

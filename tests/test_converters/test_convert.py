@@ -10,6 +10,7 @@ from torch import nn
 
 from mmlocalattn.backbones.ssvit import SSViT
 from mmlocalattn.converters.convert import FAMILIES, convert_checkpoint
+from mmlocalattn.converters.marks import MARKS
 from mmlocalattn.registry import MODELS
 from mmlocalattn.training import read_checkpoint
 
@@ -154,7 +155,10 @@ class Surprise:
 @pytest.mark.parametrize(
     ('content', 'message'),
     [
-        ({'model': {'w': torch.zeros(1)}, 'extra': Surprise()}, 'weights_only=True'),
+        (
+            {'model': {'w': torch.zeros(1)}, 'extra': Surprise()},
+            'holds builtins.print beside its weights',
+        ),
         ({'model': {'w': torch.zeros(1), 'lr': 0.1}}, 'not tensors among its weights: lr'),
         ([1, 2], "neither bare nor under 'model' or 'state_dict'"),
         ({}, 'holds no weights'),
@@ -170,7 +174,9 @@ def test_rejects_other_files(tmp_path, capsys, content, message):
 
 def test_rejects_what_is_not_a_checkpoint(tmp_path):
     (tmp_path / 'released.pth').write_text('hello')
-    with pytest.raises(ValueError, match=r'released\.pth. is not a checkpoint'):
+    with pytest.raises(
+        ValueError, match=r'released\.pth. is no checkpoint: torch\.save has not written it'
+    ):
         convert_checkpoint('ssvit', tmp_path / 'released.pth', tmp_path / 'ssvit.pth')
     with pytest.raises(FileNotFoundError, match=r'absent\.pth. does not exist'):
         convert_checkpoint('ssvit', tmp_path / 'absent.pth', tmp_path / 'ssvit.pth')
@@ -191,3 +197,17 @@ def test_an_interrupted_write_leaves_the_old_file(src, tmp_path, monkeypatch):
         convert_checkpoint('ssvit', src, dst, SSVIT_ARCH)
     assert dst.read_text() == 'old'
     assert sorted(path.name for path in tmp_path.iterdir()) == ['released.pth', 'ssvit.pth']
+
+
+def test_what_is_converted_already(tmp_path):
+    weights = {'backbone.stages.0.blocks.0.norm1.weight': torch.zeros(1)}
+    torch.save({'state_dict': weights}, tmp_path / 'a.pth')
+    for family in ('ssvit', 'nat_det'):
+        with pytest.raises(
+            ValueError, match=r'a\.pth: its weights have our names: it needs no conv'
+        ):
+            convert_checkpoint(family, tmp_path / 'a.pth', tmp_path / 'b.pth')
+
+
+def test_families_have_the_marks_by_which_they_are_known():
+    assert {name: family.marks for name, family in FAMILIES.items()} == MARKS

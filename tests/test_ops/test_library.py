@@ -1,14 +1,17 @@
 """Registration of operators: schemas, names, what is refused."""
 
-import importlib
+import importlib.util
 import sys
+from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 import torch
+from torch import Tensor
+from torch.autograd.forward_ad import dual_level, make_dual
 from torch.utils.flop_counter import FlopCounterMode
 
 import mmlocalattn.ops
-from mmlocalattn.ops import OPS
+from mmlocalattn.ops import OPS, neighborhood_attention
 from mmlocalattn.ops._library import register_operator
 from mmlocalattn.ops.flops import JIT_HANDLES
 
@@ -59,7 +62,7 @@ def test_every_operator_is_registered_and_public() -> None:
     names = {name for op in OPS for name in (op, f'_{op}_backward')}
     assert {schema.partition('(')[0] for schema in SCHEMAS} <= names
     assert {f'mmlocalattn::{name}' for name in names} <= {*JIT_HANDLES}
-    assert {*mmlocalattn.ops.__all__} == {*OPS, 'OPS', 'has_kernel'}
+    assert {*mmlocalattn.ops.__all__} == {*OPS, 'OPS', 'has_kernel', 'implementation'}
 
 
 @pytest.mark.parametrize('name', OPS)
@@ -77,6 +80,65 @@ def test_function_hides_the_module_of_its_name() -> None:
     assert mmlocalattn.ops.query_and_attend is query_and_attend
     module = sys.modules['mmlocalattn.ops.query_and_attend']
     assert module.query_and_attend_reference is query_and_attend_reference
+
+
+@pytest.mark.parametrize('name', [name for op in OPS for name in (op, f'_{op}_backward')])
+@pytest.mark.parametrize('key', ['AutogradCPU', 'AutogradCUDA'])
+def test_extension_differentiates(name: str, key: str) -> None:
+    built = importlib.util.find_spec('mmlocalattn._ext') is not None
+    name = f'mmlocalattn::{name}'
+    assert torch._C._dispatch_has_kernel_for_dispatch_key(name, key) == built
+
+
+def small() -> tuple[Tensor, Tensor]:
+    """A map and what attention makes of it."""
+    x = torch.randn(1, 4, 5, 2, 4, requires_grad=True)
+    return x, neighborhood_attention(x, x, x, 3)
+
+
+def test_graph_is_freed_and_can_be_kept() -> None:
+    x, output = small()
+    kept = torch.autograd.grad(output.sum(), x, retain_graph=True)
+    assert torch.equal(*kept, *torch.autograd.grad(output.sum(), x))
+    with pytest.raises(RuntimeError, match='backward through the graph a second time'):
+        torch.autograd.grad(output.sum(), x)
+
+
+def test_inputs_changed_before_the_backward_pass_are_noticed() -> None:
+    x = torch.randn(1, 4, 5, 2, 4)
+    value = x.clone().requires_grad_()
+    output = neighborhood_attention(x, x, value, 3)
+    x.mul_(2)
+    with pytest.raises(RuntimeError, match='modified by an inplace operation'):
+        output.sum().backward()
+
+
+def test_only_what_needs_a_gradient_gets_one() -> None:
+    query, key, value = torch.randn(3, 1, 4, 5, 2, 4)
+    key.requires_grad_()
+    neighborhood_attention(query, key, value, 3).sum().backward()
+    assert (query.grad, value.grad) == (None, None)
+    assert key.grad.abs().sum() > 0
+    with torch.no_grad():
+        assert neighborhood_attention(query, key, value, 3).grad_fn is None
+    assert not neighborhood_attention(query, key.detach(), value, 3).requires_grad
+
+
+def test_backward_in_another_thread() -> None:
+    x, output = small()
+    expected = torch.autograd.grad(output.sum(), x, retain_graph=True)
+    with ThreadPoolExecutor(1) as pool:
+        (actual,) = pool.submit(torch.autograd.grad, output.sum(), x).result()
+    assert torch.equal(actual, *expected)
+
+
+@pytest.mark.skipif(
+    importlib.util.find_spec('mmlocalattn._ext') is None, reason='PyTorch loses the tangent then'
+)
+def test_forward_mode_is_refused() -> None:
+    x = torch.randn(1, 4, 5, 2, 4)
+    with dual_level(), pytest.raises(NotImplementedError, match='no derivative in forward mode'):
+        neighborhood_attention(make_dual(x, x), x, x, 3)
 
 
 def register(schema: str, **names: tuple[str, ...]) -> None:

@@ -48,6 +48,7 @@ def test_draws_images_folders_and_videos(tmp_path: Path, data: Path, task: str) 
         (['DATA/coco.json'], r'coco.json. is neither an image nor a video \(.bmp'),
         (['DATA/images/0.png', 'DATA/maps'], "two inputs are called '0.png'"),
         (['DATA/images', '--out-dir', 'DATA/images'], "0.png' would be overwritten"),
+        (['DATA/images', '--out-dir', 'DATA/coco.json'], r"coco.json' cannot be a folder: '.*' is"),
         (['DATA/images', '--device', 'cuda:99'], "error: device 'cuda:99' cannot be used"),
         (['DATA/images', '--device', 'abacus'], "error: device 'abacus' cannot be used"),
     ],
@@ -129,3 +130,25 @@ def test_long_thin_images(
     else:
         with pytest.raises(SystemExit, match=message):
             tiny_data.run(TOOL, *argv)
+    with pytest.raises(
+        SystemExit, match=r"c\.py' is no checkpoint: torch\.save has not written it"
+    ):
+        TOOL.main([config, config, str(data / 'images')])
+
+
+def test_a_checkpoint_with_another_head(
+    tmp_path: Path,
+    data: Path,  # noqa: F811
+    capsys: pytest.CaptureFixture,
+) -> None:
+    config, checkpoint = tiny_data.write_model(tmp_path, data, 'SEGMENTATION')
+    four = ('--out-dir', tmp_path / 'out', '--cfg-options', 'model.decode_head.num_classes=4')
+    argv = (config, checkpoint, data / 'images' / '0.png', *four)
+    message = (
+        r'^error: .* decode_head\.conv_seg\.weight has shape \[3, 16, 1, 1\] in the checkpoint'
+    )
+    with pytest.raises(SystemExit, match=message):
+        tiny_data.run(TOOL, *argv)
+    tiny_data.run(TOOL, *argv, '--allow-partial')
+    assert '| decode_head.conv_seg.weight | [3, 16, 1, 1]' in capsys.readouterr().out
+    assert (tmp_path / 'out' / '0.png').is_file()

@@ -7,6 +7,7 @@ from pathlib import Path
 import cv2
 import pytest
 import tiny_data
+import torch
 from tiny_data import NUM_IMAGES, data, quick  # noqa: F401
 
 TRAIN = tiny_data.load_tool('train')
@@ -68,16 +69,60 @@ def test_classification(tmp_path: Path, data: Path) -> None:  # noqa: F811
     [
         (['no.py', 'no.pth'], "error: config 'no.py' does not exist"),
         (['CONFIG', 'no.pth'], "error: checkpoint 'no.pth' does not exist"),
-        (['CONFIG', 'CONFIG', '--out', 'a.json'], "must end with .pkl or .pickle, got 'a.json'"),
+        (['CONFIG', 'CONFIG'], "c.py' is no checkpoint: torch.save has not written it"),
+        (['CONFIG', 'CKPT', '--out', 'a.json'], "must end with .pkl or .pickle, got 'a.json'"),
+        (['CONFIG', 'CKPT', '--out', 'CONFIG/a.pkl'], "cannot be a folder: 'CONFIG' is a file"),
         (
-            ['CONFIG', 'CONFIG', '--cfg-options', 'test_dataloader.dataset.data_root=no/data'],
+            ['CONFIG', 'CKPT', '--show-dir', 'CONFIG'],
+            "'CONFIG' cannot be a folder: 'CONFIG' is a f",
+        ),
+        (
+            ['CONFIG', 'CKPT', '--work-dir', 'CONFIG'],
+            "'CONFIG' cannot be a folder: 'CONFIG' is a f",
+        ),
+        (
+            ['CONFIG', 'CKPT', '--launcher', 'pytorch'],
+            'error: --launcher pytorch is for processes ',
+        ),
+        (
+            ['CONFIG', 'CKPT', '--cfg-options', 'test_dataloader=None', 'val_dataloader=None'],
+            'c.py has no test_dataloader and test_evaluator, and no val_dataloader and',
+        ),
+        (
+            ['CONFIG', 'CKPT', '--cfg-options', 'test_dataloader.dataset.data_root=no/data'],
             "error: 'no/data', which test_dataloader (CocoDataset) reads, does not exist.",
         ),
     ],
 )
 def test_one_line_errors(tmp_path: Path, data: Path, argv: list[str], message: str) -> None:  # noqa: F811
     config = tiny_data.write_config(tmp_path / 'c.py', tiny_data.DETECTION, data)
+    checkpoint = str(tmp_path / 'model.pth')
+    torch.save(dict(state_dict=dict(a=torch.zeros(1))), checkpoint)
+
+    def filled(text: str) -> str:
+        return text.replace('CONFIG', config).replace('CKPT', checkpoint)
+
     with pytest.raises(SystemExit) as raised:
-        TEST.main([config if arg == 'CONFIG' else arg for arg in argv])
-    assert message in raised.value.code
+        TEST.main([filled(arg) for arg in argv])
+    assert filled(message) in raised.value.code
     assert '\n' not in raised.value.code
+
+
+def test_a_checkpoint_with_another_head(
+    tmp_path: Path,
+    data: Path,  # noqa: F811
+    capsys: pytest.CaptureFixture,
+) -> None:
+    config, checkpoint = tiny_data.write_model(tmp_path, data, 'CLASSIFICATION')
+    three = ('--work-dir', tmp_path / 'run', '--cfg-options', 'model.head.num_classes=3')
+    three = (*three, 'data_preprocessor.num_classes=3')
+    message = (
+        r'^error: checkpoint .*model\.pth. is not of this config: head\.fc\.weight has shape '
+        r'\[2, 16\] in the checkpoint and \[3, 16\] in the model, and 1 more are of another shape'
+    )
+    with pytest.raises(SystemExit, match=message):
+        tiny_data.run(TEST, config, checkpoint, *three)
+    tiny_data.run(TEST, config, checkpoint, '--allow-partial', *three)
+    printed = capsys.readouterr().out
+    assert '| head.fc.weight | [2, 16]    | [3, 16] |' in printed
+    assert 'do not match exactly' not in printed

@@ -16,7 +16,7 @@ from mmengine.config import Config
 from PIL import Image
 
 from mmlocalattn.data.check import KINDS
-from mmlocalattn.training.data_check import check_all, check_run
+from mmlocalattn.training.data_check import check_all, check_sample
 
 TOOLBOXES = (mmdet.datasets, mmpretrain.datasets, mmseg.datasets)  # some print when imported
 SPLITS = ('train', 'val')
@@ -176,7 +176,7 @@ def check(cfg: Config, change: Change, expected: str) -> None:
     """A change gives one line, from the quick check and from the whole one."""
     change(cfg)
     with pytest.raises((FileNotFoundError, ValueError)) as raised:
-        check_run(cfg, SPLITS)
+        check_sample(cfg, SPLITS)
     line = re.sub(
         r' \(\d+ more: python tools/analysis/check_data.py CONFIG\)$', '', str(raised.value)
     )
@@ -190,7 +190,7 @@ def check(cfg: Config, change: Change, expected: str) -> None:
 def said(cfg: Config, change: Change, capsys: pytest.CaptureFixture[str]) -> list[str]:
     """What a run that goes on says, which is what the whole check finds."""
     change(cfg)
-    check_run(cfg, SPLITS)
+    check_sample(cfg, SPLITS)
     lines = capsys.readouterr().out.splitlines()
     found = check_all(cfg, SPLITS)
     assert {it.kind for it in found} <= set(KINDS)

@@ -8,11 +8,9 @@ import numpy as np
 import pytest
 import torch
 from mmengine.logging import HistoryBuffer
-from torch import nn
 
 from mmlocalattn.training import (
     last_whole_checkpoint,
-    load_weights,
     read_checkpoint,
     read_seed,
     save_checkpoint,
@@ -126,85 +124,22 @@ def test_only_history_methods_are_allowed(tmp_path: Path, owner: type, name: str
             read_checkpoint(path)
 
 
-@pytest.mark.parametrize(
-    ('content', 'message'),
-    [
-        (dict(run=os.system), r'weights_only=True: UnpicklingError .* GLOBAL \w+\.system'),
-        (dict(run=Path), r'weights_only=True: UnpicklingError Unsupported global: GLOBAL pathlib'),
-        ([1, 2], "holds no weights, neither bare nor under 'model' or 'state_dict'"),
-    ],
-)
-def test_files_with_more_or_less_are_refused(tmp_path: Path, content: object, message: str) -> None:
+def test_other_content_is_refused(tmp_path: Path) -> None:
     path = tmp_path / 'a.pth'
-    torch.save(content, path)
-    with pytest.raises(ValueError, match=rf'a\.pth. .*{message}') as raised:
-        read_checkpoint(path)
-    assert '\n' not in str(raised.value)
-
-
-@pytest.mark.parametrize(
-    ('content', 'reason'), [(b'', 'EOFError'), (b'hello', '(KeyError|UnpicklingError)')]
-)
-def test_other_files_are_refused(tmp_path: Path, content: bytes, reason: str) -> None:
-    path = tmp_path / 'a.pth'
-    path.write_bytes(content)
-    with pytest.raises(ValueError, match=rf'a\.pth. is not a checkpoint .*: {reason}'):
+    torch.save([1, 2], path)
+    with pytest.raises(ValueError, match="holds no weights, neither bare nor under 'model' or"):
         read_checkpoint(path)
     path.unlink()
     with pytest.raises(FileNotFoundError, match=r'a\.pth. does not exist'):
         read_checkpoint(path)
+    with pytest.raises(IsADirectoryError, match='is a folder: name a file in it'):
+        read_checkpoint(tmp_path)
 
 
-class Net(nn.Module):
-    """Two parts, one with buffers."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.body = nn.Sequential(nn.Linear(2, 3), nn.BatchNorm1d(3))
-        self.head = nn.Linear(3, 1)
-
-
-@pytest.mark.parametrize('key', ['state_dict', None])
-def test_all_weights_are_loaded(tmp_path: Path, key: str | None) -> None:
-    path, trained, net = tmp_path / 'new' / 'a.pth', Net(), Net()
-    state = trained.state_dict()
-    save_checkpoint({key: state, 'meta': dict(epoch=3)} if key else state, path)
-    content = load_weights(net, path)
-    assert content.get('meta') == (dict(epoch=3) if key else None)
-    torch.testing.assert_close(net.state_dict(), state)
-    other = Net()
-    load_weights(other.body, path, 'body.')
-    torch.testing.assert_close(other.body.state_dict(), trained.body.state_dict())
-    assert not torch.equal(other.head.weight, trained.head.weight)
-
-
-def test_batch_norms_of_old_versions_count_no_batches(tmp_path: Path) -> None:
-    state = {name: v for name, v in Net().state_dict().items() if 'num_batches' not in name}
-    torch.save(state, tmp_path / 'a.pth')
-    load_weights(Net(), tmp_path / 'a.pth')
-
-
-def test_weights_of_another_model(tmp_path: Path) -> None:
-    path, state = tmp_path / 'a.pth', Net().state_dict()
-    del state['body.0.weight'], state['body.0.bias']
-    state['body.norm.weight'] = state['more'] = torch.zeros(1)
-    torch.save(state, path)
-    message = (
-        r'2 missing, the first body\.0\.bias, body\.0\.weight; '
-        r'2 unexpected, the first body\.norm\.weight, more \(tools/convert_checkpoint\.py'
-    )
-    with pytest.raises(ValueError, match=rf'a\.pth. is not of this config: {message}'):
-        load_weights(Net(), path)
-    with pytest.raises(ValueError, match=r'1 unexpected, that is body\.norm\.weight \('):
-        load_weights(Net().body, path, 'body.', optional=['0.'])
-    load_weights(Net().body, path, 'body.', optional=['0.', 'norm.'])
-    load_weights(Net().head, path, 'head.')
-    state['head.weight'] = torch.zeros(4, 3)
-    torch.save(state, path)
-    with pytest.raises(
-        ValueError, match=r'1 of another shape, that is head\.weight \[4, 3\] instead of \[1, 3\]'
-    ):
-        load_weights(Net().head, path, 'head.')
+def test_files_of_old_versions_are_read_whole(tmp_path: Path) -> None:
+    content = dict(meta=dict(seed=5), state_dict=dict(a=torch.ones(2)))
+    torch.save(content, tmp_path / 'a.pth', _use_new_zipfile_serialization=False)
+    assert read_seed(str(tmp_path / 'a.pth')) == 5
 
 
 def test_an_interrupted_write_leaves_the_old_file(

@@ -27,7 +27,7 @@ from mmengine.config import Config
 from mmengine.registry import DATASETS
 
 from mmlocalattn.data.findings import Budget
-from mmlocalattn.training.data_check import check_all, check_run
+from mmlocalattn.training.data_check import check_all, check_sample
 
 
 @pytest.mark.usefixtures('folder')
@@ -69,7 +69,7 @@ def test_area_and_iscrowd_are_completed(capsys: pytest.CaptureFixture[str]) -> N
     before = Path('train.json').read_bytes()
     cfg = coco_config()
     cfg.work_dir = 'runs/a'
-    check_run(cfg, SPLITS)
+    check_sample(cfg, SPLITS)
     assert Path('train.json').read_bytes() == before
     assert cfg.val_dataloader.dataset.ann_file == cfg.val_evaluator.ann_file
     for split in SPLITS:
@@ -78,19 +78,19 @@ def test_area_and_iscrowd_are_completed(capsys: pytest.CaptureFixture[str]) -> N
         entries = json.loads(path.read_text())['annotations']
         assert [(entry['area'], entry['iscrowd']) for entry in entries] == [(120, 0)] * 2
     capsys.readouterr()
-    check_run(cfg, SPLITS)
+    check_sample(cfg, SPLITS)
     assert capsys.readouterr().out == ''
 
 
 @pytest.mark.usefixtures('folder')
 def test_what_is_not_looked_at_is_said(capsys: pytest.CaptureFixture[str]) -> None:
-    check_run(coco_config(), SPLITS, budget=Budget(items=1, megabytes=1e-9))
+    check_sample(coco_config(), SPLITS, budget=Budget(items=1, megabytes=1e-9))
     assert capsys.readouterr().out == (
         r'not checked: the objects of train.json (0 MB); the objects of val.json (0 MB) '
         '(python tools/analysis/check_data.py CONFIG does)\n'
     )
     cfg = map_config()
-    check_run(cfg, SPLITS, budget=Budget(items=1))
+    check_sample(cfg, SPLITS, budget=Budget(items=1))
     assert capsys.readouterr().out == (
         'not checked: 1 of 2 index maps of train_dataloader; 1 of 2 index maps of val_dataloader '
         '(python tools/analysis/check_data.py CONFIG does)\n'
@@ -102,7 +102,7 @@ def test_classes_of_files_that_are_too_large_are_checked() -> None:
     cfg = coco_config()
     classes('dog', 'cat')(cfg)
     with pytest.raises(ValueError, match='has another order than the file'):
-        check_run(cfg, SPLITS, budget=Budget(megabytes=0))
+        check_sample(cfg, SPLITS, budget=Budget(megabytes=0))
 
 
 @pytest.mark.usefixtures('folder')
@@ -110,7 +110,7 @@ def test_first_pictures_of_files_that_are_too_large_are_checked() -> None:
     cfg = coco_config()
     first('images', width=30)(cfg)
     with pytest.raises(ValueError, match=r'30x30 .* in the file, but the picture is'):
-        check_run(cfg, SPLITS, budget=Budget(items=1, megabytes=0))
+        check_sample(cfg, SPLITS, budget=Budget(items=1, megabytes=0))
 
 
 @pytest.mark.usefixtures('folder')
@@ -118,7 +118,7 @@ def test_maps_that_no_pipeline_loads_may_be_missing(capsys: pytest.CaptureFixtur
     cfg = map_config()
     cfg.val_dataloader.dataset.pipeline.pop()
     Path('maps_val/1.png').unlink()
-    check_run(cfg, SPLITS)
+    check_sample(cfg, SPLITS)
     assert capsys.readouterr().out == ''
 
 
@@ -137,7 +137,7 @@ def test_labels_are_those_of_the_order_in_the_file() -> None:
 def test_wrong_maps_beyond_the_sample_are_found_by_the_whole_check() -> None:
     cfg = map_config()
     draw(full(9), '2')(cfg)
-    check_run(cfg, SPLITS, budget=Budget(items=1))
+    check_sample(cfg, SPLITS, budget=Budget(items=1))
     (found,) = check_all(cfg, SPLITS)
     assert found.file == 'maps_train/2.png'
 
@@ -149,7 +149,7 @@ def test_only_the_first_process_speaks_and_writes(
     without('area')(None)
     monkeypatch.setenv('RANK', '1')
     cfg = coco_config()
-    check_run(cfg, SPLITS)
+    check_sample(cfg, SPLITS)
     assert capsys.readouterr().out == ''
     assert (
         Path(cfg.train_dataloader.dataset.ann_file).parent == Path('work_dirs/run/data').resolve()
@@ -165,7 +165,7 @@ def test_number_of_errors_is_said() -> None:
     with pytest.raises(
         ValueError, match=r' \(1 more: python tools/analysis/check_data.py CONFIG\)$'
     ):
-        check_run(cfg, SPLITS)
+        check_sample(cfg, SPLITS)
 
 
 def label_config(number: int = 2, **entries: object) -> Config:
@@ -207,7 +207,7 @@ def test_errors_of_labelled_images(
 ) -> None:
     change()
     with pytest.raises(ValueError, match=f'^{re.escape(expected)}$'):
-        check_run(label_config(number), ['train'])
+        check_sample(label_config(number), ['train'])
 
 
 @pytest.mark.usefixtures('labelled')
@@ -218,8 +218,8 @@ def test_labels_of_a_list(capsys: pytest.CaptureFixture[str]) -> None:
         'to 1, or name the classes in metainfo'
     )
     with pytest.raises(ValueError, match=f'^{re.escape(expected)}$'):
-        check_run(label_config(2, ann_file='list.txt'), ['train'])
-    check_run(label_config(3, ann_file='list.txt'), ['train'])
+        check_sample(label_config(2, ann_file='list.txt'), ['train'])
+    check_sample(label_config(3, ann_file='list.txt'), ['train'])
     assert capsys.readouterr().out == (
         "warning: labelled, class 1, '1': no image of train_dataloader is of it. Add some, or take "
         'it out of the classes and num_classes\n'
@@ -228,7 +228,7 @@ def test_labels_of_a_list(capsys: pytest.CaptureFixture[str]) -> None:
 
 @pytest.mark.usefixtures('labelled')
 def test_head_with_more_classes_than_folders(capsys: pytest.CaptureFixture[str]) -> None:
-    check_run(label_config(1000), ['train'])
+    check_sample(label_config(1000), ['train'])
     assert 'warning: model.head.num_classes: 1000, but the data' in capsys.readouterr().out
 
 
@@ -248,4 +248,4 @@ def test_data_sets_that_cannot_be_made(entries: dict, expected: str) -> None:
     line = 'train_dataloader.dataset, CustomDataset: it cannot be made: '
     pattern = re.escape(line + expected).replace(r'\.\*', '.*')
     with pytest.raises(ValueError, match=f'^{pattern}$'):
-        check_run(label_config(2, **entries), ['train'])
+        check_sample(label_config(2, **entries), ['train'])

@@ -33,3 +33,13 @@ def test_what_was_logged(tmp_path: Path) -> None:
 def test_says_where_it_looked(tmp_path: Path) -> None:
     with pytest.raises(FileNotFoundError, match=r'no training log in .*/vis_data/scalars.json'):
         read_history(tmp_path)
+
+
+def test_logs_that_are_cut_off_or_none(tmp_path: Path) -> None:
+    log = write_log(tmp_path, range(1, 3), {'mIoU': 1.0})
+    with log.open('a') as file:
+        file.write('{"loss": 0.')
+    assert sorted(read_history(log).train) == [1, 2]
+    log.write_text('hello\n')
+    with pytest.raises(ValueError, match=r'scalars\.json, line 1 is not JSON: '):
+        read_history(log)

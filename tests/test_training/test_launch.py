@@ -1,10 +1,19 @@
 """Configs written for GPUs run without one."""
 
+from pathlib import Path
+
 import pytest
 import torch
 from mmengine.config import Config, ConfigDict
 
-from mmlocalattn.training import adapt_to_device, enable_amp, enable_auto_scale_lr, launch
+from mmlocalattn.training import (
+    RunError,
+    adapt_to_device,
+    build_runner,
+    enable_amp,
+    enable_auto_scale_lr,
+    launch,
+)
 
 
 def gpu_config(**kwargs: object) -> Config:
@@ -102,3 +111,12 @@ def test_loaders_with_workers_stay() -> None:
     cfg = Config(dict(train_dataloader=loader))
     launch.adapt_loaders(cfg)
     assert cfg.train_dataloader == loader
+
+
+def test_types_that_are_not_registered(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    Path('c.py').write_text("model = dict(type='Nothing')\nwork_dir = 'run'")
+    cfg = Config.fromfile('c.py')
+    message = '^c.py: Nothing is not in the mmengine::model registry; is it spelt so, and its pack'
+    with pytest.raises(RunError, match=message):
+        build_runner(cfg)

@@ -124,11 +124,17 @@ def test_a_config_that_resumes(tmp_path: Path, capsys: pytest.CaptureFixture) ->
     assert f'No checkpoint in {tmp_path}: training from the start.' in capsys.readouterr().out
     assert 'resume' not in cfg
     checkpoint = str(tmp_path / 'epoch_1.pth')
-    torch.save(dict(meta=dict(seed=17)), checkpoint)
+    torch.save(dict(meta=dict(seed=17, epoch=1, iter=9), message_hub={}), checkpoint)
     apply_resume(cfg, 'auto')
     assert (cfg.resume, cfg.load_from) == (True, checkpoint)
     assert cfg.randomness == dict(seed=17, deterministic=True)
-    assert f'Resuming from {checkpoint}.' in capsys.readouterr().out
+    assert capsys.readouterr().out == f'Resuming from {checkpoint}.\n'
+    cfg.train_cfg = dict(max_epochs=1)
+    apply_resume(cfg, checkpoint)
+    message = (
+        'It is at the end, epoch 1 of 1: nothing is left to train. Raise train_cfg.max_epochs,'
+    )
+    assert message in capsys.readouterr().out
 
 
 def test_checkpoints_that_cannot_be_resumed(tmp_path: Path) -> None:
@@ -137,5 +143,9 @@ def test_checkpoints_that_cannot_be_resumed(tmp_path: Path) -> None:
         apply_resume(cfg, 'no.pth')
     broken.write_text('half')
     with pytest.raises(ValueError, match=r'is not whole; --resume alone finds one that is'):
+        apply_resume(cfg, str(broken))
+    torch.save(dict(state_dict={}), broken)
+    message = r'has no state of a training to resume: .* --cfg-options load_from=.*epoch_1\.pth$'
+    with pytest.raises(ValueError, match=message):
         apply_resume(cfg, str(broken))
     assert 'resume' not in cfg

@@ -11,6 +11,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from mmlocalattn.command_line import one_line_errors, output_path
+from mmlocalattn.files import check_file
 
 
 def parse_args(argv: Sequence[str] | None = None) -> argparse.Namespace:
@@ -33,6 +34,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     from mmlocalattn.visualisation.curves import compare_runs, draw_curves, summarise_run
 
     with one_line_errors():
+        check_file(args.out)
         histories = {str(run): read_history(run) for run in args.runs}
         for name, history in histories.items():
             print(name, *summarise_run(history), sep='\n  ')

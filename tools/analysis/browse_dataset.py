@@ -16,6 +16,7 @@ from mmlocalattn.command_line import (
     one_line_errors,
     output_path,
 )
+from mmlocalattn.files import check_folder
 
 
 def parse_args(argv: Sequence[str] | None = None) -> argparse.Namespace:
@@ -49,6 +50,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     )
 
     with one_line_errors():
+        check_folder(args.output_dir)
         cfg = config_of(args)
         dataset = build_dataset(cfg, args.split, args.number)
         visualizer = build_visualizer(cfg, dataset.metainfo)

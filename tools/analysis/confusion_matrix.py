@@ -12,7 +12,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from mmlocalattn.command_line import add_config_arguments, one_line_errors, output_path
-from mmlocalattn.files import write_json
+from mmlocalattn.files import check_folder, write_json
 
 
 def parse_args(argv: Sequence[str] | None = None) -> argparse.Namespace:
@@ -35,6 +35,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     from mmlocalattn.visualisation.confusion import count_confusion, draw_confusion
 
     with one_line_errors():
+        check_folder(args.save_dir)
         cfg = config_of(args)
         confusion = count_confusion(cfg, args.predictions, args.score_thr, args.tp_iou_thr)
         content = dict(classes=confusion.classes, matrix=confusion.matrix.tolist())

@@ -11,6 +11,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from mmlocalattn.command_line import add_config_arguments, one_line_errors, output_path
+from mmlocalattn.files import check_folder
 
 
 def parse_args(argv: Sequence[str] | None = None) -> argparse.Namespace:
@@ -21,6 +22,11 @@ def parse_args(argv: Sequence[str] | None = None) -> argparse.Namespace:
     add_config_arguments(parser)
     parser.add_argument('checkpoint', nargs='?', help='weights; without it they are random')
     parser.add_argument('image', help='image file')
+    parser.add_argument(
+        '--allow-partial',
+        action='store_true',
+        help='take what fits of a checkpoint of another backbone, and the rest random',
+    )
     parser.add_argument(
         '--out', type=output_path, required=True, metavar='DIR', help='folder for the pictures'
     )
@@ -75,11 +81,12 @@ def main(argv: Sequence[str] | None = None) -> None:
     from mmlocalattn.visualisation.pictures import image_reader
 
     with one_line_errors():
+        check_folder(args.out)
         cfg = config_of(args)
         image = image_reader(cfg)(args.image)
         points = args.points or [(image.shape[1] // 2, image.shape[0] // 2)]
         check_points(points, image)
-        records = attention_of(cfg, image, args.checkpoint, args.short_side)
+        records = attention_of(cfg, image, args.checkpoint, args.short_side, args.allow_partial)
         layers = select_layers(records, args.stages, args.blocks, args.heads)
         title = Path(args.config).stem + (f' with {args.backbone}' if args.backbone else '')
         weights = Path(args.checkpoint).name if args.checkpoint else 'random weights'

@@ -1,9 +1,10 @@
 """Time the operators beside other ways to compute the same, and beside a matrix product.
 
-Everything about one map is timed in turns in one process; the table shows medians. FLOPs are the
-useful ones: 4 * B * heads * H * W * kh * kw * head_dim forward, 3.5 times that for forward and
-backward; of slide_attention, the convolutions to its copies too. Before, every way is compared with
-the reference on small maps.
+Everything about one map is timed in turns in one process; the table shows medians. On CUDA every
+call is timed as a replayed graph too, without the host's part of it. FLOPs are the useful ones:
+4 * B * heads * H * W * kh * kw * head_dim forward, 3.5 times that for forward and backward; of
+slide_attention, the convolutions to its copies too. Before, every way is compared with the
+reference on small maps.
 """
 
 import argparse

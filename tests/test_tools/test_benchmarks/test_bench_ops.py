@@ -3,6 +3,7 @@
 import argparse
 import json
 import sys
+from collections.abc import Callable
 from pathlib import Path
 from types import ModuleType
 
@@ -271,3 +272,45 @@ def test_stand_alone_attention(tool: ModuleType, dtype: str, tmp_path: Path) -> 
 def test_one_line_errors(tool: ModuleType, argv: list[str], message: str) -> None:
     with pytest.raises(SystemExit, match=f'^{message}'):
         tool.main(argv)
+
+
+def test_replays_are_timed_beside_calls(
+    tool: ModuleType,
+    monkeypatch: pytest.MonkeyPatch,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    """On CUDA; here a replay is the call itself."""
+
+    def replay_of(run: Callable[[], object], device: torch.device) -> Callable[[], object]:
+        if len(replayed) == 1:
+            raise RuntimeError('operation not permitted when stream is capturing\nmore')
+        replayed.append(run)
+        return run
+
+    replayed: list[Callable[[], object]] = []
+    monkeypatch.setattr(operators, 'replay_of', replay_of)
+    out = tmp_path / 'out.json'
+    tool.main([*SMALL, '--baselines', '--out', str(out)])
+    results = json.loads(out.read_text())['results']
+    timed, *others = [r for r in results if 'skipped' not in r]
+    assert timed['replay_seconds'] > 0
+    assert len(timed['replay_samples']) == len(timed['samples'])
+    assert {r['not_replayed'] for r in others} == {
+        'operation not permitted when stream is capturing'
+    }
+    assert 'replayed, ms' in capsys.readouterr().out
+
+
+def test_no_replays_on_a_cpu() -> None:
+    assert timing.replay_of(lambda: None, torch.device('cpu')) is None
+
+
+@pytest.mark.cuda
+def test_replay_repeats_the_call() -> None:
+    device = torch.device('cuda')
+    left, right, result = torch.randn(3, 64, 64, device=device)
+    replay = timing.replay_of(lambda: torch.mm(left, right, out=result), device)
+    left.mul_(2)
+    replay()
+    assert torch.equal(result, torch.mm(left, right))

@@ -353,5 +353,5 @@ def scratch_bytes(name: str, problem: Problem, backward: bool) -> int:
 
 
 def has_backward(name: str, problem: Problem) -> bool:
-    """FlexAttention is for inference only on the CPU."""
-    return not (name.startswith('flex') and problem.device.type == 'cpu')
+    """FlexAttention, which NATTEN calls there too, is for inference only on the CPU."""
+    return not (name.startswith(('flex', 'natten')) and problem.device.type == 'cpu')

@@ -14,7 +14,7 @@ from benchmarking.cases import TWO_OPS, Neighborhood, SparseScan
 from benchmarking.report import PASSES
 from benchmarking.slide import Slide, SlideProblem
 from benchmarking.stand_alone import StandAlone
-from benchmarking.timing import Run, free_memory, peak_memory, time_in_turns
+from benchmarking.timing import Run, free_memory, peak_memory, replay_of, time_in_turns
 from mmlocalattn.layers.scan_geometry import adaptive_scan
 from mmlocalattn.ops._window import as_pair
 
@@ -192,10 +192,13 @@ def measure(case: Case, args: argparse.Namespace, reasons: dict, product: Run) -
                 reason = str(error).strip().partition('\n')[0]
             if reason is not None:
                 record['skipped'] = reason
-    (product_samples, *samples) = time_in_turns(runs, args.device, args.rounds)
-    product_rate = 2 * MATRIX**3 / 1e9 / statistics.median(product_samples)
     timed = [record for record in records if 'skipped' not in record]
-    for record, run, seconds in zip(timed, runs[1:], samples):
+    replays = [replay(record, run, args.device) for record, run in zip(timed, runs[1:])]
+    recorded = [run for run in replays if run is not None]
+    samples = time_in_turns([*runs, *recorded], args.device, args.rounds)
+    product_rate = 2 * MATRIX**3 / 1e9 / statistics.median(samples[0])
+    replay_samples = iter(samples[len(runs) :])
+    for record, run, again, seconds in zip(timed, runs[1:], replays, samples[1:]):
         median = statistics.median(seconds)
         factor = case.both_factor if record['pass'] == PASSES[True] else 1.0
         rate = factor * sum(step.gflop for step in case.steps) / median
@@ -207,7 +210,19 @@ def measure(case: Case, args: argparse.Namespace, reasons: dict, product: Run) -
             'fraction_of_matrix_product': rate / product_rate,
             'peak_bytes': peak_memory(run, args.device),
         }
+        if again is not None:
+            record['replay_samples'] = next(replay_samples)
+            record['replay_seconds'] = statistics.median(record['replay_samples'])
     return records
+
+
+def replay(record: dict, run: Run, device: torch.device) -> Run | None:
+    """A CUDA graph of a run; None, and the reason in the record, if it cannot be recorded."""
+    try:
+        return replay_of(run, device)
+    except RuntimeError as error:
+        record['not_replayed'] = str(error).strip().partition('\n')[0]
+        return None
 
 
 def describe(case: Case) -> dict:

@@ -15,7 +15,7 @@ PASSES = {False: 'forward', True: 'forward+backward'}
 
 def full_table(records: list[dict]) -> None:
     """Every number, one line per way and pass."""
-    columns = (
+    columns = [
         'map, heads',
         records[0]['window_title'],
         'way',
@@ -24,7 +24,10 @@ def full_table(records: list[dict]) -> None:
         'GFLOP/s',
         'of matrix product',
         'extra memory (of q, k, v, o)',
-    )
+    ]
+    has_replays = any('replay_seconds' in record for record in records)
+    if has_replays:
+        columns.append('replayed, ms')
     rows = []
     for record in records:
         row = [record['map'], record['window'], record['way'], record['pass']]
@@ -37,6 +40,8 @@ def full_table(records: list[dict]) -> None:
                 f'{record["fraction_of_matrix_product"]:.2f}',
                 memory_text(record),
             ]
+        if has_replays:
+            row.append(digits(record['replay_seconds'] * 1e3) if 'replay_seconds' in record else '')
         rows.append(row)
     print(markdown_table(columns, rows, left=4))
 

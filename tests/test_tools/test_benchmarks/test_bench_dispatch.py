@@ -1,0 +1,33 @@
+"""bench_dispatch.py: what a call costs before its kernel has work."""
+
+import json
+from pathlib import Path
+
+import bench_dispatch
+import pytest
+import torch
+
+from mmlocalattn.ops import OPS
+
+
+@pytest.mark.parametrize('name', OPS)
+def test_public_function_and_operator_do_the_same(name: str) -> None:
+    public, operator, tensors = bench_dispatch.calls(name, 8, grad=True)
+    assert torch.equal(public(), operator())
+    assert all(tensor.requires_grad for tensor in tensors)
+
+
+def test_command(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(torch, 'set_num_threads', lambda count: None)
+    out = tmp_path / 'dispatch.json'
+    bench_dispatch.main(['--rounds', '2', '--head-dim', '8', '--out', str(out)])
+    product, *records = json.loads(out.read_text())['results']
+    assert [record['way'] for record in records] == [*OPS]
+    assert product['forward of mm'] == 1
+    for record in records:
+        assert record['forward of mm'] * product['forward'] == pytest.approx(record['forward'])
+        assert record['checks'] == pytest.approx(record['forward'] - record['operator'])
+    printed = capsys.readouterr().out
+    assert all(f'| {name} ' in printed for name in OPS)
