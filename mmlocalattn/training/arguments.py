@@ -2,6 +2,7 @@
 
 import argparse
 import os
+import time
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -68,6 +69,9 @@ def data_of(args: argparse.Namespace) -> FolderData:
         FileNotFoundError, ValueError: Of :func:`~mmlocalattn.data.folders.read_folder`.
     """
     out = os.path.join(getattr(args, 'work_dir', None) or default_work_dir(args), 'data')
+    rank = os.environ.get('RANK') or os.environ.get('SLURM_PROCID') or '0'
+    while rank != '0' and not os.path.exists(out):  # the first process writes
+        time.sleep(0.5)
     return read_folder(args.data, out, args.val_fraction, args.skip_bad)
 
 

@@ -346,13 +346,17 @@ def start_clock(runner: Runner, started: float) -> None:
     """
     loop = runner.train_loop
     if isinstance(loop, ClockTrainLoop):
-        loop.plan.started = started
+        loop.plan.started = _shared(started)
 
 
 def _shared_now() -> float:
-    """The clock of the first process, so that all of them decide alike."""
+    return _shared(now())
+
+
+def _shared(moment: float) -> float:
+    """A moment of the first process, so that all of them decide alike."""
     if get_world_size() == 1:
-        return now()
-    moment = torch.tensor([now()], dtype=torch.float64)
-    broadcast(moment)
-    return float(moment)
+        return moment
+    value = torch.tensor([moment], dtype=torch.float64)
+    broadcast(value)
+    return float(value)

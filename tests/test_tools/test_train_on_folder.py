@@ -1,12 +1,14 @@
 """tools/train.py --data FOLDER [--minutes N]: from a folder to a model that other tools use."""
 
 import itertools
+import json
 import shutil
 from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
 import tiny_data
+import torch
 from mmengine.config import Config
 from tiny_data import data, quick  # noqa: F401
 
@@ -116,3 +118,28 @@ def test_what_cannot_be_trained(tmp_path: Path, data: Path) -> None:  # noqa: F8
         tiny_data.run(TRAIN, config, '--data', folder, '--work-dir', tmp_path / 'work')
     with pytest.raises(SystemExit, match=r"error: .*'nowhere' does not exist|error: .*nowhere"):
         tiny_data.run(TRAIN, config, '--data', tmp_path / 'nowhere')
+
+
+def test_weights_of_other_classes(
+    tmp_path: Path,
+    data: Path,  # noqa: F811
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    """Weights of two classes start a model of three: all but those of the heads' last layers."""
+    config, checkpoint = tiny_data.write_model(tmp_path, data, 'DETECTION')
+    folder = make_folder('DETECTION', data, tmp_path)
+    content = json.loads((folder / 'coco.json').read_text())
+    content['categories'].append(dict(id=2, name='grey'))
+    (folder / 'coco.json').write_text(json.dumps(content))
+    options = ['train_cfg.max_epochs=1', 'optim_wrapper.optimizer.lr=0', f'load_from={checkpoint}']
+    argv = [config, '--data', folder, '--work-dir', tmp_path / 'work', '--cfg-options', *options]
+    tiny_data.run(TRAIN, *argv)
+    log = capsys.readouterr().out + capsys.readouterr().err
+    for name in ('bbox_head.fc_cls', 'bbox_head.fc_reg', 'mask_head.conv_logits'):
+        assert f'roi_head.{name}' in log
+    before = read_checkpoint(checkpoint)['state_dict']
+    after = read_checkpoint((tmp_path / 'work' / 'last_checkpoint').read_text())['state_dict']
+    assert before['roi_head.bbox_head.fc_cls.bias'].shape == (3,)
+    assert after['roi_head.bbox_head.fc_cls.bias'].shape == (4,)
+    weight = 'roi_head.bbox_head.shared_fcs.0.weight'
+    assert torch.equal(before[weight], after[weight])
