@@ -1,5 +1,6 @@
 """What a training leaves to look at: its scores with their intervals, curves and pictures."""
 
+from collections.abc import Mapping
 from pathlib import Path
 from shlex import quote
 
@@ -25,12 +26,19 @@ class ReportHook(Hook):
 
     priority = 'LOWEST'
 
+    def __init__(self) -> None:
+        self._metrics: dict[str, float] = {}
+
+    def after_val_epoch(self, runner: Runner, metrics: dict[str, float] | None = None) -> None:
+        """Remember the last scores."""
+        self._metrics = metrics or {}
+
     def after_train(self, runner: Runner) -> None:
         """Print the report."""
         if runner.rank != 0:
             return
         try:
-            print(*report_training(runner), sep='\n')
+            print(*report_training(runner, self._metrics), sep='\n')
         except (OSError, ValueError) as error:  # after a training, nothing of it may be lost
             print_log(f'No report: {error}', logger='current')
 
@@ -42,33 +50,36 @@ def register_report(runner: Runner) -> None:
     runner.register_hook(ReportHook())
 
 
-def report_training(runner: Runner) -> list[str]:
+def report_training(runner: Runner, metrics: Mapping[str, float]) -> list[str]:
     """Draw the curves and pictures of a training that is over.
+
+    Args:
+        runner: Of the training.
+        metrics: Of its last validation.
 
     Returns:
         Lines to print: the scores, what was drawn, and what to do next.
 
     Raises:
-        FileNotFoundError: If nothing was logged or drawn.
+        FileNotFoundError: If nothing was drawn.
         ValueError: If nothing was measured that is known.
     """
-    folder = Path(runner.work_dir)
-    history = read_history(folder)
-    metrics = history.val[max(history.val)] if history.val else {}
-    if not set(metrics) - {'step', 'time', 'data_time'}:
+    if not metrics:
         raise ValueError('the model has found nothing at all; train it longer')
+    folder = Path(runner.work_dir)
     number = len(runner.val_dataloader.dataset)
-    draw_curves(plots_of(history, metrics), folder / 'curves.png')
+    lines = ['', score_table(metrics), '', f'on {number} images, after {runner.iter} iterations']
+    if any(name.endswith('_low') for name in metrics):
+        lines[-1] += '; of 100 draws of as many images 95 score in the interval'
     pictures = find_pictures(folder)
     draw_sheet(pictures, folder / 'pictures.png')
-    return [
-        *('', score_table(metrics), ''),
-        f'on {number} images; 95 of 100 draws of as many images lie in the interval',
-        f'{max(history.train)} iterations in {history.minutes():.1f} minutes of training',
-        f'training curves  {folder}/curves.png',
-        f'pictures         {folder}/pictures.png (ground truth left, prediction right)',
-        *('', *next_commands(runner)),
-    ]
+    lines.append(f'pictures  {folder}/pictures.png (ground truth left, prediction right)')
+    try:
+        draw_curves(plots_of(read_history(folder), metrics), folder / 'curves.png')
+        lines.append(f'curves    {folder}/curves.png')
+    except FileNotFoundError:
+        lines.append('curves    none: fewer iterations than are logged at once')
+    return [*lines, '', *next_commands(runner)]
 
 
 def next_commands(runner: Runner) -> list[str]:
