@@ -7,6 +7,8 @@ from pathlib import Path
 import numpy as np
 from PIL import Image, ImageDraw
 
+from mmlocalattn.data.folders import FolderData, read_folder
+
 SIDE = 64  # a power of two: shares of it are exact
 CLASSES = ('cat', 'dog')
 NAMES = [f'{i}.png' for i in range(6)]
@@ -179,3 +181,28 @@ def snapshot(root: Path) -> dict[str, tuple[int, bytes]]:
         for path in sorted(root.rglob('*'))
         if path.is_file()
     }
+
+
+def read(root: Path, **options: object) -> FolderData:
+    """A folder, read for a run beside it."""
+    return read_folder(str(root), str(root.parent / 'run' / 'data'), **options)
+
+
+def contents(data: FolderData) -> dict[str, dict]:
+    return {
+        name: json.loads(Path(split.annotations).read_bytes())
+        for name, split in data.splits.items()
+    }
+
+
+def picture_names(data: FolderData) -> dict[str, list[str]]:
+    return {
+        name: [image['file_name'] for image in content['images']]
+        for name, content in contents(data).items()
+    }
+
+
+def merged(data: FolderData, key: str) -> list[dict]:
+    """The entries of all splits; which picture is where depends on how Pillow packs it."""
+    entries = [entry for content in contents(data).values() for entry in content[key]]
+    return sorted(entries, key=lambda entry: entry['id'])

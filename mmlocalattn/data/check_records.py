@@ -1,10 +1,11 @@
 """Checks of the pictures and objects of a folder, before anything is written."""
 
+import math
 import os
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 
-from mmlocalattn.data.boxes import box_problem, check_annotation
+from mmlocalattn.data.boxes import box_problem, check_annotation, check_boxes
 from mmlocalattn.data.findings import Finding
 from mmlocalattn.data.image_files import unreadable
 from mmlocalattn.data.picture_files import PictureFacts, check_file
@@ -141,6 +142,32 @@ def check_objects(records: Records, facts: Facts, raw: bool) -> Iterator[Finding
             errors = [finding for finding in findings if finding.severity == 'error']
             item.bad = bool(errors) or is_lost(item, size)
             yield from errors[:1] or findings
+
+
+def check_box_format(records: Records, facts: Facts) -> None:
+    """Recognise a COCO file whose boxes are all corners, or shares of the picture.
+
+    Raises:
+        ValueError: If one is so: no box of it can be used.
+    """
+    boxes: dict[str, list[list[float]]] = {}
+    for picture in records.pictures:
+        for item in picture.objects:
+            if item.source is not None and is_box(item.box) and not facts[picture.path].error:
+                size = facts[picture.path].turned
+                boxes.setdefault(picture.ann_file, []).append([*(item.box or []), *size])
+    for path, of_file in boxes.items():
+        for finding in check_boxes(path, of_file):
+            raise ValueError(finding.message)
+
+
+def is_box(box: object) -> bool:
+    """Whether it is four finite numbers."""
+    return (
+        isinstance(box, list)
+        and len(box) == 4
+        and all(isinstance(value, (int, float)) and math.isfinite(value) for value in box)
+    )
 
 
 def _check_object(

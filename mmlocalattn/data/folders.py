@@ -10,7 +10,12 @@ from pathlib import Path
 from statistics import median
 from typing import Any
 
-from mmlocalattn.data.check_records import check_objects, check_pictures, choose_orientation
+from mmlocalattn.data.check_records import (
+    check_box_format,
+    check_objects,
+    check_pictures,
+    choose_orientation,
+)
 from mmlocalattn.data.findings import Finding, first_of_each_kind
 from mmlocalattn.data.formats import (
     read_class_folders,
@@ -165,7 +170,8 @@ def read_folder(
         raise ValueError(
             f'{out!r} is inside of {folder!r}, and nothing is written there: give another work dir'
         )
-    key = _fingerprint(tree, final, val_fraction, skip_bad, task)
+    fields = tuple(FolderData.__dataclass_fields__)  # a newer version has others
+    key = _fingerprint(tree, final, val_fraction, skip_bad, task, fields)
     path = Path(final, DESCRIPTION)
     if path.is_file() and (content := json.loads(path.read_bytes()))['fingerprint'] == key:
         return _from_json(content['data'])
@@ -215,6 +221,7 @@ def _read(
     if records.source != 'COCO':
         records.pictures.sort(key=lambda picture: picture.path)
     facts = look_at_all(sorted({picture.path for picture in records.pictures}))
+    check_box_format(records, facts)
     raw, oriented = choose_orientation(records, facts)
     findings = [*records.findings, *oriented, *check_pictures(records, facts, raw)]
     findings += check_objects(records, facts, raw)
@@ -228,6 +235,8 @@ def _read(
     made = make_splits(records, facts, val_fraction)
     findings += check_duplicates(records, facts)
     skipped += _drop_bad(records) if skip_bad else 0
+    if not any(picture.split == 'train' for picture in records.pictures):
+        raise ValueError(f'{tree.root!r}: every picture for training is one for validation too')
     counts = count_classes(records)
     sizes = {path: known.stored if raw else known.turned for path, known in facts.items()}
     data = FolderData(

@@ -90,7 +90,6 @@ class Records:
         pictures: In the order that they are written in.
         findings: Of the reader: what it could not read.
         palette: (R, G, B) of each class; empty to choose one.
-        notes: What the reader decided, in words, for the line that says what was recognised.
         category_ids: Of a COCO file, for each class; empty to count from 1.
         map_labels: Label of each value or colour (R, G, B) of the maps.
         convert_maps: Whether the values of the maps are not the labels.
@@ -104,7 +103,6 @@ class Records:
     pictures: list[PictureRecord] = field(default_factory=list)
     findings: list[Finding] = field(default_factory=list)
     palette: list[tuple[int, int, int]] = field(default_factory=list)
-    notes: list[str] = field(default_factory=list)
     category_ids: list[int] = field(default_factory=list)
     map_labels: dict[Any, int] = field(default_factory=dict)
     convert_maps: bool = False

@@ -1,7 +1,7 @@
 """Which pictures are for training and which for validation."""
 
 import os
-from collections import defaultdict
+from collections import Counter, defaultdict
 from collections.abc import Iterator, Mapping
 
 from mmlocalattn.data.findings import Finding
@@ -13,8 +13,9 @@ from mmlocalattn.data.tree import SPLITS
 def make_splits(records: Records, facts: Mapping[str, PictureFacts], val_fraction: float) -> bool:
     """Give each picture a split, and make those that are missing.
 
-    Pictures are ordered by a digest of their content, so the split depends on nothing else, and a
-    picture that is there twice is on one side. Of classification each class is split by itself.
+    Pictures are taken in the order of a digest of their content, so names do not matter, and a
+    picture that is there twice is on one side. No class is taken out of training altogether. Of
+    classification each class is split by itself.
 
     Args:
         records: Whose pictures get a split.
@@ -44,11 +45,30 @@ def make_splits(records: Records, facts: Mapping[str, PictureFacts], val_fractio
             f'there are {len(pool)} pictures, and a split needs two different ones: add pictures'
         )
     for by_digest in groups.values():
-        number = min(max(round(val_fraction * len(by_digest)), 1), len(by_digest) - 1)
-        for i, digest in enumerate(sorted(by_digest)):
-            for picture in by_digest[digest]:
-                picture.split = 'val' if i < number else 'train'
+        chosen = _choose_val(by_digest, val_fraction)
+        for digest, pictures in by_digest.items():
+            for picture in pictures:
+                picture.split = 'val' if digest in chosen else 'train'
     return True
+
+
+def _choose_val(by_digest: Mapping[str, list[PictureRecord]], val_fraction: float) -> set[str]:
+    """The digests for validation: the first ones without which each class is still in train."""
+    wanted = min(max(round(val_fraction * len(by_digest)), 1), len(by_digest) - 1)
+    labels = {digest: _labels(pictures) for digest, pictures in by_digest.items()}
+    left = Counter(label for several in labels.values() for label in several)
+    chosen: set[str] = set()
+    for digest in sorted(by_digest):
+        if len(chosen) < wanted and all(left[label] > 1 for label in labels[digest]):
+            chosen.add(digest)
+            left.subtract(labels[digest])
+    return chosen or set(sorted(by_digest)[:wanted])
+
+
+def _labels(pictures: list[PictureRecord]) -> set[int]:
+    """The labels that occur in pictures."""
+    labels = {item.label for picture in pictures for item in picture.objects}
+    return labels.union(*(picture.values for picture in pictures))
 
 
 def check_duplicates(records: Records, facts: Mapping[str, PictureFacts]) -> Iterator[Finding]:

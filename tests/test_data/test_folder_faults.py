@@ -2,6 +2,7 @@
 
 import json
 import re
+from collections import Counter
 from collections.abc import Callable
 from pathlib import Path
 
@@ -9,9 +10,10 @@ import numpy as np
 import pytest
 import sample_folders
 from PIL import Image
+from sample_folders import read
 
 from mmlocalattn.data.check import KINDS
-from mmlocalattn.data.folders import FolderData, read_folder
+from mmlocalattn.data.folders import FolderData
 
 Break = Callable[[Path], object]
 
@@ -22,10 +24,6 @@ def root(tmp_path: Path) -> Path:
     folder = tmp_path / 'mine'
     folder.mkdir()
     return folder
-
-
-def read(root: Path, **options: object) -> FolderData:
-    return read_folder(str(root), str(root.parent / 'run' / 'data'), **options)
 
 
 def lines(data: FolderData) -> list[str]:
@@ -239,6 +237,36 @@ def test_coco(root: Path, change: Break, line: str, skipped: int) -> None:
     assert data.skipped == skipped
 
 
+def test_boxes_that_are_corners(root: Path) -> None:
+    sample_folders.write_coco(root, masks=False)
+    path = root / 'annotations.json'
+    content = json.loads(path.read_text())
+    for entry in content['annotations']:
+        x, y, width, height = entry['bbox']
+        entry['bbox'] = [x, y, x + width, y + height]
+    path.write_text(json.dumps(content))
+    with pytest.raises(ValueError, match=r'annotations.json: 3 of 8 boxes .*they are \(x1, y1, x2'):
+        read(root, skip_bad=True)
+
+
+def test_one_of_each_fault(root: Path) -> None:
+    """Each has its line; without them a data set is left."""
+    sample_folders.write_yolo(root, masks=True)
+    for fault in ('truncated', 'outside', 'no area', 'no numbers', 'unknown class'):
+        YOLO_FAULTS[fault][0](root)
+    YOLO_FAULTS['annotations without image'][0](root)
+    save(root / 'images' / '3.png', RGB, format='JPEG')
+    save(root / 'images' / '4.png', np.zeros((64, 64), np.uint16))
+    save(root / 'images' / '5.png', RGB, format='JPEG', quality=10)
+    data = read(root, skip_bad=True)
+    assert Counter(line.partition(':')[0] for line in lines(data)) == dict(
+        error=5, warning=2, note=2
+    )
+    assert [split.num_images for split in data.splits.values()] == [4, 1]
+    with pytest.raises(ValueError, match=r'^5 entries of '):
+        read(root)
+
+
 def test_coco_that_is_cut_off(root: Path) -> None:
     sample_folders.write_coco(root, masks=True)
     path = root / 'annotations.json'
@@ -315,6 +343,15 @@ def test_same_picture_for_training_and_validation(root: Path) -> None:
     assert data.converted == ''
     skipping = read(root, skip_bad=True)
     assert (skipping.skipped, skipping.splits['train'].num_images) == (1, 3)
+
+
+def test_all_pictures_are_for_training_and_validation(root: Path) -> None:
+    for split in ('train', 'val'):
+        sample_folders.write_pictures(root / split)
+        (root / f'{split}.json').write_text(json.dumps(sample_folders.coco_content(True)))
+    assert len(lines(read(root))) == 6
+    with pytest.raises(ValueError, match='every picture for training is one for validation too'):
+        read(root, skip_bad=True)
 
 
 def test_orientation_that_nothing_tells(root: Path) -> None:

@@ -7,8 +7,9 @@ import numpy as np
 import pytest
 import sample_folders
 from PIL import Image
+from sample_folders import read
 
-from mmlocalattn.data.folders import FolderData, read_folder
+from mmlocalattn.data.folders import FolderData
 
 COLOURS = [(0, 0, 0), (0, 128, 0), (9, 9, 200)]
 
@@ -18,10 +19,6 @@ def root(tmp_path: Path) -> Path:
     folder = tmp_path / 'mine'
     folder.mkdir()
     return folder
-
-
-def read(root: Path, **options: object) -> FolderData:
-    return read_folder(str(root), str(root.parent / 'run' / 'data'), **options)
 
 
 def maps(data: FolderData) -> dict[str, np.ndarray]:
@@ -194,6 +191,15 @@ def test_pascal_voc_s_maps(root: Path) -> None:
     assert_maps(data)
     said = ' '.join(finding.message for finding in data.findings)
     assert '10 pictures, this one among them, have no map' in said
+
+
+def test_pictures_whose_names_end_as_those_of_maps(root: Path) -> None:
+    sample_folders.write_maps(root)
+    for folder in ('images', 'masks'):
+        for path in list((root / folder).iterdir()):
+            path.rename(path.with_name(f'{path.stem}_l.png'))
+    data = read(root)
+    assert (data.task, len(maps(data))) == ('semantic segmentation', 6)
 
 
 def test_photographs_of_faces_are_no_masks(root: Path) -> None:

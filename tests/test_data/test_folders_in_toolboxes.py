@@ -10,9 +10,7 @@ from mmengine.registry import init_default_scope
 from mmpretrain.datasets import CustomDataset
 from mmseg.datasets import BaseSegDataset
 from PIL import Image
-from sample_folders import WRITERS
-
-from mmlocalattn.data.folders import FolderData, read_folder
+from sample_folders import WRITERS, read
 
 
 @pytest.fixture
@@ -20,10 +18,6 @@ def root(tmp_path: Path) -> Path:
     folder = tmp_path / 'my pictures'  # a space in it
     folder.mkdir()
     return folder
-
-
-def read(root: Path) -> FolderData:
-    return read_folder(str(root), str(root.parent / 'run' / 'data'))
 
 
 def names(dataset: CocoDataset | BaseSegDataset | CustomDataset) -> list[str]:

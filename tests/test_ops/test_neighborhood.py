@@ -92,12 +92,19 @@ class TestNeighborhoodAttention(OpContract):
         'dim64_dilated': case((1, 8, 9, 1, 64), (3, 3), (2, 3)),
         'dim128_dilated': case((1, 7, 11, 1, 128), (3, 5), (2, 2)),
         'dim32_bias': case((1, 7, 9, 2, 32), (5, 3), (1, 2), bias=True),
+        'dim16_bias': case((2, 9, 7, 2, 16), (3, 5), (2, 1), bias=True, scale=-0.3),
+        'dim32_bias_window_is_map': case((1, 12, 11, 1, 32), (11, 11), bias=True),
+        'dim64_bias': case((1, 6, 8, 1, 64), (5, 7), bias=True),
+        'dim128_bias': case((1, 5, 7, 1, 128), (3, 3), (1, 2), bias=True, scale=0.05),
+        'dim32_bias_large': case((1, 3, 40, 1, 32), (1, 39), bias=True),
         'dim32_negative_scale': case((1, 5, 6, 1, 32), (3, 3), scale=-0.2),
+        'dim64_zero_scale': case((1, 4, 6, 1, 64), (3, 3), scale=0.0),
         # Three parts or more of what a block reads pass through shared memory.
         'dim128_window_is_map': case((1, 11, 13, 1, 128), (11, 13)),
         'dim128_wide': case((1, 3, 70, 1, 128), (1, 69)),
         'dim32_tall': case((1, 70, 3, 1, 32), (23, 1), (3, 1)),
     }
+    large_case: ClassVar[Case] = case((1, 100, 167, 2, 32), (15, 15), (6, 6))
     errors: ClassVar[dict[str, tuple[Case, str]]] = {
         'even_kernel': (
             dict(kernel_size=(4, 3)),

@@ -117,6 +117,9 @@ def test_runners_are_checked(monkeypatch: pytest.MonkeyPatch) -> None:
     class FakeRunner:
         model = NeighborhoodAttention(8, 2, 3)
 
+        def register_hook(self, hook: object) -> None:
+            pass
+
     seen = []
     monkeypatch.setattr(launch, 'check_first_start', seen.append)
     monkeypatch.setattr(launch, 'adapt_to_device', lambda cfg: None)

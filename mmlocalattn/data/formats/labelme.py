@@ -61,14 +61,20 @@ def _read(path: str) -> dict[str, Any] | str:
         content = json.loads(Path(path).read_bytes())
     except ValueError as error:
         return f'it is no JSON file ({error})'
-    is_labelme = isinstance(content, dict) and isinstance(content.get('shapes'), list)
+    shapes = content.get('shapes') if isinstance(content, dict) else None
+    is_labelme = isinstance(shapes, list) and all(isinstance(shape, dict) for shape in shapes)
     return content if is_labelme else ''
 
 
 def _classes(tree: Tree, contents: list[dict]) -> list[str]:
     """Those of labels.txt or classes.txt, else all that occur, in alphabetical order."""
     listed = tree.class_names('labels.txt', 'classes.txt')[1]
-    found = {str(shape.get('label')) for content in contents for shape in content['shapes']}
+    found = {
+        str(shape.get('label'))
+        for content in contents
+        for shape in content['shapes']
+        if shape.get('shape_type', 'polygon') in AREAS
+    }
     return [name for name in listed or sorted(found) if name not in NO_CLASSES]
 
 
@@ -107,6 +113,7 @@ def _objects(
             records.findings.append(finding)
             continue
         if item is None:
+            entry = f'shape {number}'
             problem = f'a {kind} has no area, so it is not read'
             finding = Finding('note', 'boxes', picture.ann_file, entry, problem)
             records.findings.append(finding)

@@ -18,7 +18,7 @@ LOOKED_AT = 5  # maps, to see whether they are photographs
 _MAP_FOLDER = re.compile(
     r'mask|label|annot|segment|(^|[^a-z])(gt|seg|ann|maps?|semantic)($|[^a-z])'
 )
-_MAP_END = re.compile(r'[-_.](masks?|labels?|labelids|annotation|gt|seg|m|l|p)$', re.IGNORECASE)
+_MAP_END = re.compile(r'[-_.](masks?|labels?|labelids|annotation|gt|seg|l)$', re.IGNORECASE)
 _PICTURE_END = re.compile(r'[-_.](image|img|rgb|sat|photo)$', re.IGNORECASE)
 
 
@@ -62,7 +62,8 @@ def _pairs(tree: Tree) -> tuple[dict[str, str], int]:
     for path in tree.pictures:
         folders = tree.relative(path).lower().split(os.sep)[:-1]
         stem = Path(path).stem
-        if any(_MAP_FOLDER.search(folder) for folder in folders) or _MAP_END.search(stem):
+        in_maps = any(_MAP_FOLDER.search(folder) for folder in folders)
+        if in_maps or (_MAP_END.search(stem) and not set(folders) & set(PICTURE_FOLDERS)):
             stems.add(_MAP_END.sub('', stem))
             maps.setdefault(_MAP_END.sub('', stem), []).append(path)
             maps.setdefault(stem, []).append(path)

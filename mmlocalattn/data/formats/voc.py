@@ -37,8 +37,10 @@ def read_voc(tree: Tree) -> Records | None:
         records.pictures.append(picture)
     _add_negatives(tree, records, sets)
     records.task = task_of(records.pictures)
-    if any(item.crowd for picture in records.pictures for item in picture.objects):
-        records.notes.append('difficult objects are not counted')
+    crowds = sum(item.crowd for picture in records.pictures for item in picture.objects)
+    if crowds:
+        problem = f'{crowds} objects are called difficult: they count neither in training nor in AP'
+        records.findings.append(Finding('note', 'data set', tree.root, '', problem))
     return records
 
 

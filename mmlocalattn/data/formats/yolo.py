@@ -30,7 +30,8 @@ def read_yolo(tree: Tree) -> Records | None:
     records.classes = _classes(tree, config_path, config, records)
     boxes_only = bool(config.get('kpt_shape'))
     if boxes_only:
-        records.notes.append('key points are not read')
+        problem = 'it is of key points (kpt_shape), of which the boxes alone are read'
+        records.findings.append(Finding('note', 'data set', config_path, '', problem))
     used = set()
     for path, split in pictures.items():
         picture = PictureRecord(path, split=split)

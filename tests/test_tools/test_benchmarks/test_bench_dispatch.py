@@ -6,13 +6,14 @@ from pathlib import Path
 import bench_dispatch
 import pytest
 import torch
+from benchmarking import dispatch
 
 from mmlocalattn.ops import OPS
 
 
 @pytest.mark.parametrize('name', OPS)
 def test_public_function_and_operator_do_the_same(name: str) -> None:
-    public, operator, tensors = bench_dispatch.calls(name, 8, grad=True)
+    public, operator, tensors = dispatch.calls(name, 8, grad=True)
     assert torch.equal(public(), operator())
     assert all(tensor.requires_grad for tensor in tensors)
 
@@ -31,3 +32,8 @@ def test_command(
         assert record['checks'] == pytest.approx(record['forward'] - record['operator'])
     printed = capsys.readouterr().out
     assert all(f'| {name} ' in printed for name in OPS)
+
+
+def test_unknown_operator() -> None:
+    with pytest.raises(SystemExit, match=r'^error: no operator attention: there are neighborhood_'):
+        bench_dispatch.main(['--operators', 'attention'])

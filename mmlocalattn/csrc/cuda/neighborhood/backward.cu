@@ -13,18 +13,34 @@ __device__ __forceinline__ Float4 query_statistics(float logsumexp2, float delta
   return {logsumexp2, delta, 0, 0};
 }
 
-// Gradient of query, and the statistics for the kernel below.
 template <typename T, int kDim>
-__global__ void __launch_bounds__(Tile<T, kDim, false>::kThreads,
-                                  Tile<T, kDim, false>::blocks(2, 1))
+using QueryLimits = Limits<T, kDim, Kind::kQueryGradient>;
+template <typename T, int kDim>
+using KeyValueLimits = Limits<T, kDim, Kind::kKeyValueGradient>;
+
+// Gradient of query, the statistics for the kernel below and, unless null, the gradient of the bias
+// of every block: (blocks, entries).
+template <typename T, int kDim, bool kHasBias>
+__global__ void __launch_bounds__(QueryLimits<T, kDim>::kThreads, QueryLimits<T, kDim>::kBlocks)
     tiled_backward_query_kernel(Problem<T, T> problem, Tiling tiling, Gradient<T> grad_query,
-                                Float4* statistics) {
-  const Tile<T, kDim, false> tile(problem, tiling);
+                                Float4* statistics, float* grad_bias) {
+  const Scale problem_scale(problem.scale);
+  const Tile<T, kDim, Kind::kQueryGradient, kHasBias> tile(problem, tiling,
+                                                           problem_scale.magnitude);
+  float* const grad_bias_of_block =
+      kHasBias && grad_bias != nullptr ? grad_bias + blockIdx.x * problem.bias_entries() : nullptr;
   if (tile.is_empty()) {
+    if (grad_bias_of_block != nullptr) {
+      tile.store_bias_gradient(grad_bias_of_block);
+    }
     return;
   }
-  const auto query = tile.own(problem.query, 0), grad_output = tile.own(problem.grad_output, 1);
-  const float scale = problem.scale * kLog2E<float>;
+  if (grad_bias_of_block != nullptr) {
+    tile.bias_gradient().clear();
+  }
+  const auto query = tile.own(problem.query, problem_scale.sign);
+  const auto grad_output = tile.second_own(problem.grad_output, 1);
+  const float scale = problem_scale.magnitude * kLog2E<float>;
   float logsumexp[2], delta[2], sum[kDim / 8][4] = {};
 #pragma unroll
   for (int slot = 0; slot < 2; ++slot) {
@@ -47,9 +63,10 @@ __global__ void __launch_bounds__(Tile<T, kDim, false>::kThreads,
     }
   }
   tile.for_each_product(problem.key, problem.value, nullptr, [&](const Product<T, kDim>& product) {
-    float grad[2][4], grad_weight[2][4];
-    query.dot(grad, product.first);
-    grad_output.dot(grad_weight, product.second);
+    float grad[2][4], grad_weight[2][4] = {};
+    product.start(grad);
+    query.dot(grad, product.first());
+    grad_output.dot(grad_weight, product.second());
     product.mask(grad);
 #pragma unroll
     for (int half = 0; half < 2; ++half) {
@@ -59,8 +76,14 @@ __global__ void __launch_bounds__(Tile<T, kDim, false>::kThreads,
                         (grad_weight[half][i] - delta[i / 2]);
       }
     }
-    query.add(sum, grad, product.first);
+    query.add(sum, grad, product.first());
+    if (grad_bias_of_block != nullptr) {
+      tile.bias_gradient().add(product, grad);
+    }
   });
+  if (grad_bias_of_block != nullptr) {
+    tile.store_bias_gradient(grad_bias_of_block);
+  }
 #pragma unroll
   for (int slot = 0; slot < 2; ++slot) {
     const int i = own_row(slot);
@@ -78,29 +101,33 @@ __global__ void __launch_bounds__(Tile<T, kDim, false>::kThreads,
 }
 
 // Gradients of key and value. The own tokens are keys, their partners the queries that see them.
-template <typename T, int kDim>
-__global__ void __launch_bounds__(Tile<T, kDim, true>::kThreads, Tile<T, kDim, true>::blocks(2, 2))
+template <typename T, int kDim, bool kHasBias>
+__global__ void __launch_bounds__(KeyValueLimits<T, kDim>::kThreads,
+                                  KeyValueLimits<T, kDim>::kBlocks)
     tiled_backward_key_value_kernel(Problem<T, T> problem, Tiling tiling, const Float4* statistics,
                                     Gradient<T> grad_key, T* grad_value) {
-  const Tile<T, kDim, true> tile(problem, tiling);
+  const Scale problem_scale(problem.scale);
+  const Tile<T, kDim, Kind::kKeyValueGradient, kHasBias> tile(problem, tiling,
+                                                              problem_scale.magnitude);
   if (tile.is_empty()) {
     return;
   }
-  const auto key = tile.own(problem.key, 0), value = tile.own(problem.value, 1);
-  const float scale = problem.scale * kLog2E<float>;
+  const auto key = tile.own(problem.key, problem_scale.sign);
+  const auto value = tile.second_own(problem.value, 1);
+  const float scale = problem_scale.magnitude * kLog2E<float>;
   float key_sum[kDim / 8][4] = {}, value_sum[kDim / 8][4] = {};
   tile.for_each_product(
       problem.query, problem.grad_output, statistics, [&](const Product<T, kDim>& product) {
-        float weight[2][4], grad[2][4];
-        key.dot(weight, product.first);
-        value.dot(grad, product.second);
+        float weight[2][4], grad[2][4] = {};
+        product.start(weight);
+        key.dot(weight, product.first());
+        value.dot(grad, product.second());
         product.mask(weight);
 #pragma unroll
         for (int half = 0; half < 2; ++half) {
 #pragma unroll
           for (int i = 0; i < 2; ++i) {
-            const int column = partner_column(half, i), last = product.first.last;
-            const Float4 query = product.statistics[column < last ? column : last];
+            const Float4& query = product.statistics(partner_column(half, i));
 #pragma unroll
             for (int slot = 0; slot < 2; ++slot) {
               float& p = weight[half][2 * slot + i];
@@ -109,8 +136,8 @@ __global__ void __launch_bounds__(Tile<T, kDim, true>::kThreads, Tile<T, kDim, t
             }
           }
         }
-        key.add(value_sum, weight, product.second);
-        key.add(key_sum, grad, product.first);
+        key.add(value_sum, weight, product.second());
+        key.add(key_sum, grad, product.first());
       });
 #pragma unroll
   for (int slot = 0; slot < 2; ++slot) {
@@ -245,22 +272,79 @@ __global__ void __launch_bounds__(kThreads)
   }
 }
 
+// Gradient of the bias from those of the blocks, of which every `heads`-th is of a head. A block
+// adds 32 entries, its warps every kReduceWarps-th part; the sums of the warps are added in order.
+constexpr int kReduceWarps = 16;
+template <typename T>
+__global__ void __launch_bounds__(kReduceWarps* kWarpSize)
+    reduce_bias_kernel(const float* parts, int64_t blocks, int64_t heads, int64_t entries,
+                       T* grad_bias) {
+  __shared__ float partial[kReduceWarps][kWarpSize];
+  const int64_t slices = ceil_div<int64_t>(entries, kWarpSize);
+  const int64_t head = blockIdx.x / slices, entry = blockIdx.x % slices * kWarpSize + lane();
+  float sum = 0;
+  if (entry < entries) {
+    for (int64_t block = head + warp() * heads; block < blocks; block += kReduceWarps * heads) {
+      sum += parts[block * entries + entry];
+    }
+  }
+  partial[warp()][lane()] = sum;
+  sync_block();
+  if (warp() == 0 && entry < entries) {
+    for (int other = 1; other < kReduceWarps; ++other) {
+      sum += partial[other][lane()];
+    }
+    grad_bias[head * entries + entry] = static_cast<T>(sum);
+  }
+}
+
+// Numbers of a workspace.
+template <typename T>
+int64_t statistics_numbers(const Problem<T, T>& problem) {
+  return problem.tokens() * static_cast<int64_t>(sizeof(Float4) / sizeof(float));
+}
+
 template <typename T>
 void launch_tiled(const Problem<T, T>& problem, const Gradient<T>& grad_query,
-                  const Gradient<T>& grad_key, T* grad_value, float* workspace) {
+                  const Gradient<T>& grad_key, T* grad_value, T* grad_bias, float* workspace) {
   auto* statistics = reinterpret_cast<Float4*>(workspace);
-  with_head_dim(problem.head_dim, [&](auto head_dim) {
+  float* parts = grad_bias == nullptr ? nullptr : workspace + statistics_numbers(problem);
+  const bool has_bias = problem.bias != nullptr;
+  with_instance<T>(problem.head_dim, has_bias, [&](auto head_dim, auto bias) {
     constexpr int kDim = decltype(head_dim)::value;
-    using Shape = Tile<T, kDim, false>;
-    const auto [tiling, blocks] = choose_tiling(problem, Shape::kWarps);
-    launch(tiled_backward_query_kernel<T, kDim>, blocks, Shape::kThreads, Shape::shared_bytes(2),
-           problem, tiling, grad_query, statistics);
-    launch(tiled_backward_key_value_kernel<T, kDim>, blocks, Shape::kThreads,
-           Shape::shared_bytes(2), problem, tiling, statistics, grad_key, grad_value);
+    constexpr bool kHasBias = decltype(bias)::value;
+    Launch shape = Tile<T, kDim, Kind::kQueryGradient, kHasBias>::launch_for(problem, has_bias);
+    launch(tiled_backward_query_kernel<T, kDim, kHasBias>, shape.blocks, shape.threads,
+           shape.shared_bytes, problem, shape.tiling, grad_query, statistics, parts);
+    if (grad_bias != nullptr) {
+      const int64_t entries = problem.bias_entries();
+      launch(reduce_bias_kernel<T>, problem.heads * ceil_div<int64_t>(entries, kWarpSize),
+             kReduceWarps * kWarpSize, 0, parts, shape.blocks, problem.heads, entries, grad_bias);
+    }
+    shape = Tile<T, kDim, Kind::kKeyValueGradient, kHasBias>::launch_for(problem);
+    launch(tiled_backward_key_value_kernel<T, kDim, kHasBias>, shape.blocks, shape.threads,
+           shape.shared_bytes, problem, shape.tiling, statistics, grad_key, grad_value);
   });
 }
 
 }  // namespace
+
+template <typename query_t, typename value_t>
+int64_t backward_numbers(const Problem<query_t, value_t>& problem, bool is_tiled) {
+  if constexpr (kTiledTypes<query_t, value_t>) {
+    if (is_tiled) {
+      int64_t numbers = statistics_numbers(problem);
+      if (problem.bias != nullptr) {
+        with_head_dim(problem.head_dim, [&](auto head_dim) {
+          using BiasTile = Tile<value_t, decltype(head_dim)::value, Kind::kQueryGradient, true>;
+          numbers += BiasTile::launch_for(problem, true).blocks * problem.bias_entries();
+        });
+      }
+      return numbers;
+    }
+  }
+  return problem.tokens();
+}
 
 template <typename query_t, typename value_t>
 void launch_backward(const Problem<query_t, value_t>& problem, bool is_tiled,
@@ -268,7 +352,7 @@ void launch_backward(const Problem<query_t, value_t>& problem, bool is_tiled,
                      value_t* grad_value, value_t* grad_bias, at::opmath_type<value_t>* workspace) {
   if constexpr (kTiledTypes<query_t, value_t>) {
     if (is_tiled) {
-      launch_tiled(problem, grad_query, grad_key, grad_value, workspace);
+      launch_tiled(problem, grad_query, grad_key, grad_value, grad_bias, workspace);
       return;
     }
   }
@@ -286,17 +370,23 @@ void launch_backward(const Problem<query_t, value_t>& problem, bool is_tiled,
   }
 }
 
+template int64_t backward_numbers(const Problem<double, double>&, bool);
 template void launch_backward(const Problem<double, double>&, bool, const Gradient<double>&,
                               const Gradient<double>&, double*, double*, double*);
+template int64_t backward_numbers(const Problem<float, float>&, bool);
 template void launch_backward(const Problem<float, float>&, bool, const Gradient<float>&,
                               const Gradient<float>&, float*, float*, float*);
+template int64_t backward_numbers(const Problem<at::Half, at::Half>&, bool);
 template void launch_backward(const Problem<at::Half, at::Half>&, bool, const Gradient<at::Half>&,
                               const Gradient<at::Half>&, at::Half*, at::Half*, float*);
+template int64_t backward_numbers(const Problem<at::BFloat16, at::BFloat16>&, bool);
 template void launch_backward(const Problem<at::BFloat16, at::BFloat16>&, bool,
                               const Gradient<at::BFloat16>&, const Gradient<at::BFloat16>&,
                               at::BFloat16*, at::BFloat16*, float*);
+template int64_t backward_numbers(const Problem<float, at::Half>&, bool);
 template void launch_backward(const Problem<float, at::Half>&, bool, const Gradient<at::Half>&,
                               const Gradient<at::Half>&, at::Half*, at::Half*, float*);
+template int64_t backward_numbers(const Problem<float, at::BFloat16>&, bool);
 template void launch_backward(const Problem<float, at::BFloat16>&, bool,
                               const Gradient<at::BFloat16>&, const Gradient<at::BFloat16>&,
                               at::BFloat16*, at::BFloat16*, float*);

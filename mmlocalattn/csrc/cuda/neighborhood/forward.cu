@@ -12,21 +12,25 @@ namespace {
 constexpr float kSlack = 8;
 
 template <typename T, int kDim>
-__global__ void __launch_bounds__(Tile<T, kDim, false>::kThreads,
-                                  Tile<T, kDim, false>::blocks(1, 1))
+using ForwardLimits = Limits<T, kDim, Kind::kForward>;
+
+template <typename T, int kDim, bool kHasBias>
+__global__ void __launch_bounds__(ForwardLimits<T, kDim>::kThreads, ForwardLimits<T, kDim>::kBlocks)
     tiled_kernel(Problem<T, T> problem, Tiling tiling, T* output, float* logsumexp) {
-  const Tile<T, kDim, false> tile(problem, tiling);
+  const Scale problem_scale(problem.scale);
+  const Tile<T, kDim, Kind::kForward, kHasBias> tile(problem, tiling, problem_scale.magnitude);
   if (tile.is_empty()) {
     return;
   }
-  const auto query = tile.own(problem.query, 0);
-  const float scale = problem.scale * kLog2E<float>;
+  const auto query = tile.own(problem.query, problem_scale.sign);
+  const float scale = problem_scale.magnitude * kLog2E<float>;
   // Per slot. `lowest` and not -inf, so that no difference is NaN.
   constexpr float kLowest = std::numeric_limits<float>::lowest();
   float max[2] = {kLowest, kLowest}, total[2] = {}, sum[kDim / 8][4] = {};
   tile.for_each_product(problem.key, problem.value, nullptr, [&](const Product<T, kDim>& product) {
     float weight[2][4];
-    query.dot(weight, product.first);
+    product.start(weight);
+    query.dot(weight, product.first());
     product.mask(weight);
     float high[2];
 #pragma unroll
@@ -56,7 +60,7 @@ __global__ void __launch_bounds__(Tile<T, kDim, false>::kThreads,
         total[i / 2] += weight[half][i];
       }
     }
-    query.add(sum, weight, product.second);
+    query.add(sum, weight, product.second());
   });
 #pragma unroll
   for (int slot = 0; slot < 2; ++slot) {
@@ -121,12 +125,13 @@ void launch_forward(const Problem<query_t, value_t>& problem, bool is_tiled, val
                     at::opmath_type<value_t>* logsumexp) {
   if constexpr (kTiledTypes<query_t, value_t>) {
     if (is_tiled) {
-      with_head_dim(problem.head_dim, [&](auto head_dim) {
+      const bool has_bias = problem.bias != nullptr;
+      with_instance<value_t>(problem.head_dim, has_bias, [&](auto head_dim, auto bias) {
         constexpr int kDim = decltype(head_dim)::value;
-        using Shape = Tile<value_t, kDim, false>;
-        const auto [tiling, blocks] = choose_tiling(problem, Shape::kWarps);
-        launch(tiled_kernel<value_t, kDim>, blocks, Shape::kThreads, Shape::shared_bytes(1),
-               problem, tiling, output, logsumexp);
+        constexpr bool kHasBias = decltype(bias)::value;
+        const Launch shape = Tile<value_t, kDim, Kind::kForward, kHasBias>::launch_for(problem);
+        launch(tiled_kernel<value_t, kDim, kHasBias>, shape.blocks, shape.threads,
+               shape.shared_bytes, problem, shape.tiling, output, logsumexp);
       });
       return;
     }

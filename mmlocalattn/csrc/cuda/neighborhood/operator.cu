@@ -32,7 +32,7 @@ void check(const Call& call, at::TensorList others) {
   }
 }
 
-bool is_tiled(const Call& call) { return has_tiles(call.query, call.bias.defined(), call.scale); }
+bool is_tiled(const Call& call) { return has_tiles(call.query, call.bias); }
 
 Tensor pack(const Tensor& tensor, bool is_tiled) {
   return is_tiled ? aligned_rows(tensor) : aligned_contiguous(tensor);
@@ -131,9 +131,7 @@ std::tuple<Tensor, Tensor> attend_backward(const Call& caller, const Tensor& gra
   const Tensor logsumexp = logsumexp_.contiguous();
   const Tensor grad_value = at::empty(call.value.sizes(), call.value.options());
   const Tensor grad_bias =
-      call.bias.defined() ? at::empty(call.bias.sizes(), call.bias.options()) : Tensor();
-  const Tensor workspace =
-      at::empty({logsumexp.numel() * backward_numbers(tiled)}, logsumexp.options());
+      call.bias.defined() ? at::zeros(call.bias.sizes(), call.bias.options()) : Tensor();
   dispatch(call, [&](auto query_type, auto value_type) {
     using query_t = decltype(query_type);
     using value_t = decltype(value_type);
@@ -142,6 +140,7 @@ std::tuple<Tensor, Tensor> attend_backward(const Call& caller, const Tensor& gra
     problem.grad_output = source<value_t>(grad_output);
     problem.output = source<value_t>(output);
     problem.logsumexp = logsumexp.const_data_ptr<accum_t>();
+    const Tensor workspace = at::empty({backward_numbers(problem, tiled)}, logsumexp.options());
     launch_backward(problem, tiled, describe<value_t>(grad_query), describe<value_t>(grad_key),
                     grad_value.mutable_data_ptr<value_t>(),
                     grad_bias.defined() ? grad_bias.mutable_data_ptr<value_t>() : nullptr,

@@ -7,11 +7,14 @@
 
 namespace mmlocalattn::cuda::neighborhood {
 
-// Whether the tiled kernels take a problem: head_dim 16, 32, 64 and 128, no bias, positive scale,
-// fp32 and, on tensor cores, fp16 and bf16. They read 16 bytes at once.
-inline bool has_tiles(const at::Tensor& query, bool has_bias, double scale) {
+// Whether the tiled kernels take a problem: head_dim 16, 32, 64 and 128, a bias whose table fits
+// into shared memory several times, fp32 and, on tensor cores, fp16 and bf16. They read 16 bytes at
+// once.
+inline bool has_tiles(const at::Tensor& query, const at::Tensor& bias = {}) {
+  constexpr int64_t kMostEntries = 4096;
   const int64_t head_dim = query.size(4);
-  return query.scalar_type() != at::kDouble && !has_bias && scale > 0 &&
+  return query.scalar_type() != at::kDouble &&
+         (!bias.defined() || bias.size(1) * bias.size(2) <= kMostEntries) &&
          (head_dim == 16 || head_dim == 32 || head_dim == 64 || head_dim == 128);
 }
 

@@ -41,6 +41,11 @@ struct Problem {
     return batch * rows.length * cols.length * heads;
   }
 
+  // Of the bias of a head.
+  MMLOCALATTN_HOST_DEVICE int64_t bias_entries() const {
+    return (2 * rows.kernel - 1) * (2 * cols.kernel - 1);
+  }
+
   __device__ int64_t token(int64_t n, int64_t y, int64_t x, int64_t head) const {
     return ((n * rows.length + y) * cols.length + x) * heads + head;
   }
@@ -94,8 +99,9 @@ template <typename query_t, typename value_t>
 void launch_forward(const Problem<query_t, value_t>& problem, bool is_tiled, value_t* output,
                     at::opmath_type<value_t>* logsumexp);
 
-// Numbers per token that launch_backward leaves in its workspace.
-constexpr int64_t backward_numbers(bool is_tiled) { return is_tiled ? 4 : 1; }
+// backward.cu. The numbers that launch_backward leaves in its workspace.
+template <typename query_t, typename value_t>
+int64_t backward_numbers(const Problem<query_t, value_t>& problem, bool is_tiled);
 
 // backward.cu. Without a bias `grad_bias` is null.
 template <typename query_t, typename value_t>

@@ -5,189 +5,92 @@
 // one head, each of its warps a part of 16 tokens. The partners of an own token are the keys of its
 // window or, if kInverse, the queries that see it. Partners of all own tokens of the block, which
 // form a rectangle too, pass through shared memory in stages, the next being copied while one is
-// used. A warp takes 16 partners of a row at once, and only of rows and columns that hold partners
-// of its own tokens.
+// used, or all at once where they fit. A warp takes 16 partners of a row at once, one row after the
+// other, and only of rows and columns that hold partners of its own tokens.
+//
+// The bias of a head is a table in shared memory from which the products of a tensor core start. Of
+// its gradient, every warp adds its part to a table of its own; the block adds those.
 #pragma once
 
-#include <algorithm>
-#include <limits>
-#include <tuple>
-
+#include "bias.cuh"
 #include "cuda/fragments.cuh"
+#include "instances.cuh"
 #include "problem.cuh"
+#include "product.cuh"
+#include "tiling.h"
 
 namespace mmlocalattn::cuda::neighborhood {
 
-// Whether there are tiled kernels for the types.
-template <typename query_t, typename value_t>
-constexpr bool kTiledTypes = std::is_same_v<query_t, value_t> && !std::is_same_v<value_t, double>;
-
-// Calls body(std::integral_constant<int, head_dim>()).
-template <typename Body>
-void with_head_dim(int64_t head_dim, const Body& body) {
-  switch (head_dim) {
-    case 16:
-      return body(std::integral_constant<int, 16>());
-    case 32:
-      return body(std::integral_constant<int, 32>());
-    case 64:
-      return body(std::integral_constant<int, 64>());
-    case 128:
-      return body(std::integral_constant<int, 128>());
-    default:
-      TORCH_CHECK(false, "no tiles for head_dim ", head_dim);
-  }
-}
-
-// Positions begin, ..., end - 1 along one axis of a group.
-struct Span {
-  int begin, end;
-
-  __device__ bool contains(int i) const {
-    return static_cast<unsigned>(i - begin) < static_cast<unsigned>(end - begin);
-  }
-  __device__ int size() const { return end - begin; }
-  __device__ Span operator&(Span other) const {
-    const int first = begin > other.begin ? begin : other.begin;
-    const int last = end < other.end ? end : other.end;
-    return {first, last < first ? first : last};
-  }
-};
-
-// Chosen by choose_tiling.
-struct Tiling {
-  int cols;              // of a warp's own tokens; they have kTokens / cols rows
-  int warps_across;      // the warps of a block have kWarps / warps_across rows
-  int tiles_y, tiles_x;  // blocks that cover the largest group
-};
-
-// The cheapest tiling and its number of blocks.
-template <typename T>
-std::tuple<Tiling, int64_t> choose_tiling(const Problem<T, T>& problem, int warps) {
-  const int64_t height = problem.rows.group_length(0), width = problem.cols.group_length(0);
-  Tiling best{};
-  int64_t best_cost = std::numeric_limits<int64_t>::max();
-  for (int cols = 1; cols <= kTokens; cols *= 2) {
-    for (int across = 1; across <= warps; across *= 2) {
-      const int64_t rows = kTokens / cols, block_rows = rows * (warps / across);
-      const int64_t block_cols = cols * across;
-      const int64_t tiles_y = ceil_div(height, block_rows), tiles_x = ceil_div(width, block_cols);
-      const auto partners = [](int64_t own, const WindowAxis& axis, int64_t length) {
-        return std::min(own + axis.kernel - 1, length);
-      };
-      const int64_t products = ceil_div(height, rows) * ceil_div<int64_t>(width, cols) *
-                               partners(rows, problem.rows, height) *
-                               ceil_div<int64_t>(partners(cols, problem.cols, width), kTokens);
-      const int64_t copies = tiles_y * tiles_x * partners(block_rows, problem.rows, height) *
-                             partners(block_cols, problem.cols, width);
-      // An estimate for an H100: a product keeps a multiprocessor busy for as long as its share of
-      // the L2 cache needs to deliver five partners.
-      const int64_t cost = 5 * products + copies;
-      if (cost <= best_cost) {
-        best_cost = cost;
-        best = {cols, across, static_cast<int>(tiles_y), static_cast<int>(tiles_x)};
-      }
-    }
-  }
-  return {best, problem.batch * problem.heads * problem.rows.dilation * problem.cols.dilation *
-                    best.tiles_y * best.tiles_x};
-}
-
-// What a tiled kernel computes with 16 partners of one row, of a tensor each.
-template <typename T, int kDim>
-struct Product {
-  Partners<T, kDim> first, second;
-  const Float4* statistics;  // of the partners, if the kernel asked for them
-  int col;                   // of the first partner
-  bool is_full;              // all are partners of all own tokens
-  Span visible[2];           // columns of the partners of this lane's own tokens
-
-  // Hides from an own token what is not its partner.
-  __device__ void mask(float (&logits)[2][4]) const {
-    if (is_full) {
-      return;
-    }
-#pragma unroll
-    for (int half = 0; half < 2; ++half) {
-#pragma unroll
-      for (int i = 0; i < 4; ++i) {
-        if (!visible[i / 2].contains(col + partner_column(half, i % 2))) {
-          logits[half][i] = -std::numeric_limits<float>::infinity();
-        }
-      }
-    }
-  }
-};
-
-template <typename T, int kDim, bool kInverse>
+// If kHasBias there may be a bias.
+template <typename T, int kDim, Kind kKind, bool kHasBias>
 class Tile {
  public:
-  static constexpr int kWarps = Own<T, kDim>::kWarps;
-  static constexpr int kThreads = kWarps * kWarpSize;
-  static constexpr int kStages = 2;
-  static constexpr int kPitch = Partners<T, kDim>::kPitch;
-  static constexpr int kElements = kCopyBytes / sizeof(T);  // of one copy
-  static constexpr int kCopies = kDim / kElements;          // of one vector
-  static constexpr int kTokenBytes = 2 * kPitch * sizeof(T) + sizeof(Float4);
-  static constexpr int kStageTokens = (31 << 10) / kTokenBytes;
+  static constexpr bool kInverse = kKind == Kind::kKeyValueGradient;
+  // Registers suffice for one own vector of 128 channels.
+  using FirstOwn = Own<T, kDim>;
+  using SecondOwn = Own<T, kDim, kInverse && kDim == 128>;
 
-  // Of the shared memory of a kernel that has the own vectors of `own` tensors.
-  static constexpr int shared_bytes(int own) {
-    return kStages * kStageTokens * kTokenBytes + own * kWarps * Own<T, kDim>::kSharedBytes;
+  // The cheapest launch. If `has_bias_gradient` the kernel adds bias_gradient() up.
+  static Launch launch_for(const Problem<T, T>& problem, bool has_bias_gradient = false) {
+    const int entries = problem.bias == nullptr ? 0 : problem.bias_entries();
+    int warp_bytes = FirstOwn::kSharedBytes;
+    warp_bytes += kKind == Kind::kForward ? 0 : SecondOwn::kSharedBytes;
+    warp_bytes += has_bias_gradient ? BiasGradient::kScratchBytes + entries * kNumberBytes : 0;
+    const int table_bytes = entries == 0 ? 0 : (entries + 2 * kMargin) * kNumberBytes;
+    using Shape = Limits<T, kDim, kKind>;
+    const Demand demand{kTokenBytes,   align(table_bytes),    align(warp_bytes),
+                        Shape::kWarps, Shape::kResidentWarps, kInverse};
+    const Device device{multiprocessors(), shared_bytes()};
+    const Launch launch =
+        TilingChoice(problem.rows, problem.cols, problem.batch, problem.heads, demand, device)
+            .best();
+    TORCH_CHECK(launch.threads > 0, "a tile does not fit into ", device.shared_bytes,
+                " bytes of shared memory");
+    return launch;
   }
 
-  static_assert(shared_bytes(2) <= 99 << 10, "GPUs of compute capability 8.6 have 99 KB");
+  // `magnitude` is what logits are multiplied with.
+  __device__ Tile(const Problem<T, T>& problem, const Tiling& tiling, float magnitude)
+      : tiling_(tiling), table_cols_(2 * problem.cols.kernel - 1) {
+    unsigned block = blockIdx.x;
+    head_ = tiling.by_heads.divide(block);
+    const int group_x = tiling.by_groups_x.divide(block), tile_x = tiling.by_tiles_x.divide(block);
+    const int group_y = tiling.by_groups_y.divide(block), tile_y = tiling.by_tiles_y.divide(block);
+    const auto row_kernel = static_cast<int>(problem.rows.kernel);
+    const auto col_kernel = static_cast<int>(problem.cols.kernel);
+    height_ = tiling.groups_y.length_of(group_y);
+    width_ = tiling.groups_x.length_of(group_x);
+    const Axis rows{height_, row_kernel, 1}, cols{width_, col_kernel, 1};
+    const auto map_width = static_cast<int>(problem.cols.length);
+    heads_ = static_cast<int>(problem.heads);
+    map_ = block * (problem.rows.length * map_width);
+    group_ = group_y * map_width + group_x;
+    row_step_ = static_cast<int>(problem.rows.dilation) * map_width;
+    col_step_ = static_cast<int>(problem.cols.dilation);
+    last_offset_y_ = row_kernel - 1;
+    last_offset_x_ = col_kernel - 1;
 
-  // Blocks of a kernel with the own vectors of `own` tensors and `results` results that a
-  // multiprocessor can hold: by its 65536 registers, and at most three by shared memory.
-  static constexpr int blocks(int own, int results) {
-    const int registers = (sizeof(T) == 2 ? 44 : 96) + own * Own<T, kDim>::kRegisters +
-                          results * (kTokens * kDim / kWarpSize);
-    return std::min(3, (1 << 16) / (kThreads * registers));
-  }
-
-  __device__ Tile(const Problem<T, T>& problem, const Tiling& tiling) {
-    int block = blockIdx.x;
-    const auto next = [&](int count) {
-      const int index = block % count;
-      block /= count;
-      return index;
-    };
-    const int heads = problem.heads, head = next(heads);
-    const int group_x = next(problem.cols.dilation), tile_x = next(tiling.tiles_x);
-    const int group_y = next(problem.rows.dilation), tile_y = next(tiling.tiles_y);
-    const Axis rows{narrow(problem.rows).group_length(group_y),
-                    static_cast<int>(problem.rows.kernel), 1};
-    const Axis cols{narrow(problem.cols).group_length(group_x),
-                    static_cast<int>(problem.cols.kernel), 1};
-    height_ = rows.length;
-    width_ = cols.length;
-    heads_ = heads;
-    head_ = head;
-    map_ = block * (problem.rows.length * problem.cols.length);
-    origin_ = map_ + group_y * problem.cols.length + group_x;
-    row_step_ = problem.rows.dilation * problem.cols.length;
-    col_step_ = problem.cols.dilation;
-
-    const int down = kWarps / tiling.warps_across;
-    own_cols_ = tiling.cols;
-    const int own_rows = kTokens / own_cols_;
-    const int y = tile_y * down * own_rows, x = tile_x * tiling.warps_across * own_cols_;
+    const int own_cols = tiling.cols, own_rows = kTokens >> tiling.cols_log2;
+    const int y = tile_y * tiling.warps_down * own_rows;
+    const int x = tile_x * tiling.warps_across * own_cols;
     is_empty_ = y >= height_ || x >= width_;
-    block_rows_ = all_partners(rows, y, down * own_rows);
-    block_cols_ = all_partners(cols, x, tiling.warps_across * own_cols_);
+    block_rows_ = all_partners(rows, y, tiling.warps_down * own_rows);
+    block_cols_ = all_partners(cols, x, tiling.warps_across * own_cols);
 
-    y_ = y + warp() / tiling.warps_across * own_rows;
-    x_ = x + warp() % tiling.warps_across * own_cols_;
+    unsigned warp_row = warp();
+    x_ = x + tiling.by_warps_across.divide(warp_row) * own_cols;
+    y_ = y + static_cast<int>(warp_row) * own_rows;
     warp_rows_ = all_partners(rows, y_, own_rows);
-    warp_cols_ = all_partners(cols, x_, own_cols_);
+    warp_cols_ = all_partners(cols, x_, own_cols);
     full_rows_ = common_partners(rows, y_, own_rows);
-    full_cols_ = common_partners(cols, x_, own_cols_);
+    full_cols_ = common_partners(cols, x_, own_cols);
 #pragma unroll
     for (int slot = 0; slot < 2; ++slot) {
-      const int i = own_row(slot);
-      own_partner_rows_[slot] = partners(rows, inside(height_, y_ + i / own_cols_));
-      own_partner_cols_[slot] = partners(cols, inside(width_, x_ + i % own_cols_));
+      own_partner_rows_[slot] = partners(rows, own_y(own_row(slot)));
+      own_partner_cols_[slot] = partners(cols, own_x(own_row(slot)));
+    }
+    if (kHasBias && problem.bias != nullptr) {
+      load_bias(problem, magnitude);
     }
   }
 
@@ -196,37 +99,41 @@ class Tile {
 
   // Whether there is an own token i of this warp, and its index, else that of another own token.
   __device__ bool has_token(int i) const {
-    return y_ + i / own_cols_ < height_ && x_ + i % own_cols_ < width_;
+    return y_ + (i >> tiling_.cols_log2) < height_ && x_ + (i & (tiling_.cols - 1)) < width_;
   }
-  __device__ int64_t token(int i) const { return own_position(i) * heads_ + head_; }
+  __device__ int64_t token(int i) const {
+    return map_ * heads_ + head_ + static_cast<int64_t>(map_position(i)) * heads_;
+  }
 
   // Its position in its map.
-  __device__ int64_t map_position(int i) const { return own_position(i) - map_; }
+  __device__ int map_position(int i) const { return position(own_y(i), own_x(i)); }
 
   // The vector of that token.
   __device__ const T* vector(const Source<T>& tensor, int i) const {
-    return tensor.data + own_position(i) * tensor.step + head_ * kDim;
+    return vectors(tensor).at(map_position(i));
   }
 
-  // The own vectors of a warp from the tensor; `index` numbers those that the kernel loads.
-  __device__ Own<T, kDim> own(const Source<T>& tensor, int index) const {
-    T* shared = dynamic_shared<T>() + shared_bytes(0) / sizeof(T) +
-                (index * kWarps + warp()) * (Own<T, kDim>::kSharedBytes / sizeof(T));
-    return Own<T, kDim>([&](int i) { return vector(tensor, i); }, shared);
+  // The own vectors of the warp, times `sign`, of one tensor or of two.
+  __device__ FirstOwn own(const Source<T>& tensor, float sign) const {
+    return own_at<FirstOwn>(tensor, sign, 0);
+  }
+  __device__ SecondOwn second_own(const Source<T>& tensor, float sign) const {
+    return own_at<SecondOwn>(tensor, sign, FirstOwn::kSharedBytes);
   }
 
   // Calls use(product) with all partners of the warp in the tensors `first` and `second`, and their
   // statistics unless null. All warps of the block must call it.
   template <typename Use>
-  __device__ void for_each_product(const Source<T>& first, const Source<T>& second,
+  __device__ void for_each_product(const Source<T>& first_source, const Source<T>& second_source,
                                    const Float4* statistics, const Use& use) const {
-    const int chunks = ceil_div(block_cols_.size(), kStageTokens);
-    const int cols = ceil_div(block_cols_.size(), chunks);
-    const int rows =
-        ceil_div(block_rows_.size(), ceil_div(block_rows_.size(), kStageTokens / cols));
-    constexpr int kStep = kThreads / kCopies;
-    const int place = threadIdx.x / kCopies;
-    const Copier copier{place / cols, place % cols, kStep / cols, kStep % cols};
+    const Vectors first = vectors(first_source), second = vectors(second_source);
+    int cols = block_cols_.size(), rows = block_rows_.size();
+    if (!tiling_.holds_all) {
+      cols = ceil_div(cols, ceil_div(cols, tiling_.stage_tokens));
+      rows = ceil_div(rows, ceil_div(rows, tiling_.stage_tokens / cols));
+    }
+    const int step = blockDim.x / kCopies, place = threadIdx.x / kCopies;
+    const Copier copier{place / cols, place % cols, step / cols, step % cols};
     const auto stage_at = [&](int row, int col, int buffer) {
       return Stage{Span{row, row + rows} & block_rows_, Span{col, col + cols} & block_cols_, cols,
                    buffer};
@@ -236,9 +143,8 @@ class Tile {
     copy_async_commit();
     while (true) {
       const bool ends_row = stage.cols.end == block_cols_.end;
-      const Stage next =
-          stage_at(ends_row ? stage.rows.end : stage.rows.begin,
-                   ends_row ? block_cols_.begin : stage.cols.end, (stage.buffer + 1) % kStages);
+      const Stage next = stage_at(ends_row ? stage.rows.end : stage.rows.begin,
+                                  ends_row ? block_cols_.begin : stage.cols.end, 1 - stage.buffer);
       const bool is_last = next.rows.begin == block_rows_.end;
       if (!is_last) {
         copy(next, copier, first, second, statistics);
@@ -255,12 +161,46 @@ class Tile {
     }
   }
 
+  // A warp's part of the gradient of the bias.
+  __device__ BiasGradient bias_gradient(int index = warp()) const {
+    constexpr int kOwnBytes = FirstOwn::kSharedBytes + SecondOwn::kSharedBytes;
+    auto* table = reinterpret_cast<float*>(warp_memory(index) + kOwnBytes / sizeof(T));
+    return {table,
+            table + bias_entries(),
+            last_offset_y_,
+            last_offset_x_,
+            tiling_.cols_log2,
+            y_,
+            x_,
+            {has_token(own_row(0)), has_token(own_row(1))}};
+  }
+
+  // The block's part of the gradient of the bias.
+  __device__ void store_bias_gradient(float* gradient) const {
+    sync_block();
+    for (int i = threadIdx.x; i < bias_entries(); i += blockDim.x) {
+      float sum = 0;
+      for (int first = 0; !is_empty_ && first < blockDim.x / kWarpSize; ++first) {
+        sum += bias_gradient(first).table[i];
+      }
+      gradient[i] = sum;
+    }
+  }
+
  private:
   using Axis = BasicWindowAxis<int>;  // divides faster
 
-  __device__ static Axis narrow(const WindowAxis& axis) {
-    return {static_cast<int>(axis.length), static_cast<int>(axis.kernel),
-            static_cast<int>(axis.dilation)};
+  static constexpr int kPitch = Partners<T, kDim>::kPitch;
+  static constexpr int kTokenBytes = kPitch * sizeof(T);
+  static constexpr int kElements = kCopyBytes / sizeof(T);  // of one copy
+  static constexpr int kCopies = kDim / kElements;          // of one vector
+  static constexpr bool kAlwaysHasBias = sizeof(T) == 2;    // see with_instance
+  // Products reach over the table of the bias, where they are masked.
+  static constexpr int kMargin = 2 * kTokens;
+  static constexpr int kNumberBytes = sizeof(float);
+
+  static constexpr int align(int bytes) {
+    return (bytes + kCopyBytes - 1) / kCopyBytes * kCopyBytes;
   }
 
   // A rectangle of partners in shared memory, row by row.
@@ -268,15 +208,40 @@ class Tile {
     Span rows, cols;
     int pitch;  // tokens from one row to the next
     int buffer;
-
-    __device__ T* first() const {
-      return dynamic_shared<T>() + buffer * (kStageTokens * kTokenBytes / sizeof(T));
-    }
-    __device__ T* second() const { return first() + kStageTokens * kPitch; }
-    __device__ Float4* statistics() const {
-      return reinterpret_cast<Float4*>(second() + kStageTokens * kPitch);
-    }
   };
+
+  __device__ int bias_entries() const { return (2 * last_offset_y_ + 1) * table_cols_; }
+
+  // Place in shared memory of a stage, of the table of the bias, and of what a warp has.
+  __device__ T* buffer(int index) const {
+    return dynamic_shared<T>() + index * tiling_.stage_tokens * kPitch;
+  }
+  __device__ float* table() const {
+    return dynamic_shared<float>() + tiling_.table_offset / kNumberBytes;
+  }
+  __device__ T* warp_memory(int index) const {
+    return dynamic_shared<T>() +
+           (tiling_.warp_offset + index * tiling_.warp_bytes) / static_cast<int>(sizeof(T));
+  }
+
+  // The others of the block see the table after the next sync_block.
+  __device__ void load_bias(const Problem<T, T>& problem, float magnitude) {
+    const int entries = bias_entries();
+    const T* bias = problem.bias + static_cast<int64_t>(head_) * entries;
+    const float factor = 1 / magnitude;
+    for (int i = threadIdx.x; i < entries + 2 * kMargin; i += blockDim.x) {
+      const int entry = i - kMargin;
+      const bool is_inside = Span{0, entries}.contains(entry);
+      table()[i] = is_inside ? factor * static_cast<float>(bias[entry]) : 0;
+    }
+    has_bias_ = true;
+  }
+
+  template <typename OwnVectors>
+  __device__ OwnVectors own_at(const Source<T>& tensor, float sign, int offset) const {
+    return OwnVectors([&](int i) { return vector(tensor, i); }, sign,
+                      warp_memory(warp()) + offset / sizeof(T));
+  }
 
   __device__ static Span partners(const Axis& axis, int position) {
     if constexpr (kInverse) {
@@ -306,12 +271,24 @@ class Tile {
     return first & partners(axis, inside(axis.length, position + count - 1));
   }
 
-  // Index among all positions of the batch.
-  __device__ int64_t position(int y, int x) const {
-    return origin_ + y * row_step_ + x * col_step_;
-  }
-  __device__ int64_t own_position(int i) const {
-    return position(inside(height_, y_ + i / own_cols_), inside(width_, x_ + i % own_cols_));
+  // Place in the group of an own token, or of another one.
+  __device__ int own_y(int i) const { return inside(height_, y_ + (i >> tiling_.cols_log2)); }
+  __device__ int own_x(int i) const { return inside(width_, x_ + (i & (tiling_.cols - 1))); }
+
+  // Index among the positions of the map, which are less than 2^31.
+  __device__ int position(int y, int x) const { return group_ + y * row_step_ + x * col_step_; }
+
+  // The vectors of the head in a map of a tensor.
+  struct Vectors {
+    const T* data;
+    int step;
+
+    __device__ const T* at(int position) const {
+      return data + static_cast<int64_t>(position) * step;
+    }
+  };
+  __device__ Vectors vectors(const Source<T>& tensor) const {
+    return {tensor.data + map_ * tensor.step + head_ * kDim, static_cast<int>(tensor.step)};
   }
 
   // The part of a thread in copies: which token of a stage it begins with, and how many tokens
@@ -321,18 +298,19 @@ class Tile {
   };
 
   // Starts the copies of all threads of the block.
-  __device__ void copy(const Stage& stage, const Copier& copier, const Source<T>& first,
-                       const Source<T>& second, const Float4* statistics) const {
-    const int channel = threadIdx.x % kCopies * kElements, offset = head_ * kDim + channel;
+  __device__ void copy(const Stage& stage, const Copier& copier, const Vectors& first,
+                       const Vectors& second, const Float4* statistics) const {
+    const int channel = threadIdx.x % kCopies * kElements;
     int row = copier.row, col = copier.col;
     while (row < stage.rows.size()) {
       if (col < stage.cols.size()) {
-        const int64_t source = position(stage.rows.begin + row, stage.cols.begin + col);
-        const int token = row * stage.pitch + col, target = token * kPitch + channel;
-        copy_async_16(stage.first() + target, first.data + source * first.step + offset, true);
-        copy_async_16(stage.second() + target, second.data + source * second.step + offset, true);
+        const int source = position(stage.rows.begin + row, stage.cols.begin + col);
+        T* target = buffer(stage.buffer) + (row * stage.pitch + col) * kPitch;
+        copy_async_16(target + channel, first.at(source) + channel, true);
+        copy_async_16(target + kDim + channel, second.at(source) + channel, true);
         if (statistics != nullptr && channel == 0) {
-          copy_async_16(stage.statistics() + token, statistics + source * heads_ + head_, true);
+          const int64_t token = map_ * heads_ + head_ + static_cast<int64_t>(source) * heads_;
+          copy_async_16(target + 2 * kDim, statistics + token, true);
         }
       }
       row += copier.step_rows;
@@ -344,38 +322,71 @@ class Tile {
     }
   }
 
+  // Pointer to the entries of the bias of a slot's own token and partners of a row, the lane's
+  // first in a product that begins at column `col`. A row without partners of the token has any.
+  __device__ const float* bias_at(int slot, int row, int col) const {
+    const int i = own_row(slot), sign = kInverse ? -1 : 1;
+    const int last = 2 * last_offset_y_;
+    int y = sign * (row - own_y(i)) + last_offset_y_;
+    y = y < 0 ? 0 : y > last ? last : y;
+    const int x = sign * (col + partner_column(0, 0) - own_x(i)) + last_offset_x_;
+    return table() + kMargin + y * table_cols_ + x;
+  }
+
+  // Bits as in Product of the partners of this lane's own tokens in a product, if they have some in
+  // the row.
+  __device__ unsigned visible_columns(Span stage_cols, int col) const {
+    unsigned bits = 0;
+#pragma unroll
+    for (int bit = 0; bit < 8; ++bit) {
+      const Span visible = own_partner_cols_[bit % 4 / 2] & stage_cols;
+      bits |= visible.contains(col + partner_column(bit / 4, bit % 2)) ? 1u << bit : 0;
+    }
+    return bits;
+  }
+
   template <typename Use>
   __device__ void multiply(const Stage& stage, const Use& use) const {
     const Span rows = warp_rows_ & stage.rows, cols = warp_cols_ & stage.cols;
     const Span full_cols = full_cols_ & stage.cols;
-    for (int row = rows.begin; row < rows.end; ++row) {
-      const bool is_full = full_rows_.contains(row);
-      Span visible[2];
-#pragma unroll
-      for (int slot = 0; slot < 2; ++slot) {
-        visible[slot] = own_partner_cols_[slot] & stage.cols;
-        if (!own_partner_rows_[slot].contains(row)) {
-          visible[slot].end = visible[slot].begin;
+    for (int col = cols.begin; col < cols.end; col += kTokens) {
+      const unsigned visible_cols = visible_columns(stage.cols, col);
+      const bool are_cols_full = full_cols.begin <= col && col + kTokens <= full_cols.end;
+      const T* data =
+          buffer(stage.buffer) +
+          ((rows.begin - stage.rows.begin) * stage.pitch + col - stage.cols.begin) * kPitch;
+#pragma unroll 1
+      for (int row = rows.begin; row < rows.end; ++row, data += stage.pitch * kPitch) {
+        const unsigned visible_rows = (own_partner_rows_[0].contains(row) ? 0x33 : 0) |
+                                      (own_partner_rows_[1].contains(row) ? 0xcc : 0);
+        Product<T, kDim> product{data,
+                                 stage.cols.end - 1 - col,
+                                 row,
+                                 col,
+                                 are_cols_full && full_rows_.contains(row),
+                                 visible_cols & visible_rows,
+                                 kHasBias && (kAlwaysHasBias || has_bias_),
+                                 {nullptr, nullptr},
+                                 kInverse ? -1 : 1};
+        if (product.has_bias) {
+          product.bias[0] = bias_at(0, row, col);
+          product.bias[1] = bias_at(1, row, col);
         }
-      }
-      for (int col = cols.begin; col < cols.end; col += kTokens) {
-        const int i = (row - stage.rows.begin) * stage.pitch + col - stage.cols.begin;
-        const int last = stage.cols.end - 1 - col;
-        use(Product<T, kDim>{{stage.first() + i * kPitch, last},
-                             {stage.second() + i * kPitch, last},
-                             stage.statistics() + i,
-                             col,
-                             is_full && full_cols.begin <= col && col + kTokens <= full_cols.end,
-                             {visible[0], visible[1]}});
+        use(product);
       }
     }
   }
 
-  int height_, width_;  // of the group
+  const Tiling tiling_;
+  const int table_cols_;
+  bool has_bias_ = false;
+  int last_offset_y_, last_offset_x_;  // of a query and a key, along one axis
+  int height_, width_;                 // of the group
   int heads_, head_;
-  int64_t map_, origin_;  // positions of the first token of the map and of the group
+  int64_t map_;  // positions of the batch before the map
+  int group_;    // position in the map of the first of the group
   int row_step_, col_step_;
-  int own_cols_, y_, x_;  // the own tokens of the warp
+  int y_, x_;  // the first own token of the warp
   bool is_empty_;
   Span block_rows_, block_cols_;  // partners of the block's own tokens
   Span warp_rows_, warp_cols_;    // partners of one of the warp's

@@ -1,6 +1,5 @@
 // How the kernels of one warp per token split their work, and what they share. They take what the
-// tiled ones do not: fp64, head_dims other than 16, 32, 64 and 128, bias, and a scale that is not
-// positive.
+// tiled ones do not: fp64, head_dims other than 16, 32, 64 and 128, and the largest tables of bias.
 //
 // A warp computes a slab of 128 channels of the result of one token. Lanes run over channels, so
 // that loads coalesce, and share each dot product with shuffles. Of the bias, a block gathers one
