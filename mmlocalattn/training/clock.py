@@ -35,7 +35,8 @@ SAVE_SHARE, SAVE_SECONDS = 0.1, 60.0  # between two checkpoints: the larger of t
 FIRST_PROBE = 5  # iterations after which validation is tried, for the first ones are slow;
 FIRST_PROBE_SHARE = 0.1  # or this share of the training if that is earlier
 PROBED_BATCHES = 2  # of validation, of which the first starts the workers
-STEPS = 10  # iterations over which the speed is measured
+PROBE_MARGIN = 1.1  # for the metrics and pictures, which are not tried
+STEPS = 4  # iterations over which the speed is measured: other work comes and goes
 
 
 def now() -> float:
@@ -54,6 +55,7 @@ class Plan:
         started: When the command began, by the clock.
         fraction: Share of the training that is done, from 0 to 1; never falls.
         validation: Seconds of one evaluation, as last measured; None before that.
+        is_measured: Whether that was a whole one.
     """
 
     def __init__(self, seconds: float, now: Callable[[], float] = now) -> None:
@@ -66,7 +68,9 @@ class Plan:
         self._elapsed = 0.0  # after the last iteration
         self._training = 0.0  # seconds in iterations, those of earlier runs too
         self._evaluated = 0  # how often
-        self._pace = 0.0  # seconds of an iteration when an evaluation was measured
+        self.is_measured = False
+        self._pace = 0.0  # seconds of an iteration around the last evaluation
+        self._since = 0  # iterations after it
         self._steps: deque[float] = deque(maxlen=STEPS)
 
     def elapsed(self) -> float:
@@ -80,6 +84,9 @@ class Plan:
     def trained(self, seconds: float) -> None:
         """Count an iteration that took so long, with its data."""
         self._steps.append(seconds)
+        self._since += 1
+        if self._since <= STEPS // 2:
+            self._pace = self.step()
         self._training += seconds
         self._elapsed = self.elapsed()
         left = max(self.left(), 0.0)
@@ -88,8 +95,9 @@ class Plan:
     def validated(self, seconds: float, whole: bool = True) -> None:
         """Note how long one evaluation takes, and whether it was done or only tried."""
         self.validation = seconds
-        self._pace = self.step()
+        self._pace, self._since = self.step(), 0
         self._evaluated += whole
+        self.is_measured |= whole
 
     def expected_validation(self) -> float:
         """Seconds of the next evaluation, should the machine be as fast as in the last steps."""
@@ -104,7 +112,8 @@ class Plan:
 
     def is_last(self) -> bool:
         """Whether the coming iteration is the last one there is time for."""
-        return self.left() < 1.5 * self.step()
+        latest = self._steps[-1] if self._steps else 0.0
+        return self.left() < 1.5 * max(self.step(), latest)
 
     def milestone(self) -> int:
         """How many of the moments for an evaluation before the last one are past."""
@@ -220,7 +229,9 @@ class ClockTrainLoop(IterBasedTrainLoop):
             loop.run()
             self.plan.validated(self.plan.now() - began)
             return
-        seconds = self._probe(loop)
+        if self.plan.is_measured:  # the speed of the machine tells the rest
+            return
+        seconds = PROBE_MARGIN * self._probe(loop)
         self.plan.validated(seconds, whole=False)
         if self.plan.left() < 0 and self.plan.fraction < 0.5:
             raise RunError(

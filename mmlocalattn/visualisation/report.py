@@ -155,5 +155,15 @@ def draw_sheet(pictures: Sequence[Path], path: Path) -> None:
         cells.append(np.pad(cell, [*border, (0, 0)], constant_values=255))
     cells += [np.full_like(cells[0], 255)] * (-len(cells) % SHEET_COLUMNS)
     starts = range(0, len(cells), SHEET_COLUMNS)
-    rows = [np.hstack(cells[start : start + SHEET_COLUMNS]) for start in starts]
+    rows = [_side_by_side(cells[start : start + SHEET_COLUMNS]) for start in starts]
     write_image(path, np.vstack(rows))
+
+
+def _side_by_side(cells: Sequence[NDArray[np.uint8]]) -> NDArray[np.uint8]:
+    """A row of cells, white below those that are not as high as others."""
+    height = max(len(cell) for cell in cells)
+    padded = [
+        np.pad(cell, [(0, height - len(cell)), (0, 0), (0, 0)], constant_values=255)
+        for cell in cells
+    ]
+    return np.hstack(padded)

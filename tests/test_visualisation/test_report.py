@@ -84,3 +84,15 @@ def test_what_is_missing_is_named(tmp_path: Path) -> None:
         report.task_of({'accuracy': 0.5})
     with pytest.raises(SystemExit, match='error: no training log in'):
         TOOL.main([str(tmp_path)])
+
+
+def test_sheet_of_pictures_of_several_sizes(tmp_path: Path) -> None:
+    pictures = []
+    for index, height in enumerate((20, 40, 10, 20)):
+        pictures.append(tmp_path / f'{index}.png')
+        cv2.imwrite(str(pictures[-1]), np.zeros((height, 40, 3), np.uint8))
+    report.draw_sheet(pictures, tmp_path / 'sheet.png')
+    sheet = cv2.imread(str(tmp_path / 'sheet.png'))
+    cell = report.SHEET_CELL_WIDTH
+    assert sheet.shape == (cell + 8 + cell // 2 + 8, 3 * (cell + 8), 3)
+    assert (sheet[cell // 2 + 8 : cell, :cell] == 255).all()
