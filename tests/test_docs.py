@@ -48,7 +48,7 @@ SHELL_TOOLS = {  # what each takes
     'tools/dev/sanitize.sh': '.*',  # pytest's
     'tools/gpu_check.sh': r'\S*',
     'tools/lint.sh': '',
-    'tools/quickstart.sh': '(--smoke ?)?(detection|segmentation)?',
+    'tools/quickstart.sh': '(--smoke ?)?(detection|segmentation|trees)?',
     'tools/run_tests.sh': '.*',  # pytest's
     'tools/setup_env.sh': '',
 }

@@ -32,6 +32,7 @@ ALLOWED = {
     ),
     'adapt': (
         'mmengine',
+        'mmlocalattn.data.folders',
         # Random data are packed as the data loader of each toolbox does it.
         'mmdet.structures.DetDataSample',
         'mmdet.testing.demo_mm_inputs',
@@ -41,6 +42,11 @@ ALLOWED = {
     ),
     'training': (
         'mmengine',
+        # Metrics that get an interval.
+        'mmdet.datasets.api_wrappers.COCOeval',
+        'mmdet.evaluation.CocoMetric',
+        'mmpretrain.evaluation.Accuracy',
+        'mmseg.evaluation.IoUMetric',
         'mmlocalattn.adapt',
         'mmlocalattn.check',
         'mmlocalattn.command_line',
@@ -70,6 +76,7 @@ ALLOWED = {
         'mmlocalattn.device',
         'mmlocalattn.files',
         'mmlocalattn.ops',
+        'mmlocalattn.registry',
         'mmlocalattn.tables',
         'mmlocalattn.training',
         'numpy',

@@ -6,6 +6,7 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 
 import numpy as np
+import torch
 from mmengine.config import Config, ConfigDict
 from mmengine.dataset import BaseDataset
 from mmengine.registry import DATASETS, TRANSFORMS, VISUALIZERS, init_default_scope
@@ -18,6 +19,7 @@ from mmlocalattn.data.findings import Budget
 from mmlocalattn.data.images import as_picture, read_image
 from mmlocalattn.training import channels_of
 from mmlocalattn.training.data_check import check_sample
+from mmlocalattn.visualisation.segmentation import draw_maps
 
 MOST_TIMES = 4096
 """That a side of an image may be as long as the other."""
@@ -158,7 +160,15 @@ def draw_sample(
     Returns:
         (H, W, 3) BGR, or (H, 2 W, 3) with the ground truth on the left.
     """
-    # mmsegmentation draws with OpenCV, which does not take a view with reversed channels.
+    maps = [
+        torch.as_tensor(sample.get(f'{kind}_sem_seg').data).cpu().numpy()[0]
+        for kind in ('gt', 'pred')
+        if options.get(f'draw_{kind}', True) and f'{kind}_sem_seg' in sample
+    ]
+    if maps:
+        meta, alpha = visualizer.dataset_meta, getattr(visualizer, 'alpha', 0.5)
+        return draw_maps(image, maps, meta['classes'], meta['palette'], alpha)
+    # Visualizers draw with OpenCV, which does not take a view with reversed channels.
     rgb = np.ascontiguousarray(image[..., ::-1])
     draw = getattr(visualizer, 'visualize_cls', None) or visualizer.add_datasample
     draw(name='', image=rgb, data_sample=sample, **options)
