@@ -52,6 +52,12 @@ ALLOWED = {
         'mmlocalattn.tables',
         'numpy',
     ),
+    'compat': ('mmlocalattn.ops',),
+    'hub': (
+        'mmlocalattn.adapt.zoo',
+        'mmlocalattn.backbones',
+        'mmlocalattn.training.weights',
+    ),
     'export': (
         'mmengine',
         'mmlocalattn.__version__',
