@@ -49,14 +49,14 @@ class FeatureInfo:
         return self.get('module', idx)
 
     def get(self, key: str, idx: int | Sequence[int] | None = None) -> Any:
-        """One entry of :attr:`info`."""
+        """One entry of ``info``."""
         dicts = self.get_dicts(idx=idx)
         return dicts[key] if isinstance(dicts, dict) else [each[key] for each in dicts]
 
     def get_dicts(
         self, keys: Sequence[str] | None = None, idx: int | Sequence[int] | None = None
     ) -> Any:
-        """The entries ``keys`` of :attr:`info`, all of them if None."""
+        """The entries ``keys`` of ``info``, all of them if None."""
         if isinstance(idx, int):
             entry = self.info[idx]
             return entry if keys is None else {key: entry[key] for key in keys}
