@@ -58,6 +58,12 @@ ALLOWED = {
         'mmlocalattn.tables',
         'numpy',
     ),
+    'compat': ('mmlocalattn.ops',),
+    'hub': (
+        'mmlocalattn.adapt.zoo',
+        'mmlocalattn.backbones',
+        'mmlocalattn.training.weights',
+    ),
     'export': (
         'mmengine',
         'mmlocalattn.__version__',
