@@ -65,6 +65,31 @@ def add_config_arguments(parser: argparse.ArgumentParser, many: bool = False) ->
     )
 
 
+def add_data_arguments(parser: argparse.ArgumentParser) -> None:
+    """Add what names a user's own data.
+
+    :func:`~mmlocalattn.training.arguments.config_of` reads it.
+    """
+    parser.add_argument(
+        '--data',
+        metavar='FOLDER',
+        help='learn what this folder holds (COCO, YOLO, VOC, LabelMe, index maps, class folders) '
+        'instead of the data of the config; prints what was changed',
+    )
+    parser.add_argument(
+        '--val-fraction',
+        type=float,
+        default=0.2,
+        metavar='SHARE',
+        help='with --data: images for validation where the folder has no split, default 0.2',
+    )
+    parser.add_argument(
+        '--skip-bad',
+        action='store_true',
+        help='with --data: go on without images and annotations that cannot be used',
+    )
+
+
 def add_size_arguments(parser: argparse.ArgumentParser, help: str, many: bool = False) -> None:
     """Add ``--size HxW``, of one image or of ``many``, and its old name ``--shape H W``.
 

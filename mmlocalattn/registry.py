@@ -16,9 +16,10 @@ def _child(parent: Registry, *locations: str) -> Registry:
 
 MODELS = _child(roots.MODELS, 'mmlocalattn.backbones', 'mmlocalattn.heads')
 OPTIM_WRAPPER_CONSTRUCTORS = _child(roots.OPTIM_WRAPPER_CONSTRUCTORS, 'mmlocalattn.training')
-HOOKS = _child(roots.HOOKS, 'mmlocalattn.training')
+HOOKS = _child(roots.HOOKS, 'mmlocalattn.training', 'mmlocalattn.visualisation.pictures_hook')
+LOOPS = _child(roots.LOOPS, 'mmlocalattn.training')
+METRICS = _child(roots.METRICS, 'mmlocalattn.training')
 
 # Nothing of the package's own yet. As children they let code whose scope this is use MMEngine's,
 # mmcv's and others' without a warning that the scope has no such registry.
 TRANSFORMS = _child(roots.TRANSFORMS)
-METRICS = _child(roots.METRICS)

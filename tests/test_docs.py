@@ -48,7 +48,7 @@ SHELL_TOOLS = {  # what each takes
     'tools/dev/sanitize.sh': '.*',  # pytest's
     'tools/gpu_check.sh': r'\S*',
     'tools/lint.sh': '',
-    'tools/quickstart.sh': '(--smoke ?)?(detection|segmentation)?',
+    'tools/quickstart.sh': '(--smoke ?)?(detection|segmentation|trees)?',
     'tools/run_tests.sh': '.*',  # pytest's
     'tools/setup_env.sh': '',
 }
@@ -156,10 +156,8 @@ def check_module(name: str, arguments: Sequence[str]) -> None:
         assert name.startswith('mmlocalattn.')
         module = importlib.import_module(name)
         assert callable(module.main)
-        if hasattr(module, 'parse_args'):
-            module.parse_args(list(arguments))
-        else:
-            assert not arguments
+        if arguments:
+            module.parse_args(arguments)
 
 
 def check_command(words: Sequence[str]) -> None:

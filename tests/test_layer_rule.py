@@ -32,6 +32,7 @@ ALLOWED = {
     ),
     'adapt': (
         'mmengine',
+        'mmlocalattn.data.folders',
         # Random data are packed as the data loader of each toolbox does it.
         'mmdet.structures.DetDataSample',
         'mmdet.testing.demo_mm_inputs',
@@ -41,6 +42,11 @@ ALLOWED = {
     ),
     'training': (
         'mmengine',
+        # Metrics that get an interval.
+        'mmdet.datasets.api_wrappers.COCOeval',
+        'mmdet.evaluation.CocoMetric',
+        'mmpretrain.evaluation.Accuracy',
+        'mmseg.evaluation.IoUMetric',
         'mmlocalattn.adapt',
         'mmlocalattn.check',
         'mmlocalattn.command_line',
@@ -51,6 +57,12 @@ ALLOWED = {
         'mmlocalattn.registry',
         'mmlocalattn.tables',
         'numpy',
+    ),
+    'compat': ('mmlocalattn.ops',),
+    'hub': (
+        'mmlocalattn.adapt.zoo',
+        'mmlocalattn.backbones',
+        'mmlocalattn.training.weights',
     ),
     'export': (
         'mmengine',
@@ -70,6 +82,7 @@ ALLOWED = {
         'mmlocalattn.device',
         'mmlocalattn.files',
         'mmlocalattn.ops',
+        'mmlocalattn.registry',
         'mmlocalattn.tables',
         'mmlocalattn.training',
         'numpy',

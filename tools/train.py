@@ -1,10 +1,14 @@
-"""Train a detector, segmentor or classifier: python tools/train.py CONFIG."""
+"""Train a detector, segmentor or classifier: python tools/train.py CONFIG.
+
+On your own data, for half an hour: python tools/train.py CONFIG --data FOLDER --minutes 30.
+"""
 
 import argparse
+import time
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
-from mmlocalattn.command_line import add_common_arguments, one_line_errors
+from mmlocalattn.command_line import add_common_arguments, add_data_arguments, one_line_errors
 
 if TYPE_CHECKING:
     from mmengine.config import Config
@@ -13,6 +17,14 @@ if TYPE_CHECKING:
 def parse_args(argv: Sequence[str] | None = None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(description='Train a detector, segmentor or classifier.')
     add_common_arguments(parser)
+    add_data_arguments(parser)
+    parser.add_argument(
+        '--minutes',
+        type=float,
+        metavar='N',
+        help='end after N minutes, evaluation included: the clock decides on the iterations, the '
+        'schedule and the evaluations',
+    )
     parser.add_argument(
         '--resume',
         nargs='?',
@@ -36,13 +48,17 @@ def build_config(args: argparse.Namespace) -> 'Config':
         enable_auto_scale_lr,
         run_config_of,
     )
+    from mmlocalattn.training.arguments import data_of, options_of
     from mmlocalattn.training.data_check import check_sample
+    from mmlocalattn.training.recipe import fit_recipe
 
     cfg = run_config_of(args)
     if args.amp:
         enable_amp(cfg)
     if args.auto_scale_lr:
         enable_auto_scale_lr(cfg)
+    number = data_of(args).splits['train'].num_images if args.data else None
+    fit_recipe(cfg, number, args.minutes, options_of(args))
     check_run(cfg, 'train')
     check_sample(cfg, ('train', 'val'))
     if args.resume:
@@ -51,13 +67,19 @@ def build_config(args: argparse.Namespace) -> 'Config':
 
 
 def main(argv: Sequence[str] | None = None) -> None:
+    started = time.monotonic()
     args = parse_args(argv)
     with one_line_errors():
         cfg = build_config(args)
-    from mmlocalattn.training import build_runner, run_errors
+    from mmlocalattn.training import build_runner, run_errors, start_clock
+    from mmlocalattn.visualisation.training_report import register_report
 
     with run_errors(cfg.filename):
-        build_runner(cfg).train()
+        runner = build_runner(cfg)
+        if args.data or args.minutes:
+            register_report(runner)
+        start_clock(runner, started)
+        runner.train()
 
 
 if __name__ == '__main__':

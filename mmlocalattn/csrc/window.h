@@ -61,13 +61,16 @@ using WindowAxis = BasicWindowAxis<int64_t>;
 
 // The windows of a convolution padded by half a kernel, one centred on every `stride`-th of
 // `length` positions. They reach over the ends of the axis.
-struct StridedAxis {
-  int64_t length, kernel, stride;
+template <typename index_t>
+struct BasicStridedAxis {
+  index_t length, kernel, stride;
 
-  MMLOCALATTN_HOST_DEVICE int64_t windows() const { return (length + stride - 1) / stride; }
+  MMLOCALATTN_HOST_DEVICE index_t windows() const { return (length + stride - 1) / stride; }
 
   // Positions of the first window before the axis: window i begins at i * stride - low().
-  MMLOCALATTN_HOST_DEVICE int64_t low() const { return kernel / 2; }
+  MMLOCALATTN_HOST_DEVICE index_t low() const { return kernel / 2; }
 };
+
+using StridedAxis = BasicStridedAxis<int64_t>;
 
 }  // namespace mmlocalattn

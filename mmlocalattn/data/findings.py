@@ -17,7 +17,7 @@ class Finding:
     Attributes:
         severity: An error stops or spoils a training, a warning costs something, a note is a
             choice that may be meant.
-        kind: Of :data:`mmlocalattn.data.check.KINDS`.
+        kind: Of ``mmlocalattn.data.check.KINDS``.
         file: That has it: an annotation file, an image, an index map, or the entry of a config.
         entry: Of the file, as ``'annotation 17'``; empty for the whole file.
         problem: What is wrong.

@@ -9,8 +9,12 @@ from numpy.typing import NDArray
 from mmlocalattn.files import whole_file
 
 
-def read_image(path: str | Path) -> NDArray[np.uint8]:
+def read_image(path: str | Path, as_stored: bool = False) -> NDArray[np.uint8]:
     """Read a colour image, (H, W, 3) BGR.
+
+    Args:
+        path: Of the file.
+        as_stored: Leave it as it lies, whatever orientation its EXIF data ask for.
 
     Raises:
         FileNotFoundError: If there is no such file.
@@ -18,7 +22,8 @@ def read_image(path: str | Path) -> NDArray[np.uint8]:
     """
     if not Path(path).is_file():
         raise FileNotFoundError(f'image {str(path)!r} does not exist')
-    image = cv2.imread(str(path))
+    flags = cv2.IMREAD_COLOR | (cv2.IMREAD_IGNORE_ORIENTATION if as_stored else 0)
+    image = cv2.imread(str(path), flags)
     if image is None:
         raise ValueError(f'{str(path)!r} is no image that OpenCV reads: give a PNG or JPEG file')
     return np.asarray(image, np.uint8)

@@ -39,6 +39,9 @@ def neighborhood_attention(
     ``output[i] = sum_j softmax_j(scale * <query[i], key[j]> + bias[j - i]) value[j]`` with j over
     the ``kh * kw`` positions of the dilated window around i, shifted inward at the border.
 
+    Infinite or NaN ``value`` reaches the queries whose windows hold it; on CUDA, as in
+    FlashAttention, also some near them, where it is multiplied by a weight of zero.
+
     Args:
         query: (B, H, W, num_heads, head_dim), fp16, bf16, fp32 or fp64.
         key: Same shape and dtype.

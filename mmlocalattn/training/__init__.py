@@ -1,9 +1,11 @@
 """Configs, command lines, checkpoints, resuming, layer decay and logs, around MMEngine."""
 
+import mmlocalattn.training.interval_metrics  # noqa: F401 (registers them)
 from mmlocalattn.adapt.nodes import channels_of, preprocessor_of
 from mmlocalattn.training.arguments import (
     add_common_arguments,
     add_config_arguments,
+    add_data_arguments,
     config_of,
     image_size,
     one_line_errors,
@@ -15,6 +17,13 @@ from mmlocalattn.training.checkpoint import (
     read_checkpoint,
     read_seed,
     save_checkpoint,
+)
+from mmlocalattn.training.clock import (
+    ClockCheckpointHook,
+    ClockHook,
+    ClockTrainLoop,
+    apply_clock,
+    start_clock,
 )
 from mmlocalattn.training.config import find_config, load_config
 from mmlocalattn.training.errors import RunError, build_errors, run_errors
@@ -34,6 +43,9 @@ from mmlocalattn.training.schedule import ScheduleHook
 from mmlocalattn.training.weights import WeightsHook, load_weights
 
 __all__ = [
+    'ClockCheckpointHook',
+    'ClockHook',
+    'ClockTrainLoop',
     'ExactResumeHook',
     'History',
     'InvalidLossHook',
@@ -44,7 +56,9 @@ __all__ = [
     'adapt_to_device',
     'add_common_arguments',
     'add_config_arguments',
+    'add_data_arguments',
     'allow_mmengine_checkpoints',
+    'apply_clock',
     'apply_resume',
     'build_errors',
     'build_runner',
@@ -69,4 +83,5 @@ __all__ = [
     'run_errors',
     'save_checkpoint',
     'save_predictions',
+    'start_clock',
 ]

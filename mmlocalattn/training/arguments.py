@@ -2,26 +2,33 @@
 
 import argparse
 import os
+import time
 from collections.abc import Sequence
 from pathlib import Path
 
 from mmengine.config import Config, DictAction
 
-from mmlocalattn.adapt import describe_changes, swap_backbone
+from mmlocalattn.adapt import describe_changes, fit_to_data, swap_backbone
+from mmlocalattn.adapt.sizes import fit_sizes
 from mmlocalattn.command_line import (
     add_common_arguments,
     add_config_arguments,
+    add_data_arguments,
     image_size,
     one_line_errors,
 )
+from mmlocalattn.data.folders import FolderData, read_folder
 from mmlocalattn.training.config import load_config, merge_options
 
 __all__ = [  # command lines of notebooks and scripts find all of them here
     'add_common_arguments',
     'add_config_arguments',
+    'add_data_arguments',
     'config_of',
+    'data_of',
     'image_size',
     'one_line_errors',
+    'options_of',
     'run_config_of',
 ]
 
@@ -30,25 +37,60 @@ def config_of(args: argparse.Namespace, path: str | None = None) -> Config:
     """The config that the arguments of :func:`add_config_arguments` describe.
 
     Args:
-        args: With ``backbone``, ``keep_optimizer`` and ``cfg_options``.
+        args: With ``backbone``, ``keep_optimizer`` and ``cfg_options``, and perhaps ``data``,
+            ``val_fraction`` and ``skip_bad``.
         path: Of the config, ``args.config`` if None.
 
     Raises:
         FileNotFoundError: If the file or one of its bases does not exist.
         ModuleNotFoundError: If a package the config needs is not installed.
-        ValueError: If the backbone of the config cannot be replaced; says why.
+        ValueError: If the backbone of the config cannot be replaced, or it cannot learn the data;
+            says why.
     """
     path = path or args.config
-    options = _read_options(args.cfg_options or [])
-    if not args.backbone:
-        if args.keep_optimizer:
-            raise ValueError('--keep-optimizer says nothing without --backbone')
-        return load_config(path, options)
-    cfg = load_config(path)
-    swapped = swap_backbone(cfg, args.backbone, args.keep_optimizer)
-    print(f'{path} with {args.backbone}:', *describe_changes(cfg, swapped), sep='\n  ')
-    merge_options(swapped, options)
-    return swapped
+    cfg = changed = load_config(path)
+    if args.backbone:
+        changed = swap_backbone(cfg, args.backbone, args.keep_optimizer)
+    elif args.keep_optimizer:
+        raise ValueError('--keep-optimizer says nothing without --backbone')
+    if getattr(args, 'data', None):
+        changed = fit_to_folder(changed, data_of(args))
+    if changed is not cfg:
+        names = ' and '.join(filter(None, [args.backbone, getattr(args, 'data', None)]))
+        print(f'{path} with {names}:', *describe_changes(cfg, changed), sep='\n  ')
+    merge_options(changed, options_of(args))
+    return changed
+
+
+def data_of(args: argparse.Namespace) -> FolderData:
+    """The data set in the folder of ``--data``; what had to be converted is in the work dir.
+
+    Raises:
+        FileNotFoundError, ValueError: Of :func:`~mmlocalattn.data.folders.read_folder`.
+    """
+    out = os.path.join(getattr(args, 'work_dir', None) or default_work_dir(args), 'data')
+    rank = os.environ.get('RANK') or os.environ.get('SLURM_PROCID') or '0'
+    while rank != '0' and not os.path.exists(out):  # the first process writes
+        time.sleep(0.5)
+    return read_folder(args.data, out, args.val_fraction, args.skip_bad)
+
+
+def fit_to_folder(cfg: Config, data: FolderData) -> Config:
+    """A config for other data, and images of a size for them; says what the data are."""
+    print(data.summary)
+    fitted = fit_to_data(cfg, data)
+    fit_sizes(fitted, data)
+    return fitted
+
+
+def options_of(args: argparse.Namespace) -> dict:
+    """The entries of the config that ``--cfg-options`` changes."""
+    return _read_options(args.cfg_options or [])
+
+
+def default_work_dir(args: argparse.Namespace) -> str:
+    """The folder of a run that is not told another one."""
+    return f'work_dirs/{Path(args.config).stem}'
 
 
 def _read_options(pairs: Sequence[str]) -> dict:
@@ -70,6 +112,5 @@ def run_config_of(args: argparse.Namespace) -> Config:
     os.environ.setdefault('LOCAL_RANK', str(args.local_rank))
     cfg = config_of(args)
     cfg.launcher = args.launcher
-    usual = cfg.get('work_dir') or f'work_dirs/{Path(args.config).stem}'
-    cfg.work_dir = str(args.work_dir or usual)
+    cfg.work_dir = str(args.work_dir or cfg.get('work_dir') or default_work_dir(args))
     return cfg

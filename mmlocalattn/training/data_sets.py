@@ -1,4 +1,4 @@
-"""The data sets of a config in plain terms, which the checks of :mod:`mmlocalattn.data` take."""
+"""The data sets of a config in plain terms, which the checks of ``mmlocalattn.data`` take."""
 
 import os
 from collections.abc import Iterator, Mapping

@@ -63,8 +63,7 @@ def draw_predictions(cfg: Config, folder: str) -> None:
     hook = hooks['visualization']
     if scope == 'mmdet':
         hook.update(draw=True, test_out_dir=folder)
-    elif scope == 'mmseg':
-        hook.update(draw=True, interval=1)
-        cfg.visualizer.vis_backends = [dict(type='LocalVisBackend', img_save_dir=folder)]
+    elif scope == 'mmseg':  # whose own hook paints over the photograph
+        hooks['visualization'] = dict(type='mmlocalattn.PicturesHook', folder=folder)
     else:
         hook.update(enable=True, interval=1, out_dir=folder)

@@ -6,6 +6,7 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 
 import numpy as np
+import torch
 from mmengine.config import Config, ConfigDict
 from mmengine.dataset import BaseDataset
 from mmengine.registry import DATASETS, TRANSFORMS, VISUALIZERS, init_default_scope
@@ -19,6 +20,7 @@ from mmlocalattn.data.image_files import MOST_TIMES, is_too_thin
 from mmlocalattn.data.images import as_picture, read_image
 from mmlocalattn.training import build_errors, channels_of
 from mmlocalattn.training.data_check import check_sample
+from mmlocalattn.visualisation.segmentation import draw_maps
 
 
 def image_reader(cfg: Config) -> Callable[[str | Path], NDArray]:
@@ -157,7 +159,15 @@ def draw_sample(
     Returns:
         (H, W, 3) BGR, or (H, 2 W, 3) with the ground truth on the left.
     """
-    # mmsegmentation draws with OpenCV, which does not take a view with reversed channels.
+    maps = [
+        torch.as_tensor(sample.get(f'{kind}_sem_seg').data).cpu().numpy()[0]
+        for kind in ('gt', 'pred')
+        if options.get(f'draw_{kind}', True) and f'{kind}_sem_seg' in sample
+    ]
+    if maps:
+        meta, alpha = visualizer.dataset_meta, getattr(visualizer, 'alpha', 0.5)
+        return draw_maps(image, maps, meta['classes'], meta['palette'], alpha)
+    # Visualizers draw with OpenCV, which does not take a view with reversed channels.
     rgb = np.ascontiguousarray(image[..., ::-1])
     draw = getattr(visualizer, 'visualize_cls', None) or visualizer.add_datasample
     draw(name='', image=rgb, data_sample=sample, **options)

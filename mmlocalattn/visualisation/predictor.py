@@ -102,7 +102,7 @@ class Predictor:
             self.visualizer.dataset_meta.update(saved or getattr(model, 'dataset_meta', None) or {})
 
     def predict(self, image: NDArray, source: str | Path = 'image') -> BaseDataElement:
-        """The predictions for an image as :attr:`read` reads it: (H, W), or (H, W, C) as BGR.
+        """The predictions for an image as ``read`` reads it: (H, W), or (H, W, C) as BGR.
 
         Calling the inferencer would draw a progress bar for each image.
 

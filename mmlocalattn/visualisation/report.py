@@ -8,7 +8,7 @@ Read is what MMEngine's Runner leaves behind::
 """
 
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import cv2
@@ -26,6 +26,7 @@ SCORES = {
         'mask': {'AP': 'coco/segm_mAP', 'AP50': 'coco/segm_mAP_50', 'AP75': 'coco/segm_mAP_75'},
     },
     'segmentation': {'percent': {'mIoU': 'mIoU', 'mAcc': 'mAcc', 'aAcc': 'aAcc'}},
+    'classification': {'percent': {'top-1': 'accuracy/top1'}},
 }
 """What a task is scored by: row and column of the table -> name in MMEngine's log."""
 SHEET_ROWS, SHEET_COLUMNS, SHEET_CELL_WIDTH, SHEET_BORDER = 4, 3, 480, 4  # the last two in pixels
@@ -42,12 +43,12 @@ def write_report(work_dir: Path) -> list[str]:
 
     Raises:
         FileNotFoundError: If the run has no log, no test result or no pictures.
-        ValueError: If it is neither of detection nor of segmentation.
+        ValueError: If it is of no task that is known.
     """
     history = read_history(work_dir)
     metrics = read_metrics(work_dir)
     pictures = find_pictures(work_dir)
-    draw_curves(plots_of(history, task_of(metrics)), work_dir / 'curves.png')
+    draw_curves(plots_of(history, metrics), work_dir / 'curves.png')
     draw_sheet(pictures, work_dir / 'pictures.png')
     return [
         *('', score_table(metrics), ''),
@@ -83,37 +84,55 @@ def find_pictures(work_dir: Path) -> list[Path]:
     return pictures
 
 
-def task_of(metrics: dict[str, float]) -> str:
+def task_of(metrics: Mapping[str, float]) -> str:
     """Say which task the metrics belong to.
 
     Raises:
-        ValueError: If they belong to neither.
+        ValueError: If they belong to none.
     """
-    for task, rows in SCORES.items():
-        if all(name in metrics for columns in rows.values() for name in columns.values()):
+    for task in SCORES:
+        if _rows_of(metrics, task):
             return task
-    raise ValueError(f'neither detection nor segmentation metrics, got {sorted(metrics)}')
+    raise ValueError(
+        f'no metrics of detection, segmentation or classification, got {sorted(metrics)}'
+    )
 
 
-def score_table(metrics: dict[str, float]) -> str:
+def _rows_of(metrics: Mapping[str, float], task: str) -> dict[str, dict[str, str]]:
+    """The rows of a task's table that were measured: masks are not for boxes alone."""
+    return {
+        row: names
+        for row, names in SCORES[task].items()
+        if all(name in metrics for name in names.values())
+    }
+
+
+def score_table(metrics: Mapping[str, float]) -> str:
     """Lay out the scores of a test, one row for each of :data:`SCORES`.
+
+    Where the first score of a row has a 95 % interval, that stands in the last column.
 
     Raises:
         ValueError: Of :func:`task_of`.
     """
-    scores = SCORES[task_of(metrics)]
-    columns = next(iter(scores.values()))
-    rows = [
-        [row, *(f'{metrics[name]:.3f}' for name in names.values())] for row, names in scores.items()
-    ]
-    return markdown_table(['', *columns], rows)
+    scores = _rows_of(metrics, task_of(metrics))
+    columns = ['', *next(iter(scores.values()))]
+    has_intervals = any(f'{name}_low' in metrics for name in metrics)
+    rows = []
+    for row, names in scores.items():
+        first = next(iter(names.values()))
+        rows.append([row, *(f'{metrics[name]:.3f}' for name in names.values())])
+        if has_intervals:
+            low, high = (metrics.get(f'{first}_{end}', float('nan')) for end in ('low', 'high'))
+            rows[-1].append(f'{low:.3f} to {high:.3f}')
+    return markdown_table([*columns, *([f'95 % of {columns[1]}'] * has_intervals)], rows)
 
 
-def plots_of(history: History, task: str) -> list[Plot]:
-    """The losses, and the first score of each row of the task's table, over the iterations."""
+def plots_of(history: History, metrics: Mapping[str, float]) -> list[Plot]:
+    """The losses, and the first score of each row of the table, over the iterations."""
     losses = [Line(name, history.curve(name)) for name in history.values() if 'loss' in name]
     scores = []
-    for row, columns in SCORES[task].items():
+    for row, columns in _rows_of(metrics, task_of(metrics)).items():
         column, name = next(iter(columns.items()))
         scores.append(Line(f'{row} {column}', history.curve(name), is_metric=True))
     return [Plot('loss', losses, 'log'), Plot('validation', scores)]
@@ -136,5 +155,15 @@ def draw_sheet(pictures: Sequence[Path], path: Path) -> None:
         cells.append(np.pad(cell, [*border, (0, 0)], constant_values=255))
     cells += [np.full_like(cells[0], 255)] * (-len(cells) % SHEET_COLUMNS)
     starts = range(0, len(cells), SHEET_COLUMNS)
-    rows = [np.hstack(cells[start : start + SHEET_COLUMNS]) for start in starts]
+    rows = [_side_by_side(cells[start : start + SHEET_COLUMNS]) for start in starts]
     write_image(path, np.vstack(rows))
+
+
+def _side_by_side(cells: Sequence[NDArray[np.uint8]]) -> NDArray[np.uint8]:
+    """A row of cells, white below those that are not as high as others."""
+    height = max(len(cell) for cell in cells)
+    padded = [
+        np.pad(cell, [(0, height - len(cell)), (0, 0), (0, 0)], constant_values=255)
+        for cell in cells
+    ]
+    return np.hstack(padded)

@@ -43,14 +43,17 @@ namespace mmlocalattn {
 
 constexpr int kWarpSize = 32;
 
+unsigned grid_of(int64_t blocks);  // of intrinsics.cuh
+
 namespace emulation {
 
 // Runs `lane` for every thread of the grid. Throws std::runtime_error if the kernel does what a GPU
 // forbids or leaves undefined.
-void run(const void* kernel, int64_t blocks, int threads, int64_t shared_bytes,
+void run(const void* kernel, unsigned blocks, int threads, int64_t shared_bytes,
          const std::function<void()>& lane);
 
-// Waits until all lanes of the warp ask for the same; then `perform` gets the `mine` of each.
+// Waits until all lanes of the warp ask for the same at the same place of the program; then
+// `perform` gets the `mine` of each.
 void warp_together(const char* operation, void* mine, void (*perform)(void* const* lanes));
 void sync_warp();
 void sync_block();
@@ -101,6 +104,58 @@ struct Vote {
   }
 };
 
+// Which numbers a GPU may get where IEEE 754 leaves no choice to a CPU. With
+// MMLOCALATTN_GPU_ARITHMETIC they are as bad as a GPU's, see emulator.py.
+#ifdef MMLOCALATTN_GPU_ARITHMETIC
+// Up to two units in the last place off, which way the argument decides.
+inline float exp2_of(float x) {
+  const float y = std::exp2(x);
+  if (x == 0 || !std::isnormal(y)) {
+    return y;
+  }
+  uint32_t seed, bits;
+  std::memcpy(&seed, &x, sizeof(x));
+  std::memcpy(&bits, &y, sizeof(y));
+  bits += static_cast<int>((seed * 2654435761u >> 16) % 5) - 2;
+  float result;
+  std::memcpy(&result, &bits, sizeof(bits));
+  return result;
+}
+
+// sum + the products of eight pairs. A tensor core keeps of every term what is worth the last bit
+// of the largest one or more.
+inline float add_products(float sum, const float (&products)[8]) {
+  float largest = std::fabs(sum);
+  for (const float product : products) {
+    largest = std::fmax(largest, std::fabs(product));
+  }
+  if (largest == 0 || !std::isfinite(largest)) {
+    for (const float product : products) {
+      sum += product;
+    }
+    return sum;
+  }
+  int exponent;
+  std::frexp(largest, &exponent);
+  const double unit = std::ldexp(1.0, exponent - 24);
+  double units = std::trunc(sum / unit);
+  for (const float product : products) {
+    units += std::trunc(product / unit);
+  }
+  const auto total = static_cast<float>(units * unit);
+  return std::fabs(total) > std::fabs(units * unit) ? std::nextafter(total, 0.0f) : total;
+}
+#else
+inline float exp2_of(float x) { return std::exp2(x); }
+
+inline float add_products(float sum, const float (&products)[8]) {
+  for (const float product : products) {
+    sum += product;
+  }
+  return sum;
+}
+#endif
+
 // The fragments of PTX's mma.m16n8k16 with 16 bit factors: in both factors, a register holds a pair
 // along k.
 template <typename half_t>
@@ -131,8 +186,13 @@ struct Mma {
     for (int lane = 0; lane < kWarpSize; ++lane) {
       for (int reg = 0; reg < 4; ++reg) {
         const int row = lane / 4 + reg / 2 * 8, col = lane % 4 * 2 + reg % 2;
-        for (int k = 0; k < 16; ++k) {
-          (*warp[lane]->d)[reg] += a[row][k] * b[k][col];
+        float& sum = (*warp[lane]->d)[reg];
+        for (int first = 0; first < 16; first += 8) {
+          float products[8];
+          for (int k = 0; k < 8; ++k) {
+            products[k] = a[row][first + k] * b[first + k][col];
+          }
+          sum = add_products(sum, products);
         }
       }
     }
@@ -231,7 +291,7 @@ inline void load_matrix_x4_transposed(uint32_t (&r)[4], const void* shared_row) 
 }
 
 inline float exp2_fast(float x) {
-  const float y = std::exp2(x);
+  const float y = emulation::exp2_of(x);
   return std::fpclassify(y) == FP_SUBNORMAL ? 0 : y;
 }
 
@@ -242,7 +302,7 @@ inline int shared_bytes() { return 100 << 10; }
 template <typename... Parameters, typename... Arguments>
 void launch(void (*kernel)(Parameters...), int64_t blocks, int threads, int64_t shared_bytes,
             const Arguments&... arguments) {
-  emulation::run(reinterpret_cast<const void*>(kernel), blocks, threads, shared_bytes,
+  emulation::run(reinterpret_cast<const void*>(kernel), grid_of(blocks), threads, shared_bytes,
                  [&] { kernel(arguments...); });
 }
 

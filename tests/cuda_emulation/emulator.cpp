@@ -8,10 +8,10 @@
 #include <algorithm>
 #include <map>
 #include <memory>
-#include <set>
 #include <sstream>
 #include <stdexcept>
 #include <string>
+#include <string_view>
 #include <vector>
 
 #include "emulation_intrinsics.h"
@@ -47,6 +47,7 @@ struct Fiber : Lane {
 
   State state;
   const char* operation;
+  uintptr_t call_site;  // of the operation
   void* mine;
   void (*perform)(void* const* lanes);
   std::vector<Copy> copies;               // not in a group yet
@@ -68,7 +69,7 @@ int64_t dynamic_bytes;
 const void* running_kernel;
 
 std::map<const void*, std::string> names;
-std::set<const void*> launched;
+std::map<const void*, int64_t> launches;
 
 char* stacks() {
   static char* const memory =
@@ -133,6 +134,8 @@ void run_fiber() {
   arrive_in_fiber(nullptr);
   (*body)();
   current->state = Fiber::kDone;
+  current->operation = "end of the kernel";
+  current->call_site = 0;
   leave(nullptr, scheduler_stack, scheduler_stack_bytes);
   jump(scheduler);
 }
@@ -150,20 +153,48 @@ void start(Fiber& fiber, int thread, int64_t block) {
   makecontext(&fiber.start, run_fiber, 0);
 }
 
-const char* operation_of(const Fiber& fiber) {
-  return fiber.state == Fiber::kDone            ? "end of the kernel"
-         : fiber.state == Fiber::kWaitsForBlock ? "sync_block"
-                                                : fiber.operation;
+bool is_between(const void* address, const void* begin, const void* end) {
+  const auto number = [](const void* pointer) { return reinterpret_cast<uintptr_t>(pointer); };
+  return number(address) - number(begin) < number(end) - number(begin);
+}
+
+// A number that tells where the kernel waits, made of the return addresses from `frame` on to the
+// first function of the fiber. Code that the compiler inlines twice is two places. Without the
+// calls for races.cpp it also duplicates what follows a branch: then all places are one.
+uintptr_t call_site_of(const Fiber& fiber, const void* frame) {
+#ifndef MMLOCALATTN_CHECK_RACES
+  return 0;
+#endif
+  struct Frame {
+    const Frame* caller;
+    uintptr_t return_address;
+  };
+  const char* const stack = stack_of(fiber);
+  const auto is_frame = [&](const Frame* at) {
+    return is_between(at, stack, stack + kStackBytes - sizeof(Frame));
+  };
+  uintptr_t site = 0;
+  for (auto* at = static_cast<const Frame*>(frame); is_frame(at); at = at->caller) {
+    site = 31 * site + at->return_address;
+  }
+  return site;
 }
 
 [[noreturn]] void report_divergence(const Fiber* warp) {
-  std::map<std::string, std::string> lanes;
+  std::map<uintptr_t, std::string> lanes;
+  std::vector<uintptr_t> sites;
   for (int lane = 0; lane < kWarpSize; ++lane) {
-    lanes[operation_of(warp[lane])] += " " + std::to_string(lane);
+    std::string& waiting = lanes[warp[lane].call_site];
+    if (waiting.empty()) {
+      sites.push_back(warp[lane].call_site);
+      waiting = std::string(" ") + warp[lane].operation + " (lanes";
+    }
+    waiting += " " + std::to_string(lane);
   }
-  std::string message = "lanes of warp " + std::to_string(warp->thread / kWarpSize) + " diverge:";
-  for (const auto& [operation, waiting] : lanes) {
-    message += " " + operation + " (lanes" + waiting + ")";
+  std::string message =
+      "lanes of warp " + std::to_string(warp->thread / kWarpSize) + " wait in different places:";
+  for (const uintptr_t site : sites) {
+    message += lanes[site] + ")";
   }
   fail(message);
 }
@@ -180,7 +211,7 @@ void run_warp(Fiber* warp) {
       }
     }
     for (int lane = 1; lane < kWarpSize; ++lane) {
-      if (std::strcmp(operation_of(warp[lane]), operation_of(warp[0])) != 0) {
+      if (warp[lane].call_site != warp[0].call_site) {
         report_divergence(warp);
       }
     }
@@ -216,11 +247,6 @@ void run_block(int64_t block, int threads) {
   }
 }
 
-bool is_between(const void* address, const void* begin, const void* end) {
-  const auto number = [](const void* pointer) { return reinterpret_cast<uintptr_t>(pointer); };
-  return number(address) - number(begin) < number(end) - number(begin);
-}
-
 void check_shared(const void* address, const char* operation) {
   if (!is_shared(address)) {
     fail(std::string(operation) + " of an address that is not in shared memory");
@@ -228,6 +254,13 @@ void check_shared(const void* address, const char* operation) {
   if (reinterpret_cast<uintptr_t>(address) % kCopyBytes != 0) {
     fail(std::string(operation) + " of an address that is no multiple of 16");
   }
+}
+
+void wait_for(Fiber::State what, const char* operation, uintptr_t call_site) {
+  current->operation = operation;
+  current->call_site = call_site + std::hash<std::string_view>()(operation);
+  current->state = what;
+  go_to_scheduler();
 }
 
 void finish(const Copy& copy) {
@@ -266,23 +299,23 @@ void fail(const std::string& message) {
   __builtin_unreachable();
 }
 
-void run(const void* kernel, int64_t blocks, int threads, int64_t shared_bytes,
+void run(const void* kernel, unsigned blocks, int threads, int64_t shared_bytes,
          const std::function<void()>& lane) {
   if (blocks == 0) {
     return;
   }
   running_kernel = kernel;
-  launched.insert(kernel);
+  ++launches[kernel];
   error.clear();
   current = nullptr;
-  if (blocks < 0 || blocks > INT32_MAX || threads <= 0 || threads > kMostThreads ||
-      threads % kWarpSize != 0 || shared_bytes < 0 || shared_bytes > kMostSharedBytes) {
+  if (threads <= 0 || threads > kMostThreads || threads % kWarpSize != 0 || shared_bytes < 0 ||
+      shared_bytes > kMostSharedBytes) {
     std::ostringstream text;
-    text << "cannot launch " << blocks << " blocks of " << threads << " threads with "
-         << shared_bytes << " bytes of shared memory";
+    text << "cannot launch blocks of " << threads << " threads with " << shared_bytes
+         << " bytes of shared memory";
     fail(text.str());
   }
-  gridDim = {static_cast<unsigned>(blocks), 1, 1};
+  gridDim = {blocks, 1, 1};
   blockDim = {static_cast<unsigned>(threads), 1, 1};
   // Not rounded up, so that AddressSanitizer sees where it ends.
   void* memory = nullptr;
@@ -300,21 +333,20 @@ void run(const void* kernel, int64_t blocks, int threads, int64_t shared_bytes,
 }
 
 void warp_together(const char* operation, void* mine, void (*perform)(void* const* lanes)) {
-  current->operation = operation;
   current->mine = mine;
   current->perform = perform;
-  current->state = Fiber::kWaitsForWarp;
-  go_to_scheduler();
+  wait_for(Fiber::kWaitsForWarp, operation, call_site_of(*current, __builtin_frame_address(0)));
 }
 
 void sync_warp() {
-  warp_together("sync_warp", nullptr, [](void* const*) {});
+  current->mine = nullptr;
+  current->perform = [](void* const*) {};
+  wait_for(Fiber::kWaitsForWarp, "sync_warp", call_site_of(*current, __builtin_frame_address(0)));
   ++current->warp_phase;
 }
 
 void sync_block() {
-  current->state = Fiber::kWaitsForBlock;
-  go_to_scheduler();
+  wait_for(Fiber::kWaitsForBlock, "sync_block", call_site_of(*current, __builtin_frame_address(0)));
   ++current->warp_phase;
   ++current->block_phase;
 }
@@ -360,7 +392,7 @@ extern "C" void emulation_name_kernel(size_t place, const char* name) {
   names[__ehdr_start + place] = name;
 }
 
-extern "C" bool emulation_has_launched(size_t place) {
+extern "C" int64_t emulation_launches(size_t place) {
   using namespace mmlocalattn::emulation;
-  return launched.count(__ehdr_start + place) != 0;
+  return launches[__ehdr_start + place];
 }

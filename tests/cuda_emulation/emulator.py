@@ -1,14 +1,19 @@
 """Builds the CUDA kernels' own source for the CPU and loads it.
 
-There are two builds: `races` checks for races in shared and global memory and loads into any
-process; `asan` has AddressSanitizer, whose library must be loaded first (see :func:`asan_env`).
+There are three builds: `races` checks for races in shared and global memory and loads into any
+process; `asan` has AddressSanitizer, whose library must be loaded first (see :func:`asan_env`);
+`gpu_arithmetic` checks nothing, but its numbers are as bad as a GPU's may be: powers of two are off
+by up to two units in the last place, products and sums become fused ones, tensor cores cut off the
+bits of a term that its sum has no room for.
 """
 
 import ctypes
 import os
+import platform
 import re
 import subprocess
 import sys
+from collections import Counter
 from functools import cache
 from pathlib import Path
 
@@ -23,21 +28,25 @@ CSRC = ROOT / 'mmlocalattn' / 'csrc'
 TORCH = Path(torch.__file__).parent
 CXX = 'g++'
 
-SANITIZER_FLAGS = {
+FUSED = '-ffp-contract=fast' + ' -mfma' * (platform.machine() == 'x86_64')
+KERNEL_FLAGS = {
     'races': '-fsanitize=thread',
     'asan': '-fsanitize=address,alignment -fno-sanitize-recover=alignment',
+    'gpu_arithmetic': f'-DMMLOCALATTN_GPU_ARITHMETIC {FUSED}',
 }
 # No sanitizer for what switches stacks; the calls of -fsanitize=thread come to races.cpp.
 EMULATOR_FLAGS = {
     'races': '-O2 -DMMLOCALATTN_CHECK_RACES',
     'asan': '-O2 -DMMLOCALATTN_ADDRESS_SANITIZER',
+    'gpu_arithmetic': '-O2',
 }
-LINK_FLAGS = {'races': '', 'asan': SANITIZER_FLAGS['asan']}
+LINK_FLAGS = {'races': '', 'asan': KERNEL_FLAGS['asan'], 'gpu_arithmetic': ''}
 
 NINJA_FILE = """\
+compile = {cxx} -std=c++17 -O1 -g1 -fPIC -w -fno-omit-frame-pointer $
+  -DMMLOCALATTN_CUDA_EMULATION -D_GLIBCXX_USE_CXX11_ABI={abi:d} {includes}
 rule compile
-  command = {cxx} -MMD -MF $out.d -std=c++17 -O1 -g1 -fPIC -w -DMMLOCALATTN_CUDA_EMULATION $
-    -D_GLIBCXX_USE_CXX11_ABI={abi:d} {includes} $flags -x c++ -c $in -o $out
+  command = $compile -MMD -MF $out.d $flags -x c++ -c $in -o $out
   depfile = $out.d
   deps = gcc
 rule link
@@ -65,13 +74,14 @@ def ninja_file(build: str) -> str:
     )
     emulator = ['emulator.cpp', *(['races.cpp'] if build == 'races' else [])]
     kernels = [HERE / 'probes.cpp', *sorted(CSRC.glob('cuda/**/*.cu'))]
-    sources = dict.fromkeys((HERE / name for name in emulator), EMULATOR_FLAGS[build])
-    sources |= dict.fromkeys(kernels, SANITIZER_FLAGS[build])
     # Operators have files of the same names, in folders of their own.
-    objects = {source: f'{source.relative_to(ROOT)}.o' for source in sources}
-    for source, flags in sources.items():
-        text += f'build {objects[source]}: compile {source}\n  flags = {flags}\n'
-    link = f'build emulated.so: link {" ".join(objects.values())}\n  flags = {LINK_FLAGS[build]}\n'
+    objects = []
+    for source in [*(HERE / name for name in emulator), *kernels]:
+        is_kernel = source in kernels
+        flags = KERNEL_FLAGS[build] if is_kernel else EMULATOR_FLAGS[build]
+        objects.append(f'{source.relative_to(ROOT)}.o')
+        text += f'build {objects[-1]}: compile {source}\n  flags = {flags}\n'
+    link = f'build emulated.so: link {" ".join(objects)}\n  flags = {LINK_FLAGS[build]}\n'
     return text + link
 
 
@@ -120,8 +130,12 @@ class Emulator:
         torch.ops.load_library(path)
         self._library = ctypes.CDLL(path)
         self._library.emulation_probe.restype = ctypes.c_char_p
-        self._library.emulation_has_launched.restype = ctypes.c_bool
-        self._library.emulation_has_launched.argtypes = [ctypes.c_size_t]
+        self._library.emulation_probe.argtypes = [
+            *(ctypes.c_char_p, ctypes.c_int64, ctypes.c_int),
+            *[ctypes.c_void_p] * 3,
+        ]
+        self._library.emulation_launches.restype = ctypes.c_int64
+        self._library.emulation_launches.argtypes = [ctypes.c_size_t]
         self._library.emulation_name_kernel.argtypes = [ctypes.c_size_t, ctypes.c_char_p]
         self.kernels = {}
         for place, name in functions(path):
@@ -129,10 +143,10 @@ class Emulator:
             if name.partition('<')[0] in kernel_names():
                 self.kernels[place] = name
 
-    def launched(self) -> set[str]:
-        """The kernel instances that have run."""
-        has_launched = self._library.emulation_has_launched
-        return {name for place, name in self.kernels.items() if has_launched(place)}
+    def launches(self) -> Counter[str]:
+        """How often every kernel instance has run."""
+        count = self._library.emulation_launches
+        return Counter({name: count(place) for place, name in self.kernels.items()})
 
     def probe(self, name: str, a: Tensor, b: Tensor, out: Tensor, blocks: int = 1) -> str:
         """Runs a kernel of probes.cpp in blocks of 64 threads, those of fragments of 32.
@@ -141,7 +155,7 @@ class Emulator:
             The error that the emulator reports, empty if none.
         """
         threads = 32 if ' ' in name or 'copy' in name else 64
-        pointers = [ctypes.c_void_p(tensor.data_ptr()) for tensor in (a, b, out)]
+        pointers = [tensor.data_ptr() for tensor in (a, b, out)]
         return self._library.emulation_probe(name.encode(), blocks, threads, *pointers).decode()
 
 
@@ -158,7 +172,7 @@ def functions(library: Path) -> list[tuple[int, str]]:
     found = []
     for line in result.stdout.splitlines():
         place, kind, name = line.split(' ', 2)
-        if kind in 'tTwW' and '[clone' not in name:
+        if kind in 'tTwW' and '[clone' not in name and '{lambda' not in name:
             name = name.replace('(anonymous namespace)::', '').partition('(')[0]
             match = re.search(r'\b(?P<name>\w+_kernel)(?P<arguments><.*>)?$', name)
             if match:

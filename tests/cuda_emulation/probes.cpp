@@ -3,7 +3,7 @@
 #include <stdexcept>
 #include <string>
 
-#include "emulation_intrinsics.h"
+#include "cuda/intrinsics.cuh"
 
 namespace mmlocalattn {
 namespace {
@@ -157,6 +157,35 @@ __global__ void diverging_shuffle_kernel(const float* in, const float*, float* o
   }
 }
 
+// Lanes take two branches; both shuffle, but not together.
+__global__ void shuffles_of_two_branches_kernel(const float* in, const float*, float* out) {
+  if (lane() < 16) {
+    out[lane()] = shuffle_xor(in[lane()], 1);
+  } else {
+    out[lane()] = 2 * shuffle_xor(in[lane()], 1);
+  }
+}
+
+// The same through functions that are not inlined.
+__attribute__((noinline)) float neighbor(float value) { return shuffle_xor(value, 1); }
+__global__ void calls_of_two_branches_kernel(const float* in, const float*, float* out) {
+  if (lane() < 16) {
+    out[lane()] = neighbor(in[lane()]);
+  } else {
+    out[lane()] = 2 * neighbor(in[lane()]);
+  }
+}
+
+__global__ void barriers_of_two_branches_kernel(const float* in, const float*, float* out) {
+  if (lane() < 16) {
+    sync_block();
+    out[lane()] = in[lane()];
+  } else {
+    sync_block();
+    out[lane()] = 2 * in[lane()];
+  }
+}
+
 __global__ void early_exit_kernel(const float* in, const float*, float* out) {
   if (lane() != 3) {
     out[lane()] = any(in[lane()] > 0);
@@ -192,6 +221,9 @@ const std::map<std::string, Kernel> kKernels = {
     {"barriers", barriers_kernel},
     {"blocks_write_one_address", blocks_write_one_address_kernel},
     {"diverging_shuffle", diverging_shuffle_kernel},
+    {"shuffles_of_two_branches", shuffles_of_two_branches_kernel},
+    {"calls_of_two_branches", calls_of_two_branches_kernel},
+    {"barriers_of_two_branches", barriers_of_two_branches_kernel},
     {"early_exit", early_exit_kernel},
     {"misaligned_copy", misaligned_copy_kernel},
     {"copy_to_global", copy_to_global_kernel},
@@ -202,8 +234,8 @@ const std::map<std::string, Kernel> kKernels = {
 }  // namespace mmlocalattn
 
 // Runs a kernel with 1 KiB of dynamic shared memory; returns the error, empty if there was none.
-extern "C" const char* emulation_probe(const char* name, int blocks, int threads, const float* a,
-                                       const float* b, float* out) {
+extern "C" const char* emulation_probe(const char* name, int64_t blocks, int threads,
+                                       const float* a, const float* b, float* out) {
   static std::string error;
   error.clear();
   try {

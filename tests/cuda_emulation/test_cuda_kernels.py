@@ -7,6 +7,7 @@ import functools
 import os
 import subprocess
 import sys
+from collections.abc import Iterator
 from typing import Any
 
 import pytest
@@ -16,7 +17,7 @@ import test_slide
 import test_sparse_scan
 import test_stand_alone
 import torch
-from contract import DTYPES, Case, relative_error
+from contract import CUDA_LAYOUTS, DTYPES, Case, relative_error
 from emulator import Emulator, asan_env, build_library, kernel_names
 from torch import Tensor
 
@@ -94,44 +95,63 @@ def test_kernel_is_reference(
 def test_every_kernel_has_run(emulator: Emulator) -> None:
     for problem in PROBLEMS:
         check(*problem.values)
-    launched = emulator.launched()
+    launched = set(+emulator.launches())
     assert launched == set(emulator.kernels.values())
     assert {name.partition('<')[0] for name in launched} == set(kernel_names())
 
 
-@pytest.mark.parametrize('contract', CONTRACTS, ids=lambda contract: contract.op_name)
-def test_strided_inputs(contract: Any, emulator: Emulator) -> None:
-    contract.check_kernel(contract.cuda_cases['dim32'], torch.float32, 'strided')
-
-
-def parts_of_a_projection(tensors: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
-    return torch.stack(tensors, 3).unbind(3)
-
-
-def unaligned(tensors: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
-    return tuple(
-        tensor.new_empty(tensor.numel() + 1)[1:].view(tensor.shape).copy_(tensor)
-        for tensor in tensors
-    )
-
-
-@pytest.mark.parametrize('layout', [parts_of_a_projection, unaligned])
+@pytest.mark.parametrize('layout', CUDA_LAYOUTS)
 @pytest.mark.parametrize('dtype', [torch.float32, torch.bfloat16], ids=str)
 @pytest.mark.parametrize('contract', CONTRACTS, ids=lambda contract: contract.op_name)
 def test_layout_does_not_matter(
-    contract: Any, dtype: torch.dtype, layout: Any, emulator: Emulator
+    contract: Any, dtype: torch.dtype, layout: str, emulator: Emulator
 ) -> None:
-    for case in [contract.cases[name] for name in contract.cases if name.startswith('dim32')][:2]:
+    place = CUDA_LAYOUTS[layout]
+    for name in ('dim32', next(iter(contract.cases))):
+        case = (contract.cases | contract.cuda_cases)[name]
         tensors = contract.tensors(case, dtype)
-        grad_output = torch.randn_like(tensors[0])
+        grad_output = torch.randn(contract.output_shape(tensors, case), dtype=dtype)
         expected = contract.run(tensors, case, grad_output)
-        actual = contract.run(layout(tensors), case, grad_output)
+        actual = contract.run(tuple(place(tensor) for tensor in tensors), case, place(grad_output))
         assert all(torch.equal(ours, theirs) for ours, theirs in zip(actual, expected))
 
 
+@pytest.fixture
+def garbage() -> Iterator[None]:
+    """Memory that nobody has written holds NaN."""
+    torch.use_deterministic_algorithms(True)
+    assert torch.utils.deterministic.fill_uninitialized_memory
+    assert torch.empty(2).isnan().all()
+    yield
+    torch.use_deterministic_algorithms(False)
+
+
 @pytest.mark.parametrize('contract', CONTRACTS, ids=lambda contract: contract.op_name)
-def test_empty_batch(contract: Any, emulator: Emulator) -> None:
+def test_empty_batch(contract: Any, emulator: Emulator, garbage: None) -> None:
     contract.test_empty_batch()
+
+
+def test_bias_has_no_gradient_from_an_empty_batch(emulator: Emulator, garbage: None) -> None:
+    contract = NeighborhoodAttention()
+    case = test_neighborhood.case((0, 5, 7, 2, 4), (3, 3), bias=True)
+    tensors = contract.tensors(case, torch.float32)
+    *_, grad_bias = contract.run(tensors, case, torch.zeros(0, 5, 7, 2, 4))
+    assert torch.equal(grad_bias, torch.zeros(2, 5, 5))
+
+
+@pytest.mark.parametrize(
+    ('case', 'dtype'),
+    [
+        (test_query_and_attend.case((1, 20, 18, 2, 1), 8, (13, 13)), torch.float64),
+        (test_query_and_attend.case((1, 9, 17, 60, 1), 8, (3, 3)), torch.float32),
+    ],
+    ids=['k13', 'many_queries'],
+)
+def test_query_and_attend_fits_into_shared_memory(
+    case: dict, dtype: torch.dtype, emulator: Emulator
+) -> None:
+    """Of every GPU: the emulator has what the smallest of them has."""
+    QueryAndAttend().check_kernel(case, dtype)
 
 
 def test_head_dim_of_stand_alone_attention(emulator: Emulator) -> None:
@@ -168,20 +188,54 @@ def test_nan_is_not_swallowed(dtype: torch.dtype, emulator: Emulator) -> None:
     assert output[0, 1:].isfinite().all()
 
 
-def test_address_sanitizer() -> None:
-    """A part of the problems in a process of its own, whose first library is the sanitizer's."""
-    build_library('asan')
+@pytest.mark.parametrize('dtype', [torch.float32, torch.bfloat16], ids=str)
+def test_infinite_values_stay_near(dtype: torch.dtype, emulator: Emulator) -> None:
+    """They reach the queries that see them, and few others, see neighborhood_attention."""
+    query, key, value = torch.randn(3, 1, 12, 40, 1, 32, dtype=dtype)
+    value[0, 6, 3] = float('inf')
+    case = test_neighborhood.case(query.shape, (3, 3))
+    args = CONTRACTS[0].op_args((query, key, value), case)
+    is_finite = torch.ops.mmlocalattn_emulated.neighborhood_attention(*args)[0].isfinite()
+    assert not is_finite[0, 5:8, 2:5].any()
+    assert is_finite[0, :, 24:].all()
+
+
+def test_launches_of_a_whole_scan(emulator: Emulator) -> None:
+    contract = SparseScanAttention()
+    case = contract.cuda_cases['dim32_rotary']
+    tensors = contract.tensors(case, torch.bfloat16)
+    args = contract.op_args(tensors, case)
+    before = emulator.launches()
+    outputs = torch.ops.mmlocalattn_emulated.sparse_scan_attention(*args)
+    forward = emulator.launches()
+    backward = torch.ops.mmlocalattn_emulated._sparse_scan_attention_backward
+    backward(tensors[0], *args[:5], *outputs, *args[5:])
+    assert sum((forward - before).values()) == 3
+    assert sum((emulator.launches() - forward).values()) == 5
+
+
+def run_apart(build: str, selection: str, env: dict[str, str]) -> None:
+    """Run tests of this file with another build, in a process of its own."""
+    build_library(build)
     command = [sys.executable, '-m', 'pytest', '-q', '-x', '-p', 'no:cacheprovider', __file__]
     result = subprocess.run(
-        [
-            *command,
-            '-k',
-            'kernel_is_reference and (bfloat16 or float32) and not (map or tall or wide)',
-        ],
+        [*command, '-k', selection],
         capture_output=True,
         text=True,
-        env=asan_env() | {'MMLOCALATTN_EMULATION': 'asan'},
+        env=env | {'MMLOCALATTN_EMULATION': build},
         cwd=os.path.dirname(__file__),
     )
     assert result.returncode == 0, result.stdout[-4000:] + result.stderr[-8000:]
     assert ' passed' in result.stdout
+
+
+def test_address_sanitizer() -> None:
+    """A part of the problems, and every layout."""
+    problems = 'kernel_is_reference and (bfloat16 or float32) and not (map or tall or wide)'
+    run_apart('asan', f'layout_does_not_matter or {problems}', asan_env())
+
+
+def test_gpu_arithmetic() -> None:
+    """The tolerances hold with the numbers that a GPU may get, see emulator.py."""
+    problems = 'kernel_is_reference and not float64 or large_logits or nan_is_not'
+    run_apart('gpu_arithmetic', problems, dict(os.environ))

@@ -1,12 +1,13 @@
 """The emulator does what a GPU does, and reports what kernels must not do."""
 
+import re
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
 import torch
-from emulator import Emulator, asan_env, build_library
+from emulator import CSRC, Emulator, asan_env, build_library
 
 
 @pytest.mark.parametrize('dtype', [torch.float16, torch.bfloat16], ids=['half', 'bfloat16'])
@@ -50,8 +51,14 @@ def test_barriers_order_accesses(emulator: Emulator) -> None:
             'blocks_write_one_address',
             r'block 1: race at global .*: lane 0 of block 0 writes, lane 0 writes',
         ),
-        ('diverging_shuffle', r'lanes of warp 0 diverge: shuffle_xor .* sync_block \(lanes 16'),
-        ('early_exit', r'lanes of warp 0 diverge: any .* end of the kernel \(lanes 3\)'),
+        (
+            'diverging_shuffle',
+            r'lanes of warp 0 wait in different places: shuffle_xor .* sync_block \(lanes 16',
+        ),
+        ('early_exit', r'wait in different places: any .* end of the kernel \(lanes 3\)'),
+        ('shuffles_of_two_branches', r'shuffle_xor \(lanes 0 .*\) shuffle_xor \(lanes 16'),
+        ('calls_of_two_branches', r'shuffle_xor \(lanes 0 .*\) shuffle_xor \(lanes 16'),
+        ('barriers_of_two_branches', r'sync_block \(lanes 0 .*\) sync_block \(lanes 16'),
         ('misaligned_copy', 'copy_async_16 of an address that is no multiple of 16'),
         ('copy_to_global', 'copy_async_16 of an address that is not in shared memory'),
     ],
@@ -62,6 +69,22 @@ def test_reports(kernel: str, message: str, emulator: Emulator) -> None:
     assert error.startswith(f'{kernel}_kernel, block '), error
     with pytest.raises(RuntimeError, match=message):
         raise RuntimeError(error)
+
+
+def test_blocks_that_no_grid_has(emulator: Emulator) -> None:
+    """2^32 + 2 of them are not two."""
+    numbers, out = torch.arange(64.0), torch.zeros(64)
+    error = emulator.probe('sum', numbers, numbers, out, blocks=2**32 + 2)
+    assert error.startswith('the batch is too large for one launch on CUDA, 4294967298 blocks')
+    assert not out.any()
+
+
+def test_what_a_warp_does_together_is_volatile() -> None:
+    """The compiler may move other assembly into a branch that only some lanes take."""
+    source = (CSRC / 'cuda' / 'intrinsics.cuh').read_text()
+    instructions = re.findall(r'asm( volatile)?\(\s*"(\w+)\.', source)
+    assert {('', 'ex2'), (' volatile', 'mma'), (' volatile', 'ldmatrix')} <= set(instructions)
+    assert not [name for kind, name in instructions if name in ('mma', 'ldmatrix') and not kind]
 
 
 def test_address_sanitizer_reports(emulator: Emulator) -> None:

@@ -34,11 +34,17 @@ def misaligned(tensor: Tensor) -> Tensor:
     return memory[1:].view(tensor.shape).copy_(tensor)
 
 
+def part_of_a_projection(tensor: Tensor) -> Tensor:
+    """The second of three, side by side in memory as a joint projection leaves them."""
+    return torch.stack([tensor] * 3, -3).unbind(-3)[1]
+
+
 LAYOUTS: dict[str, Callable[[Tensor], Tensor]] = {
     'contiguous': lambda tensor: tensor,
     'strided': strided,
     'misaligned': misaligned,
 }
+CUDA_LAYOUTS = LAYOUTS | {'part_of_a_projection': part_of_a_projection}
 
 
 def relative_error(actual: Tensor, expected: Tensor) -> float:
@@ -58,6 +64,7 @@ class OpContract:
         cases: Small problems: H != W, window as large as the map, dilation, a 1x1 map, odd
             head_dim.
         cuda_cases: More of them for CUDA, which has kernels of its own for some head_dims.
+        large_case: A map as a detector has it, for CUDA.
         errors: ``(change of the first case or of its tensors, part of the message)``.
         autocast_keeps: Indices of tensors that stay in their own dtype under autocast.
     """
@@ -65,6 +72,7 @@ class OpContract:
     op_name: str
     cases: dict[str, Case]
     cuda_cases: dict[str, Case]
+    large_case: Case
     errors: dict[str, tuple[Case, str]]
     autocast_keeps: tuple[int, ...] = ()
 
@@ -156,7 +164,7 @@ class OpContract:
         self.check_kernel(self.cases[case], dtype, layout)
 
     @pytest.mark.cuda
-    @pytest.mark.parametrize('layout', LAYOUTS)
+    @pytest.mark.parametrize('layout', CUDA_LAYOUTS)
     @pytest.mark.parametrize('dtype', DTYPES, ids=str)
     def test_cuda_kernel_is_reference(
         self, cuda_case: str, dtype: torch.dtype, layout: str
@@ -180,11 +188,40 @@ class OpContract:
             graph.replay()
             assert all(torch.equal(ours, theirs) for ours, theirs in zip(actual, expected))
 
+    @pytest.mark.cuda
+    @pytest.mark.parametrize('dtype', [torch.float32, torch.bfloat16], ids=str)
+    def test_cuda_large_map(self, dtype: torch.dtype) -> None:
+        self.check_large_map(self.large_case, dtype, 'cuda')
+
+    @pytest.mark.cuda
+    def test_cuda_autocast_mixed_dtypes(self, cuda_case: str) -> None:
+        self.check_autocast((self.cases | self.cuda_cases)[cuda_case], 'cuda')
+
+    @pytest.mark.cuda
+    def test_cuda_streams(self) -> None:
+        """Two of them run side by side, each after what its own stream has still to do."""
+        case = self.cuda_cases['dim32']
+        tensors = self.tensors(case, torch.float32, 'cuda')
+        grad_output = torch.randn(self.output_shape(tensors, case), device='cuda')
+        expected = self.run(tensors, case, grad_output)
+        torch.cuda.synchronize()
+        results = []
+        for _ in range(2):
+            with torch.cuda.stream(torch.cuda.Stream()):
+                late = [torch.zeros_like(tensor) for tensor in tensors]
+                torch.cuda._sleep(10_000_000)
+                for tensor, value in zip(late, tensors):
+                    tensor.copy_(value)
+                results.append(self.run(tuple(late), case, grad_output))
+        torch.cuda.synchronize()
+        for actual in results:
+            assert all(torch.equal(ours, theirs) for ours, theirs in zip(actual, expected))
+
     def check_kernel(
         self, case: Case, dtype: torch.dtype, layout: str = 'contiguous', device: str = 'cpu'
     ) -> None:
         tensors = self.tensors(case, dtype, device)
-        place = LAYOUTS[layout]
+        place = CUDA_LAYOUTS[layout]
         tensors = tuple(place(tensor) for tensor in tensors)
         shape = self.output_shape(tensors, case)
         grad_output = place(torch.randn(shape, dtype=dtype, device=device))
@@ -201,10 +238,10 @@ class OpContract:
             assert ours.dtype == dtype
             torch.testing.assert_close(ours.double(), truth, rtol=tolerance, atol=tolerance)
 
-    def check_large_map(self, case: Case, dtype: torch.dtype) -> None:
+    def check_large_map(self, case: Case, dtype: torch.dtype, device: str = 'cpu') -> None:
         """Like `check_kernel`, with errors as fractions of the largest value: sums are long."""
-        tensors = self.tensors(case, dtype)
-        grad_output = torch.randn(self.output_shape(tensors, case), dtype=dtype)
+        tensors = self.tensors(case, dtype, device)
+        grad_output = torch.randn(self.output_shape(tensors, case), dtype=dtype, device=device)
         actual = self.run(tensors, case, grad_output)
         if dtype not in (torch.float64, torch.float32):
             self.check_rounding(tensors, case, grad_output, actual)
@@ -260,17 +297,20 @@ class OpContract:
         assert set(torch.library.opcheck(op, args).values()) == {'SUCCESS'}
 
     def test_autocast_mixed_dtypes(self, case: str) -> None:
-        tensors = self.tensors(self.cases[case], torch.float32)
+        self.check_autocast(self.cases[case], 'cpu')
+
+    def check_autocast(self, case: Case, device: str) -> None:
+        tensors = self.tensors(case, torch.float32, device)
         mixed = tuple(tensor.bfloat16() if i % 2 else tensor for i, tensor in enumerate(tensors))
         mixed = tuple(tensor.detach().requires_grad_() for tensor in mixed)
-        with torch.autocast('cpu', dtype=torch.bfloat16):
-            output = self.call(mixed, self.cases[case])
+        with torch.autocast(device, dtype=torch.bfloat16):
+            output = self.call(mixed, case)
         assert output.dtype == torch.bfloat16
         cast = (
             tensor if i in self.autocast_keeps else tensor.bfloat16()
             for i, tensor in enumerate(mixed)
         )
-        expected = self.call(tuple(cast), self.cases[case])
+        expected = self.call(tuple(cast), case)
         torch.testing.assert_close(output, expected, rtol=0, atol=0)
         for tensor, grad in zip(mixed, self.grads(output, mixed, torch.ones_like(output))):
             assert grad.dtype == tensor.dtype

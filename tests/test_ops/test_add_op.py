@@ -69,7 +69,9 @@ def kernels(tmp_path_factory: pytest.TempPathFactory) -> None:
 
 
 class TestOperatorOfThePage(its_test.TestRowAttention):
-    test_cuda_kernel_is_reference = test_cuda_graph = None  # the page has no CUDA kernels
+    # The page has no CUDA kernels.
+    test_cuda_kernel_is_reference = test_cuda_graph = test_cuda_large_map = None
+    test_cuda_autocast_mixed_dtypes = test_cuda_streams = None
 
 
 def test_flops() -> None:

@@ -104,6 +104,7 @@ class TestNeighborhoodAttention(OpContract):
         'dim128_wide': case((1, 3, 70, 1, 128), (1, 69)),
         'dim32_tall': case((1, 70, 3, 1, 32), (23, 1), (3, 1)),
     }
+    large_case: ClassVar[Case] = case((1, 100, 167, 2, 32), (15, 15), (6, 6))
     errors: ClassVar[dict[str, tuple[Case, str]]] = {
         'even_kernel': (
             dict(kernel_size=(4, 3)),

@@ -89,6 +89,7 @@ class TestQueryAndAttend(OpContract):
         'dim40_many_queries': case((1, 9, 8, 9, 1), 40, (3, 3)),
         'dim8_heads': case((1, 5, 10, 2, 11), 8, (3, 3)),
     }
+    large_case: ClassVar[Case] = case((1, 100, 167, 2, 8), 8, (3, 3))
     errors: ClassVar[dict[str, tuple[Case, str]]] = {
         'even_kernel': (
             dict(kernel_size=(4, 3)),

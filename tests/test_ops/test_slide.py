@@ -90,6 +90,7 @@ class TestSlideAttention(OpContract):
         'dim32': case((1, 9, 35, 2, 32), 3),  # several tiles
         'many_tiles': case((10, 1, 1, 13, 2), 3),  # more than one a block
     }
+    large_case: ClassVar[Case] = case((1, 100, 167, 3, 32), 3)
     errors: ClassVar[dict[str, tuple[Case, str]]] = {
         'even_kernel': (
             {3: lambda weight: torch.zeros(4, 16, 4, 4)},

@@ -60,12 +60,14 @@ class TestSparseScanAttention(OpContract):
     cuda_cases: ClassVar[dict[str, Case]] = {
         'dim16_rotary': case((2, 9, 8, 2, 16), (5, 3), (3, 3), (2, 2), rotary=True),
         'dim32_rotary': case((1, 10, 13, 2, 32), (3, 3), (3, 5), (3, 2), rotary=True),
+        'dim6_rotary': case((2, 5, 6, 3, 6), (3, 3), (3, 3), (1, 2), rotary=True),
         'dim64': case((1, 7, 9, 1, 64), (3, 3), (3, 3), (2, 3)),
         'dim32': case((1, 6, 7, 2, 32), (3, 3), (3, 3), (2, 2)),
         'dim128_rotary': case((1, 6, 7, 1, 128), (3, 5), (3, 3), (2, 2), rotary=True),
         'dim32_no_local': case((1, 7, 9, 2, 32), (1, 1), (3, 3), (2, 3), rotary=True),
         'dim32_no_anchors': case((1, 7, 5, 2, 32), (5, 3), (1, 1), (1, 1), rotary=True),
     }
+    large_case: ClassVar[Case] = case((1, 100, 167, 2, 32), (7, 7), (15, 15), (6, 6), rotary=True)
     errors: ClassVar[dict[str, tuple[Case, str]]] = {
         'even_local_kernel': (dict(local=(2, 3)), 'must be odd and positive'),
         'even_anchor_kernel': (dict(anchor=(3, 2)), 'must be odd and positive'),

@@ -73,6 +73,7 @@ class TestStandAloneAttention(OpContract):
         'dim64_k11': case((1, 5, 6, 1, 64), (11, 11), scale=0.1),
         'dim130': case((1, 3, 4, 1, 130), (3, 3), scale=0.1),
     }
+    large_case: ClassVar[Case] = case((1, 100, 167, 8, 8), (7, 7), 'zero', scale=0.3)
     errors: ClassVar[dict[str, tuple[Case, str]]] = {
         'even_kernel': (
             dict(kernel_size=(4, 3)),

@@ -13,17 +13,17 @@ from mmengine.registry import MODELS, init_default_scope
 ROOT = Path(__file__).parents[2]
 
 
-@pytest.mark.parametrize('name', ['maskrcnn', 'upernet'])
+@pytest.mark.parametrize('name', ['maskrcnn', 'upernet', 'fasterrcnn'])
 def test_config_builds_and_runs(name: str) -> None:
     """The models are those of the COCO and ADE20K configs, narrower, and take a 160-pixel image."""
     config = Config.fromfile(ROOT / 'configs' / f'quickstart_{name}_ssvit.py')
     parent = {'maskrcnn': 'maskrcnn_ssvit_t_1x_coco', 'upernet': 'upernet_ssvit_s_160k_ade20k'}
-    full = Config.fromfile(ROOT / 'configs' / f'{parent[name]}.py')
-    assert config.model.type == full.model.type
+    full = Config.fromfile(ROOT / 'configs' / f'{parent.get(name, parent["maskrcnn"])}.py')
+    assert config.model.type == ('FasterRCNN' if name == 'fasterrcnn' else full.model.type)
     assert config.model.backbone.type == full.model.backbone.type == 'mmlocalattn.SSViT'
     assert config.optim_wrapper.type == 'OptimWrapper'
     for transform in config.train_dataloader.dataset.pipeline:
-        assert 'Flip' not in transform.type
+        assert name == 'fasterrcnn' or 'Flip' not in transform.type
     init_default_scope(config.default_scope)
     model = MODELS.build(config.model).eval()
     with torch.no_grad():
@@ -36,7 +36,7 @@ FAKE_PYTHON = """#!/usr/bin/env bash
 echo "$@" >>calls
 work_dir=$(sed -n 's/.*--work-dir \\([^ ]*\\).*/\\1/p' <<<"$*")
 case "$1" in
-    tools/make_sample_data.py) mkdir -p data/digit_cards ;;
+    tools/make_sample_data.py) mkdir -p "data/$2" ;;
     tools/train.py)
         [ ! -e fail ] || exit 1
         mkdir -p "$work_dir"
@@ -77,6 +77,8 @@ def run_script(clone: Path, *args: str) -> tuple[int, list[str], str]:
         ((), 'quickstart_maskrcnn_ssvit', 'quickstart'),
         (('detection',), 'quickstart_maskrcnn_ssvit', 'quickstart'),
         (('segmentation',), 'quickstart_upernet_ssvit', 'quickstart_segmentation'),
+        (('trees',), 'quickstart_fasterrcnn_ssvit', 'quickstart_trees'),
+        (('--smoke', 'trees'), 'quickstart_fasterrcnn_ssvit', 'quickstart_smoke_trees'),
         (('--smoke',), 'quickstart_maskrcnn_ssvit', 'quickstart_smoke'),
         (('--smoke', 'segmentation'), 'quickstart_upernet_ssvit', 'quickstart_smoke_segmentation'),
     ],
@@ -92,7 +94,10 @@ def test_script_runs_every_step_once(
     assert names == ['setup_env.sh', *(f'tools/{step}.py' for step in steps)]
     train, test, report = calls[-3:]
     assert train.startswith(f'tools/train.py configs/{config}.py --work-dir {work_dir} --resume')
-    assert test.startswith(f'tools/test.py configs/{config}.py {work_dir}/epoch_1.pth')
+    folder = work_dir if 'trees' in args else 'configs'
+    assert test.startswith(f'tools/test.py {folder}/{config}.py {work_dir}/epoch_1.pth')
+    minutes = '--minutes 1 ' if '--smoke' in args else '--minutes 12'
+    assert (f'--data data/trees {minutes}' in train) == ('trees' in args)
     assert f'--show-dir {work_dir}/pictures' in test
     assert report == f'tools/analysis/quickstart_report.py {work_dir}'
     for call in (train, test):
@@ -115,4 +120,4 @@ def test_script_rejects_an_unknown_argument(clone: Path) -> None:
     status, calls, message = run_script(clone, '--fast')
     assert status == 2
     assert calls == []
-    assert message == 'usage: bash tools/quickstart.sh [--smoke] [detection|segmentation]\n'
+    assert message == 'usage: bash tools/quickstart.sh [--smoke] [detection|segmentation|trees]\n'

@@ -41,6 +41,14 @@ def write_run(work_dir: Path, metrics: dict[str, float]) -> None:
             ['AP AP50 AP75', 'box 0.500 0.500 0.500', 'mask 0.250 0.250 0.250'],
         ),
         (SEGMENTATION_METRICS, ['mIoU mAcc aAcc', 'percent 61.500 70.250 95.000']),
+        (
+            {**SEGMENTATION_METRICS, 'mIoU_low': 60.0, 'mIoU_high': 63.0},
+            ['mIoU mAcc aAcc 95 % of mIoU', 'percent 61.500 70.250 95.000 60.000 to 63.000'],
+        ),
+        (
+            {name: value for name, value in DETECTION_METRICS.items() if 'bbox' in name},
+            ['AP AP50 AP75', 'box 0.500 0.500 0.500'],
+        ),
     ],
 )
 def test_report(
@@ -62,7 +70,7 @@ def test_report(
 
 def test_plots_are_losses_and_scores(tmp_path: Path) -> None:
     write_run(tmp_path, DETECTION_METRICS)
-    losses, scores = report.plots_of(read_history(tmp_path), 'detection')
+    losses, scores = report.plots_of(read_history(tmp_path), DETECTION_METRICS)
     assert [line.label for line in losses.lines] == ['loss', 'loss_cls']
     assert [line.label for line in scores.lines] == ['box AP', 'mask AP']
 
@@ -72,7 +80,19 @@ def test_what_is_missing_is_named(tmp_path: Path) -> None:
         report.read_metrics(tmp_path)
     with pytest.raises(FileNotFoundError, match='no picture'):
         report.find_pictures(tmp_path)
-    with pytest.raises(ValueError, match='neither detection nor segmentation'):
+    with pytest.raises(ValueError, match='no metrics of detection, segmentation or'):
         report.task_of({'accuracy': 0.5})
     with pytest.raises(SystemExit, match='error: no training log in'):
         TOOL.main([str(tmp_path)])
+
+
+def test_sheet_of_pictures_of_several_sizes(tmp_path: Path) -> None:
+    pictures = []
+    for index, height in enumerate((20, 40, 10, 20)):
+        pictures.append(tmp_path / f'{index}.png')
+        cv2.imwrite(str(pictures[-1]), np.zeros((height, 40, 3), np.uint8))
+    report.draw_sheet(pictures, tmp_path / 'sheet.png')
+    sheet = cv2.imread(str(tmp_path / 'sheet.png'))
+    cell = report.SHEET_CELL_WIDTH
+    assert sheet.shape == (cell + 8 + cell // 2 + 8, 3 * (cell + 8), 3)
+    assert (sheet[cell // 2 + 8 : cell, :cell] == 255).all()

@@ -10,13 +10,19 @@ import argparse
 from collections.abc import Sequence
 from pathlib import Path
 
-from mmlocalattn.command_line import add_config_arguments, one_line_errors, output_folder
+from mmlocalattn.command_line import (
+    add_config_arguments,
+    add_data_arguments,
+    one_line_errors,
+    output_folder,
+)
 from mmlocalattn.files import check_folder
 
 
 def parse_args(argv: Sequence[str] | None = None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__.partition('\n')[0])
     add_config_arguments(parser)
+    add_data_arguments(parser)
     parser.add_argument('--split', choices=['train', 'val', 'test'], default='train')
     parser.add_argument(
         '--output-dir', type=output_folder, help='default work_dirs/<config name>/browse_<split>'

@@ -29,6 +29,18 @@ __device__ __forceinline__ T warp_sum(T value) {
   return value;
 }
 
+// The sums of four values over a warp; lane 8 i has that of value i.
+template <typename T>
+__device__ __forceinline__ T warp_sum_of_four(const T (&values)[4]) {
+  const bool high = lane() & 16, odd = lane() & 8;
+  const T first = (high ? values[2] : values[0]) + shuffle_xor(high ? values[0] : values[2], 16);
+  const T second = (high ? values[3] : values[1]) + shuffle_xor(high ? values[1] : values[3], 16);
+  T sum = (odd ? second : first) + shuffle_xor(odd ? first : second, 8);
+#pragma unroll
+  for (int mask = 4; mask > 0; mask /= 2) sum += shuffle_xor(sum, mask);
+  return sum;
+}
+
 __device__ __forceinline__ float exp2_of(float x) { return exp2_fast(x); }
 __device__ __forceinline__ double exp2_of(double x) { return exp2(x); }
 

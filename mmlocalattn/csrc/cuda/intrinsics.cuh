@@ -9,6 +9,17 @@
 
 #include "window.h"
 
+namespace mmlocalattn {
+
+// Blocks as a grid has them: a GPU takes no more, and a cast would drop those past 2^32 unsaid.
+inline unsigned grid_of(int64_t blocks) {
+  TORCH_CHECK(blocks <= INT32_MAX, "the batch is too large for one launch on CUDA, ", blocks,
+              " blocks of ", INT32_MAX, " at most: split it");
+  return static_cast<unsigned>(blocks);
+}
+
+}  // namespace mmlocalattn
+
 #ifdef MMLOCALATTN_CUDA_EMULATION
 #include "emulation_intrinsics.h"
 #else
@@ -88,17 +99,20 @@ __device__ __forceinline__ uint32_t pack_pair(float low, float high) {
   return pair;
 }
 
-// d += a b with the fragments of mma.m16n8k16.row.col, which the PTX manual defines.
+// d += a b with the fragments of mma.m16n8k16.row.col, which the PTX manual defines. Volatile, like
+// all that a warp does together: else the compiler may move it to where only some lanes take part.
 template <typename half_t>
 __device__ __forceinline__ void mma_16x8x16(float (&d)[4], const uint32_t (&a)[4],
                                             const uint32_t (&b)[2]) {
   if constexpr (std::is_same_v<half_t, at::Half>) {
-    asm("mma.sync.aligned.m16n8k16.row.col.f32.f16.f16.f32 "
+    asm volatile(
+        "mma.sync.aligned.m16n8k16.row.col.f32.f16.f16.f32 "
         "{%0, %1, %2, %3}, {%4, %5, %6, %7}, {%8, %9}, {%0, %1, %2, %3};\n"
         : "+f"(d[0]), "+f"(d[1]), "+f"(d[2]), "+f"(d[3])
         : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "r"(b[0]), "r"(b[1]));
   } else {
-    asm("mma.sync.aligned.m16n8k16.row.col.f32.bf16.bf16.f32 "
+    asm volatile(
+        "mma.sync.aligned.m16n8k16.row.col.f32.bf16.bf16.f32 "
         "{%0, %1, %2, %3}, {%4, %5, %6, %7}, {%8, %9}, {%0, %1, %2, %3};\n"
         : "+f"(d[0]), "+f"(d[1]), "+f"(d[2]), "+f"(d[3])
         : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "r"(b[0]), "r"(b[1]));
@@ -140,7 +154,8 @@ inline int shared_bytes() {
 template <typename... Parameters, typename... Arguments>
 void launch(void (*kernel)(Parameters...), int64_t blocks, int threads, int64_t shared_bytes,
             const Arguments&... arguments) {
-  if (blocks == 0) {
+  const unsigned grid = grid_of(blocks);
+  if (grid == 0) {
     return;
   }
   constexpr int64_t kAlwaysAllowed = 48 * 1024;
@@ -148,7 +163,6 @@ void launch(void (*kernel)(Parameters...), int64_t blocks, int threads, int64_t 
     C10_CUDA_CHECK(cudaFuncSetAttribute(kernel, cudaFuncAttributeMaxDynamicSharedMemorySize,
                                         static_cast<int>(shared_bytes)));
   }
-  const auto grid = static_cast<unsigned>(blocks);
   // clang-format off
   kernel<<<grid, threads, shared_bytes, at::cuda::getCurrentCUDAStream()>>>(arguments...);
   // clang-format on

@@ -131,7 +131,7 @@ std::tuple<Tensor, Tensor> attend_backward(const Call& caller, const Tensor& gra
   const Tensor logsumexp = logsumexp_.contiguous();
   const Tensor grad_value = at::empty(call.value.sizes(), call.value.options());
   const Tensor grad_bias =
-      call.bias.defined() ? at::empty(call.bias.sizes(), call.bias.options()) : Tensor();
+      call.bias.defined() ? at::zeros(call.bias.sizes(), call.bias.options()) : Tensor();
   dispatch(call, [&](auto query_type, auto value_type) {
     using query_t = decltype(query_type);
     using value_t = decltype(value_type);

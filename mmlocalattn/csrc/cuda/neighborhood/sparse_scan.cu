@@ -12,10 +12,10 @@
 //   sin cos                                         (height, width, head_dim), accumulation type
 //   local_logsumexp anchor_logsumexp                (batch, height, width, heads)
 //
-// Work split: one launch writes q' and k', which serve both steps. They are rounded to the type of
-// query where the tiled kernels need that, else they have its accumulation type. Backward runs the
-// steps in reverse order; the kernels of the last one add the gradients of q' and k' of the other
-// and rotate the sums back.
+// Work split: one launch writes q' and k', which serve both steps: 3 launches forward, 5 backward.
+// They are rounded to the type of query where the tiled kernels need that, else they have its
+// accumulation type. Backward runs the steps in reverse order; the kernels of the last one add the
+// gradients of q' and k' of the other and rotate the sums back.
 #include <torch/library.h>
 
 #include "cuda/arithmetic.cuh"
@@ -30,39 +30,64 @@ using at::Tensor;
 
 constexpr int kThreads = 256;
 
-template <typename input_t, typename output_t>
-__device__ __forceinline__ Pair<output_t> rotate(const Pair<input_t>& input,
-                                                 const Pair<at::opmath_type<input_t>>& sin,
-                                                 const Pair<at::opmath_type<input_t>>& cos) {
-  using accum_t = at::opmath_type<input_t>;
-  const auto even = static_cast<accum_t>(input.even), odd = static_cast<accum_t>(input.odd);
-  return {static_cast<output_t>(even * cos.even - odd * sin.even),
-          static_cast<output_t>(odd * cos.odd + even * sin.odd)};
-}
+// kCount numbers, as vectors of at most kCopyBytes.
+template <typename T, int kCount>
+struct Numbers {
+  static constexpr int kMost = kCopyBytes / sizeof(T), kVector = kCount < kMost ? kCount : kMost;
+  Channels<T, kVector> vectors[kCount / kVector];
 
-// One thread per pair of channels of a token, of both query and key.
+  __device__ explicit Numbers(const T* from) {
+#pragma unroll
+    for (int i = 0; i < kCount / kVector; ++i) {
+      vectors[i] = reinterpret_cast<const Channels<T, kVector>*>(from)[i];
+    }
+  }
+  __device__ T& operator[](int i) { return vectors[i / kVector].of[i % kVector]; }
+};
+
 template <typename input_t, typename output_t>
-__global__ void __launch_bounds__(kThreads)
-    rotate_kernel(int64_t pairs, int64_t positions, int64_t heads, int64_t head_dim,
-                  Source<input_t> query, Source<input_t> key, const at::opmath_type<input_t>* sin,
-                  const at::opmath_type<input_t>* cos, output_t* rotated_query,
-                  output_t* rotated_key) {
+struct Rotation {
   using accum_t = at::opmath_type<input_t>;
-  const int64_t pair = static_cast<int64_t>(blockIdx.x) * kThreads + threadIdx.x;
-  if (pair >= pairs) {
+
+  int positions, row, head_dim;  // of an image; channels of a position and of a head
+  int blocks;                    // of an image
+  Source<input_t> query, key;
+  const accum_t *sin, *cos;
+  output_t *rotated_query, *rotated_key;
+};
+
+// One thread per kCount channels, some pairs, of a position, of both query and key.
+template <int kCount, typename input_t, typename output_t>
+__global__ void __launch_bounds__(kThreads) rotate_kernel(Rotation<input_t, output_t> rotation) {
+  using accum_t = at::opmath_type<input_t>;
+  const int image = blockIdx.x / rotation.blocks, block = blockIdx.x % rotation.blocks;
+  const int row = rotation.row / kCount, i = block * kThreads + static_cast<int>(threadIdx.x);
+  const int position = i / row, channel = (i - position * row) * kCount;
+  if (position >= rotation.positions) {
     return;
   }
-  const int64_t row = heads * head_dim, position = 2 * pair / row, channel = 2 * pair % row;
-  const int64_t angle = position % positions * head_dim + channel % head_dim;
-  const auto sines = *reinterpret_cast<const Pair<accum_t>*>(sin + angle);
-  const auto cosines = *reinterpret_cast<const Pair<accum_t>*>(cos + angle);
-  const auto at = [&](const Source<input_t>& source) {
-    return *reinterpret_cast<const Pair<input_t>*>(source.data + position * source.step + channel);
+  const int angle = position * rotation.head_dim + channel % rotation.head_dim;
+  const int64_t place = static_cast<int64_t>(image) * rotation.positions + position;
+  Numbers<accum_t, kCount> sin(rotation.sin + angle), cos(rotation.cos + angle);
+  const auto rotate = [&](const Source<input_t>& source, output_t* to) {
+    Numbers<input_t, kCount> input(source.data + place * source.step + channel);
+    constexpr int kVector = Numbers<output_t, kCount>::kVector;
+#pragma unroll
+    for (int first = 0; first < kCount; first += kVector) {
+      Channels<output_t, kVector> vector;
+#pragma unroll
+      for (int c = 0; c < kVector; c += 2) {
+        const int even = first + c, odd = even + 1;
+        const auto x = static_cast<accum_t>(input[even]), y = static_cast<accum_t>(input[odd]);
+        vector.of[c] = static_cast<output_t>(x * cos[even] - y * sin[even]);
+        vector.of[c + 1] = static_cast<output_t>(y * cos[odd] + x * sin[odd]);
+      }
+      *reinterpret_cast<Channels<output_t, kVector>*>(to + place * rotation.row + channel + first) =
+          vector;
+    }
   };
-  reinterpret_cast<Pair<output_t>*>(rotated_query)[pair] =
-      rotate<input_t, output_t>(at(query), sines, cosines);
-  reinterpret_cast<Pair<output_t>*>(rotated_key)[pair] =
-      rotate<input_t, output_t>(at(key), sines, cosines);
+  rotate(rotation.query, rotation.rotated_query);
+  rotate(rotation.key, rotation.rotated_key);
 }
 
 // A table of angles, in a form that kernels read.
@@ -80,11 +105,35 @@ template <typename input_t, typename output_t>
 void launch_rotate(const Tensor& query, const Tensor& key, const Tensor& sin, const Tensor& cos,
                    const Tensor& rotated_query, const Tensor& rotated_key) {
   using accum_t = at::opmath_type<input_t>;
-  const int64_t pairs = query.numel() / 2;
-  launch(rotate_kernel<input_t, output_t>, ceil_div<int64_t>(pairs, kThreads), kThreads, 0, pairs,
-         query.size(1) * query.size(2), query.size(3), query.size(4), source<input_t>(query),
-         source<input_t>(key), sin.const_data_ptr<accum_t>(), cos.const_data_ptr<accum_t>(),
-         rotated_query.mutable_data_ptr<output_t>(), rotated_key.mutable_data_ptr<output_t>());
+  constexpr int kMost = kCopyBytes / sizeof(input_t);
+  const int64_t positions = query.size(1) * query.size(2), head_dim = query.size(4),
+                row = query.size(3) * head_dim;
+  TORCH_CHECK(positions * row <= INT32_MAX, "an image of ", query.sizes(),
+              " is too large for CUDA");
+  const auto launch_with = [&](auto count) {
+    constexpr int kCount = decltype(count)::value;
+    const int64_t blocks = ceil_div<int64_t>(positions * row / kCount, kThreads);
+    const Rotation<input_t, output_t> rotation{static_cast<int>(positions),
+                                               static_cast<int>(row),
+                                               static_cast<int>(head_dim),
+                                               static_cast<int>(blocks),
+                                               source<input_t>(query),
+                                               source<input_t>(key),
+                                               sin.const_data_ptr<accum_t>(),
+                                               cos.const_data_ptr<accum_t>(),
+                                               rotated_query.mutable_data_ptr<output_t>(),
+                                               rotated_key.mutable_data_ptr<output_t>()};
+    launch(rotate_kernel<kCount, input_t, output_t>, query.size(0) * blocks, kThreads, 0, rotation);
+  };
+  // The tiled kernels' head_dims are multiples of kMost.
+  constexpr bool kIsTiled = std::is_same_v<input_t, output_t> && sizeof(input_t) == 2;
+  if constexpr (kMost > 2 && !kIsTiled) {
+    if (head_dim % kMost != 0) {
+      launch_with(std::integral_constant<int, 2>());
+      return;
+    }
+  }
+  launch_with(std::integral_constant<int, kMost>());
 }
 
 // One call: the two steps, and query and key as both of them read them.

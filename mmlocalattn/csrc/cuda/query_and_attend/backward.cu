@@ -6,64 +6,70 @@
 namespace mmlocalattn::cuda::query_and_attend {
 namespace {
 
-// Writes delta.
+// Writes delta. A thread keeps <grad_output, values> of its taps.
 template <typename T>
 __global__ void __launch_bounds__(kThreads)
-    query_and_attend_delta_kernel(Problem<T> problem, at::opmath_type<T>* delta) {
+    query_and_attend_delta_kernel(Problem<T> problem, at::opmath_type<T>* deltas) {
   using accum_t = at::opmath_type<T>;
   const Place place =
       place_of_block(problem.heads, problem.cols.windows(), problem.rows.windows(), kRows);
   const Area area = input_area(problem, place.y, place.x);
   const int taps = problem.taps(), col = threadIdx.x % kCols, row = threadIdx.x / kCols;
-  const ForwardShared<accum_t> shared(area.size(), taps);
-  const int64_t y = place.y + row, x = place.x + col, window = problem.window(place.b, y, x);
+  const WindowShared<accum_t> shared(area.size(), taps);
+  const int y = place.y + row, x = place.x + col;
   const bool is_window = y < problem.rows.windows() && x < problem.cols.windows();
-  const int at =
-      static_cast<int>(row * problem.rows.stride * area.cols + col * problem.cols.stride);
-  for (int64_t first_query = 0; first_query < problem.queries; first_query += kQueries) {
-    accum_t sum[kQueries] = {};
-    for (int64_t d = 0; d < problem.dim; d += kChannels) {
-      sync_block();
-      load_vectors(problem.values, area, place, d, problem.dim, shared.values);
-      if (d == 0) {
-        load_scores(problem, area, place, first_query, shared.scores);
-        load_tables(problem, first_query, place.head, shared.tables);
-      }
-      sync_block();
-      if (!is_window) {
-        continue;
-      }
-      accum_t grad[kChannels], lse[kQueries];
-      read_channels(problem.grad_output, problem.grad_output.at(place.b, y, x, place.head), d,
-                    problem.dim, grad);
+  const int at = row * problem.rows.stride * area.cols + col * problem.cols.stride;
+  const int64_t number = (place.b * problem.rows.windows() + y) * problem.cols.windows() + x;
+  const int64_t first = number * problem.queries * problem.heads + place.head;
+  for (int query = 0; query < problem.queries; query += kQueries) {
+    accum_t delta[kQueries] = {}, lse[kQueries] = {};
 #pragma unroll
-      for (int q = 0; q < kQueries; ++q) {
-        lse[q] =
-            first_query + q < problem.queries
-                ? problem.logsumexp[(window * problem.queries + first_query + q) * problem.heads +
-                                    place.head]
-                : 0;
+    for (int q = 0; q < kQueries; ++q) {
+      if (is_window && query + q < problem.queries) {
+        lse[q] = problem.logsumexp[first + (query + q) * problem.heads];
       }
-      for_each_tap(problem.rows, problem.cols, area.cols, [&](int tap, int offset) {
-        accum_t product = 0;
-#pragma unroll
-        for (int c = 0; c < kChannels; ++c) {
-          product += grad[c] * shared.values[c * area.size() + at + offset];
-        }
+    }
+    for (int begin = 0; begin < taps; begin += problem.kept_taps) {
+      const int end = end_of_chunk(problem, begin);
+      const bool has_products = query > 0 && problem.kept_taps == taps;
+      for (int channel = 0; channel < problem.dim && !has_products; channel += kChannels) {
+        sync_block();
+        load_vectors(problem.values, area, place, channel, problem.dim, shared.values);
+        sync_block();
+        if (!is_window) continue;
+        accum_t grad[kChannels];
+        read_vector(problem.grad_output.at(place.b, y, x, place.head),
+                    problem.grad_output.has_chunks, channel, problem.dim, grad);
+        accum_t* own = shared.taps + threadIdx.x;
+        for_each_tap(problem, begin, end, area.cols, [&](int, int offset) {
+          const accum_t product = dot(grad, shared.values + at + offset, area.size());
+          *own = channel == 0 ? product : *own + product;
+          own += kThreads;
+        });
+      }
+      if (begin == 0) {
+        sync_block();
+        load_scores(problem, area, place, query, shared.scores);
+        load_tables(problem, query, place.head, shared.tables);
+        sync_block();
+      }
+      if (!is_window) continue;
+      const accum_t* product = shared.taps + threadIdx.x;
+      for_each_tap(problem, begin, end, area.cols, [&](int tap, int offset) {
+        const Pair<accum_t> scores = shared.scores[at + offset];
+        const Pairs<accum_t> table = shared.tables[tap];
 #pragma unroll
         for (int q = 0; q < kQueries; ++q) {
-          if (first_query + q < problem.queries) {
-            const accum_t *scores = shared.scores + q * area.size() + at,
-                          *table = shared.tables + q * 2 * taps + tap;
-            sum[q] += table[taps] * exp_of(scores[offset] + table[0] - lse[q]) * product;
-          }
+          delta[q] +=
+              table.second.of[q] * exp_of(scores.of[q] + table.first.of[q] - lse[q]) * *product;
         }
+        product += kThreads;
       });
     }
 #pragma unroll
     for (int q = 0; q < kQueries; ++q) {
-      if (is_window && first_query + q < problem.queries) {
-        delta[(window * problem.queries + first_query + q) * problem.heads + place.head] = sum[q];
+      if (is_window && query + q < problem.queries) {
+        deltas[first + (query + q) * problem.heads] = delta[q];
       }
     }
   }
@@ -71,193 +77,252 @@ __global__ void __launch_bounds__(kThreads)
 
 template <typename accum_t>
 struct BackwardShared {
-  accum_t *grad_output, *logsumexp, *delta, *tables;
-  accum_t* grad_scores;  // (queries, positions of the block)
-  accum_t* sums;         // (warps, kQueries, taps, 2)
+  Quad<accum_t>* grad_output;
+  Pairs<accum_t>*numbers, *tables;  // numbers of the windows: logsumexp and delta
+  accum_t* sums;                    // (warps, taps, 2 kQueries): of the gradients of bias and scale
+  accum_t *products, *weights;      // (kept_taps, positions): <grad_output, value> and c
 
-  __device__ BackwardShared(int area, int taps, int64_t queries) {
-    grad_output = dynamic_shared<accum_t>();
-    logsumexp = grad_output + kChannels * area;
-    delta = logsumexp + kQueries * area;
-    tables = delta + kQueries * area;
-    grad_scores = tables + kQueries * 2 * taps;
-    sums = grad_scores + queries * kThreads * kPositions;
+  template <typename T>
+  __device__ BackwardShared(const Problem<T>& problem, int area) {
+    const int taps = problem.taps();
+    grad_output = dynamic_shared<Quad<accum_t>>();
+    numbers = reinterpret_cast<Pairs<accum_t>*>(grad_output + kChannels / kQuad<accum_t> * area);
+    tables = numbers + area;
+    sums = reinterpret_cast<accum_t*>(tables + taps);
+    products = sums + kWarps * taps * 2 * kQueries;
+    weights = products + problem.kept_taps * kThreads * kPositions<T>;
   }
-  static int64_t bytes(int area, int taps, int64_t queries) {
-    return sizeof(accum_t) * ((kChannels + 2 * kQueries) * area +
-                              (1 + kWarps) * kQueries * 2 * taps + queries * kThreads * kPositions);
+  static int64_t bytes(int area, int taps) {
+    return sizeof(accum_t) *
+           ((kChannels + 2 * kQueries) * area + (1 + kWarps) * taps * 2 * kQueries);
   }
 };
 
+// What a block of backward has, and the positions of a thread.
 template <typename T>
-__device__ void load_window_numbers(const Problem<T>& problem, const Area& area, const Place& place,
-                                    int64_t first_query,
-                                    const BackwardShared<at::opmath_type<T>>& shared) {
+struct Tile {
   using accum_t = at::opmath_type<T>;
-  area.for_each([&](int i, int64_t y, int64_t x, bool is_on_map) {
-#pragma unroll
-    for (int q = 0; q < kQueries; ++q) {
-      const bool has_query = is_on_map && first_query + q < problem.queries;
-      const int64_t from =
-          (problem.window(place.b, y, x) * problem.queries + first_query + q) * problem.heads;
-      shared.logsumexp[q * area.size() + i] = has_query ? problem.logsumexp[from + place.head]
-                                                        : std::numeric_limits<accum_t>::infinity();
-      shared.delta[q * area.size() + i] = has_query ? problem.delta[from + place.head] : 0;
-    }
-  });
-}
+  static constexpr int kMine = kPositions<T>;
 
-// One position of a thread.
-template <typename accum_t>
-struct Position {
-  accum_t value[kChannels], grad_value[kChannels];
-  accum_t score[kQueries], grad_score[kQueries];
-  int64_t y, x;  // plus the positions of the first window before the axis
-  bool is_on_map;
+  const Problem<T>& problem;
+  const Place place;
+  const Area area;  // of the windows that see the positions
+  const BackwardShared<accum_t> shared;
+
+  __device__ explicit Tile(const Problem<T>& problem)
+      : problem(problem),
+        place(
+            place_of_block(problem.heads, problem.cols.length, problem.rows.length, kRows * kMine)),
+        area(window_area(problem, place.y, place.x)),
+        shared(problem, area.size()) {}
+
+  __device__ int y(int i) const {
+    return place.y + static_cast<int>(threadIdx.x) / kCols + i * kRows;
+  }
+  __device__ int x() const { return place.x + static_cast<int>(threadIdx.x) % kCols; }
+  __device__ bool is_on_map(int i) const {
+    return y(i) < problem.rows.length && x() < problem.cols.length;
+  }
+  // Place of position i and a kept tap in products and weights.
+  __device__ int kept(int i, int tap) const {
+    return (tap * kMine + i) * kThreads + static_cast<int>(threadIdx.x);
+  }
+
+  // Place in the area of the window that sees position i through the first tap, or would if the
+  // stride did not leave it out.
+  __device__ int at(int i) const {
+    const int shift = problem.rows.stride - 1;  // 0 or 1
+    return (((y(i) + problem.rows.low()) >> shift) - area.first_row) * area.cols +
+           ((x() + problem.cols.low()) >> shift) - area.first_col;
+  }
+
+  // Calls run(tap, how far the window there is before the first, whether there is one) for taps
+  // [begin, end). The positions of a thread have one answer, those outside the map included.
+  template <typename Run>
+  __device__ __forceinline__ void for_each_tap(int begin, int end, const Run& run) const {
+    const int shift = problem.rows.stride - 1;  // 0 or 1
+    const int my_row = y(0) + problem.rows.low(), my_col = x() + problem.cols.low();
+    int row = begin / problem.cols.kernel, col = begin % problem.cols.kernel;
+    for (int tap = begin; tap < end; ++tap) {
+      run(tap, (row >> shift) * area.cols + (col >> shift),
+          (((my_row ^ row) | (my_col ^ col)) & shift) == 0);
+      if (++col == problem.cols.kernel) {
+        col = 0;
+        ++row;
+      }
+    }
+  }
+
+  __device__ void load_grad_output(int channel) const {
+    sync_block();
+    load_vectors(problem.grad_output, area, place, channel, problem.dim, shared.grad_output);
+    sync_block();
+  }
+
+  // Numbers of the windows and tables of kQueries queries.
+  __device__ void load_queries(int query) const {
+    sync_block();
+    const int step = problem.queries * problem.heads, cols = problem.cols.windows();
+    const int64_t first =
+        place.b * problem.rows.windows() * cols * step + query * problem.heads + place.head;
+    area.for_each([&](int i, int y, int x, bool is_on_map) {
+      constexpr accum_t kNever = std::numeric_limits<accum_t>::infinity();
+      Pairs<accum_t> numbers{{kNever, kNever}, {}};
+#pragma unroll
+      for (int q = 0; q < kQueries; ++q) {
+        if (is_on_map && query + q < problem.queries) {
+          const int from = (y * cols + x) * step + q * problem.heads;
+          numbers.first.of[q] = problem.logsumexp[first + from];
+          numbers.second.of[q] = problem.delta[first + from];
+        }
+      }
+      shared.numbers[i] = numbers;
+    });
+    load_tables(problem, query, place.head, shared.tables);
+    sync_block();
+  }
+
+  // Products of taps [begin, end).
+  __device__ void multiply(int begin, int end) const {
+    for (int channel = 0; channel < problem.dim; channel += kChannels) {
+      load_grad_output(channel);
+      accum_t value[kMine][kChannels] = {};
+#pragma unroll
+      for (int i = 0; i < kMine; ++i) {
+        if (is_on_map(i)) {
+          read_vector(problem.values.at(place.b, y(i), x(), place.head), problem.values.has_chunks,
+                      channel, problem.dim, value[i]);
+        }
+      }
+      for_each_tap(begin, end, [&](int tap, int before, bool is_seen) {
+#pragma unroll
+        for (int i = 0; i < kMine && is_seen; ++i) {
+          accum_t& own = shared.products[kept(i, tap - begin)];
+          const accum_t product = dot(value[i], shared.grad_output + at(i) - before, area.size());
+          own = channel == 0 ? product : own + product;
+        }
+      });
+    }
+  }
+
+  // Adds what kQueries queries give taps [begin, end) to the weights, and of the gradients, if any:
+  // those of the scores to grad_scores, those of the tables of a warp to shared memory.
+  template <bool kHasGradients>
+  __device__ void weigh(int query, int begin, int end, const Pair<accum_t> (&scores)[kMine],
+                        accum_t (&grad_scores)[kMine][kQueries]) const {
+    for_each_tap(begin, end, [&](int tap, int before, bool is_seen) {
+      const Pairs<accum_t> table = shared.tables[tap];
+      accum_t grads[2 * kQueries] = {};  // of bias and scale
+#pragma unroll
+      for (int i = 0; i < kMine && is_seen; ++i) {
+        const Pairs<accum_t> numbers = shared.numbers[at(i) - before];
+        accum_t& own = shared.weights[kept(i, tap - begin)];
+        accum_t weight = query == 0 ? accum_t(0) : own;
+        const accum_t product = kHasGradients ? shared.products[kept(i, tap - begin)] : 0;
+#pragma unroll
+        for (int q = 0; q < kQueries; ++q) {
+          const accum_t p = exp_of(scores[i].of[q] + table.first.of[q] - numbers.first.of[q]);
+          weight += p * table.second.of[q];
+          if (kHasGradients) {
+            const accum_t grad = p * (table.second.of[q] * product - numbers.second.of[q]);
+            grad_scores[i][q] += grad;
+            grads[q] += grad;
+            grads[kQueries + q] += p * product;
+          }
+        }
+        own = weight;
+      }
+      if (kHasGradients) {
+        const accum_t sum = warp_sum_of_four(grads);
+        if (lane() % 8 == 0) {
+          shared.sums[(warp() * problem.taps() + tap) * 2 * kQueries + lane() / 8] = sum;
+        }
+      }
+    });
+  }
+
+  // -inf outside the map.
+  __device__ void read_own_scores(int query, Pair<accum_t> (&own)[kMine]) const {
+    const Scores<T> scores(problem, place, query);
+#pragma unroll
+    for (int i = 0; i < kMine; ++i) {
+      own[i] = scores.at(problem.scores.offset(y(i), x()), is_on_map(i));
+    }
+  }
 };
 
 // Part of the gradients of the tables: (blocks of one head, queries, heads, 2, taps), of bias and
 // scale.
 template <typename T>
 __global__ void __launch_bounds__(kThreads)
-    query_and_attend_backward_kernel(Problem<T> problem, T* grad_scores, T* grad_values,
+    query_and_attend_backward_kernel(Problem<T> problem, T* grad_scores, Map<T> grad_values,
                                      at::opmath_type<T>* parts) {
   using accum_t = at::opmath_type<T>;
-  const Place place =
-      place_of_block(problem.heads, problem.cols.length, problem.rows.length, kRows * kPositions);
-  const Area area = window_area(problem, place.y, place.x);
-  const int taps = problem.taps(), stride = static_cast<int>(problem.rows.stride);
-  const BackwardShared<accum_t> shared(area.size(), taps, problem.queries);
-  accum_t* warp_sums = shared.sums + warp() * kQueries * taps * 2;
-  for (int64_t d = 0; d < problem.dim; d += kChannels) {
-    Position<accum_t> positions[kPositions];
+  const Tile<T> tile(problem);
+  const Place& place = tile.place;
+  const int taps = problem.taps();
+  const bool keeps_all = problem.kept_taps == taps;
+  for (int query = 0; query < problem.queries; query += kQueries) {
+    Pair<accum_t> scores[Tile<T>::kMine];
+    accum_t grads[Tile<T>::kMine][kQueries] = {};
+    tile.load_queries(query);
+    tile.read_own_scores(query, scores);
+    for (int begin = 0; begin < taps; begin += problem.kept_taps) {
+      const int end = end_of_chunk(problem, begin);
+      if (query == 0 || !keeps_all) tile.multiply(begin, end);
+      tile.template weigh<true>(query, begin, end, scores, grads);
+    }
 #pragma unroll
-    for (int i = 0; i < kPositions; ++i) {
-      auto& position = positions[i];
-      const int64_t y = place.y + threadIdx.x / kCols + i * kRows,
-                    x = place.x + threadIdx.x % kCols;
-      position = {};
-      position.y = y + problem.rows.low(), position.x = x + problem.cols.low();
-      position.is_on_map = y < problem.rows.length && x < problem.cols.length;
-      if (position.is_on_map) {
-        read_channels(problem.values, problem.values.at(place.b, y, x, place.head), d, problem.dim,
-                      position.value);
+    for (int i = 0; i < Tile<T>::kMine; ++i) {
+      const int64_t index =
+          (place.b * problem.rows.length + tile.y(i)) * problem.cols.length + tile.x();
+#pragma unroll
+      for (int q = 0; q < kQueries; ++q) {
+        if (tile.is_on_map(i) && query + q < problem.queries) {
+          grad_scores[(index * problem.queries + query + q) * problem.heads + place.head] =
+              static_cast<T>(grads[i][q]);
+        }
       }
     }
-    for (int64_t first_query = 0; first_query < problem.queries; first_query += kQueries) {
-      sync_block();
-      if (first_query == 0) {
-        load_vectors(problem.grad_output, area, place, d, problem.dim, shared.grad_output);
+    sync_block();
+    for (int i = threadIdx.x; i < taps * 2 * kQueries; i += kThreads) {
+      const int tap = i / (2 * kQueries), which = i % (2 * kQueries) / kQueries;
+      const int q = query + i % kQueries;
+      if (q >= problem.queries) continue;
+      accum_t sum = 0;
+      for (int warp = 0; warp < kWarps; ++warp) {
+        sum += tile.shared.sums[warp * taps * 2 * kQueries + i];
       }
-      load_window_numbers(problem, area, place, first_query, shared);
-      load_tables(problem, first_query, place.head, shared.tables);
-      sync_block();
-#pragma unroll
-      for (int i = 0; i < kPositions; ++i) {
-        auto& position = positions[i];
-#pragma unroll
-        for (int q = 0; q < kQueries; ++q) {
-          position.grad_score[q] = 0;
-          position.score[q] =
-              position.is_on_map && first_query + q < problem.queries
-                  ? static_cast<accum_t>(
-                        *(problem.scores.at(place.b, position.y - problem.rows.low(),
-                                            position.x - problem.cols.low(), first_query + q) +
-                          place.head))
-                  : -std::numeric_limits<accum_t>::infinity();
-        }
+      const int64_t block = blockIdx.x / problem.heads;
+      parts[(((block * problem.queries + q) * problem.heads + place.head) * 2 + which) * taps +
+            tap] = sum;
+    }
+  }
+  for (int channel = 0; channel < problem.dim; channel += kChannels) {
+    accum_t grads[Tile<T>::kMine][kChannels] = {};
+    tile.load_grad_output(channel);
+    for (int begin = 0; begin < taps; begin += problem.kept_taps) {
+      const int end = end_of_chunk(problem, begin);
+      for (int query = 0; query < problem.queries && !keeps_all; query += kQueries) {
+        Pair<accum_t> scores[Tile<T>::kMine];
+        accum_t none[Tile<T>::kMine][kQueries];
+        tile.load_queries(query);
+        tile.read_own_scores(query, scores);
+        tile.template weigh<false>(query, begin, end, scores, none);
       }
-      for_each_tap(problem.rows, problem.cols, 0, [&](int tap, int) {
-        const int row = tap / static_cast<int>(problem.cols.kernel),
-                  col = tap % static_cast<int>(problem.cols.kernel);
-        accum_t grad_scale[kQueries] = {}, grad_bias[kQueries] = {};
+      tile.for_each_tap(begin, end, [&](int tap, int before, bool is_seen) {
 #pragma unroll
-        for (int i = 0; i < kPositions; ++i) {
-          auto& position = positions[i];
-          // A position sees no window through this tap if the stride leaves it out.
-          const int64_t dy = position.y - row, dx = position.x - col;
-          if (!position.is_on_map || (dy & (stride - 1)) != 0 || (dx & (stride - 1)) != 0) {
-            continue;
-          }
-          const int at = static_cast<int>((dy / stride - area.first_row) * area.cols + dx / stride -
-                                          area.first_col);
-          accum_t product = 0, weights = 0;
-#pragma unroll
-          for (int c = 0; c < kChannels; ++c) {
-            product += position.value[c] * shared.grad_output[c * area.size() + at];
-          }
-#pragma unroll
-          for (int q = 0; q < kQueries; ++q) {
-            if (first_query + q < problem.queries) {
-              const accum_t* table = shared.tables + q * 2 * taps + tap;
-              const accum_t weight =
-                  exp_of(position.score[q] + table[0] - shared.logsumexp[q * area.size() + at]);
-              const accum_t delta = d == 0 ? shared.delta[q * area.size() + at] : 0;
-              const accum_t grad = weight * (table[taps] * product - delta);
-              weights += weight * table[taps];
-              position.grad_score[q] += grad;
-              grad_bias[q] += grad;
-              grad_scale[q] += weight * product;
-            }
-          }
-#pragma unroll
-          for (int c = 0; c < kChannels; ++c) {
-            position.grad_value[c] += weights * shared.grad_output[c * area.size() + at];
-          }
-        }
-#pragma unroll
-        for (int q = 0; q < kQueries; ++q) {
-          const accum_t bias_sum = warp_sum(grad_bias[q]), scale_sum = warp_sum(grad_scale[q]);
-          if (lane() == 0) {
-            warp_sums[q * 2 * taps + tap] = bias_sum;
-            warp_sums[(q * 2 + 1) * taps + tap] = scale_sum;
-          }
+        for (int i = 0; i < Tile<T>::kMine && is_seen; ++i) {
+          add(grads[i], tile.shared.weights[tile.kept(i, tap - begin)],
+              tile.shared.grad_output + tile.at(i) - before, tile.area.size());
         }
       });
-#pragma unroll
-      for (int i = 0; i < kPositions; ++i) {
-#pragma unroll
-        for (int q = 0; q < kQueries; ++q) {
-          if (first_query + q < problem.queries) {
-            accum_t& sum =
-                shared.grad_scores[((first_query + q) * kPositions + i) * kThreads + threadIdx.x];
-            sum = d == 0 ? positions[i].grad_score[q] : sum + positions[i].grad_score[q];
-          }
-        }
-      }
-      sync_block();
-      for (int i = threadIdx.x; i < kQueries * 2 * taps; i += kThreads) {
-        const int64_t q = first_query + i / (2 * taps);
-        if (q < problem.queries) {
-          accum_t sum = 0;
-          for (int warp = 0; warp < kWarps; ++warp) {
-            sum += shared.sums[warp * kQueries * 2 * taps + i];
-          }
-          const int64_t block = blockIdx.x / problem.heads;
-          accum_t* part =
-              parts + ((block * problem.queries + q) * problem.heads + place.head) * 2 * taps;
-          part[i % (2 * taps)] = d == 0 ? sum : part[i % (2 * taps)] + sum;
-        }
-      }
     }
 #pragma unroll
-    for (int i = 0; i < kPositions; ++i) {
-      const auto& position = positions[i];
-      if (position.is_on_map) {
-        const int64_t index = (place.b * problem.rows.length + position.y - problem.rows.low()) *
-                                  problem.cols.length +
-                              position.x - problem.cols.low();
-        T* to = grad_values + (index * problem.heads + place.head) * problem.dim + d;
-#pragma unroll
-        for (int c = 0; c < kChannels; ++c) {
-          if (d + c < problem.dim) {
-            to[c] = static_cast<T>(position.grad_value[c]);
-          }
-        }
-        for (int64_t q = 0; d + kChannels >= problem.dim && q < problem.queries; ++q) {
-          grad_scores[(index * problem.queries + q) * problem.heads + place.head] =
-              static_cast<T>(shared.grad_scores[(q * kPositions + i) * kThreads + threadIdx.x]);
-        }
+    for (int i = 0; i < Tile<T>::kMine; ++i) {
+      if (tile.is_on_map(i)) {
+        write_vector(grad_values.at(place.b, tile.y(i), tile.x(), place.head),
+                     grad_values.has_chunks, channel, problem.dim, grads[i]);
       }
     }
   }
@@ -266,22 +331,23 @@ __global__ void __launch_bounds__(kThreads)
 }  // namespace
 
 template <typename T>
-void launch_backward(Problem<T> problem, at::opmath_type<T>* delta, T* grad_scores, T* grad_values,
-                     at::opmath_type<T>* parts) {
+void launch_backward(Problem<T> problem, at::opmath_type<T>* delta, T* grad_scores,
+                     const Map<T>& grad_values, at::opmath_type<T>* parts) {
   using accum_t = at::opmath_type<T>;
-  launch(query_and_attend_delta_kernel<T>, problem.window_tiles() * problem.heads, kThreads,
-         ForwardShared<accum_t>::bytes(input_area(problem, 0, 0).size(), problem.taps()), problem,
-         delta);
+  constexpr int64_t kPerTap = kThreads * sizeof(accum_t);
+  launch_tiles(query_and_attend_delta_kernel<T>, problem, problem.window_tiles(),
+               WindowShared<accum_t>::bytes(input_area(problem, 0, 0).size(), problem.taps()),
+               kPerTap, delta);
   problem.delta = delta;
-  launch(query_and_attend_backward_kernel<T>, problem.position_tiles() * problem.heads, kThreads,
-         BackwardShared<accum_t>::bytes(window_area(problem, 0, 0).size(), problem.taps(),
-                                        problem.queries),
-         problem, grad_scores, grad_values, parts);
+  launch_tiles(query_and_attend_backward_kernel<T>, problem, problem.position_tiles(),
+               BackwardShared<accum_t>::bytes(window_area(problem, 0, 0).size(), problem.taps()),
+               2 * kPositions<T> * kPerTap, grad_scores, grad_values, parts);
 }
 
-template void launch_backward(Problem<double>, double*, double*, double*, double*);
-template void launch_backward(Problem<float>, float*, float*, float*, float*);
-template void launch_backward(Problem<at::Half>, float*, at::Half*, at::Half*, float*);
-template void launch_backward(Problem<at::BFloat16>, float*, at::BFloat16*, at::BFloat16*, float*);
+template void launch_backward(Problem<double>, double*, double*, const Map<double>&, double*);
+template void launch_backward(Problem<float>, float*, float*, const Map<float>&, float*);
+template void launch_backward(Problem<at::Half>, float*, at::Half*, const Map<at::Half>&, float*);
+template void launch_backward(Problem<at::BFloat16>, float*, at::BFloat16*,
+                              const Map<at::BFloat16>&, float*);
 
 }  // namespace mmlocalattn::cuda::query_and_attend

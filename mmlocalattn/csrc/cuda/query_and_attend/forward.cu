@@ -7,80 +7,112 @@
 namespace mmlocalattn::cuda::query_and_attend {
 namespace {
 
+// The window of a thread.
+template <typename T>
+struct Window {
+  using accum_t = at::opmath_type<T>;
+
+  const Problem<T>& problem;
+  const WindowShared<accum_t>& shared;
+  int area_cols, at;   // of the area of the input, and of the window there
+  accum_t* logsumexp;  // of its first query
+  bool is_on_map;
+
+  // Logarithms of the sums of exponentials of kQueries queries, of which some are none.
+  __device__ void sum_exponentials(int query) const {
+    constexpr accum_t kLeast = -std::numeric_limits<accum_t>::infinity();
+    accum_t most[kQueries] = {kLeast, kLeast}, total[kQueries] = {};
+    for_each_tap(problem, 0, problem.taps(), area_cols, [&](int tap, int offset) {
+      const Pair<accum_t> scores = shared.scores[at + offset], bias = shared.tables[tap].first;
+#pragma unroll
+      for (int q = 0; q < kQueries; ++q) {
+        const accum_t logit = scores.of[q] + bias.of[q];
+        most[q] = logit > most[q] ? logit : most[q];
+      }
+    });
+    for_each_tap(problem, 0, problem.taps(), area_cols, [&](int tap, int offset) {
+      const Pair<accum_t> scores = shared.scores[at + offset], bias = shared.tables[tap].first;
+#pragma unroll
+      for (int q = 0; q < kQueries; ++q) {
+        total[q] += exp_of(scores.of[q] + bias.of[q] - most[q]);
+      }
+    });
+#pragma unroll
+    for (int q = 0; q < kQueries; ++q) {
+      if (query + q < problem.queries) {
+        logsumexp[(query + q) * problem.heads] = most[q] + std::log(total[q]);
+      }
+    }
+  }
+
+  // Adds what kQueries queries give taps [begin, end) of weight to shared memory.
+  __device__ void weigh(int query, int begin, int end) const {
+    accum_t lse[kQueries] = {};
+#pragma unroll
+    for (int q = 0; q < kQueries; ++q) {
+      if (query + q < problem.queries) lse[q] = logsumexp[(query + q) * problem.heads];
+    }
+    accum_t* own = shared.taps + threadIdx.x;
+    for_each_tap(problem, begin, end, area_cols, [&](int tap, int offset) {
+      const Pair<accum_t> scores = shared.scores[at + offset];
+      const Pairs<accum_t> table = shared.tables[tap];
+      accum_t weight = query == 0 ? accum_t(0) : *own;
+#pragma unroll
+      for (int q = 0; q < kQueries; ++q) {
+        weight += table.second.of[q] * exp_of(scores.of[q] + table.first.of[q] - lse[q]);
+      }
+      *own = weight;
+      own += kThreads;
+    });
+  }
+};
+
 template <typename T>
 __global__ void __launch_bounds__(kThreads)
-    query_and_attend_kernel(Problem<T> problem, T* output, at::opmath_type<T>* logsumexp) {
+    query_and_attend_kernel(Problem<T> problem, at::opmath_type<T>* logsumexp) {
   using accum_t = at::opmath_type<T>;
   const Place place =
       place_of_block(problem.heads, problem.cols.windows(), problem.rows.windows(), kRows);
   const Area area = input_area(problem, place.y, place.x);
   const int taps = problem.taps(), col = threadIdx.x % kCols, row = threadIdx.x / kCols;
-  const ForwardShared<accum_t> shared(area.size(), taps);
-  const int64_t y = place.y + row, x = place.x + col, window = problem.window(place.b, y, x);
-  const bool is_window = y < problem.rows.windows() && x < problem.cols.windows();
-  const int at =
-      static_cast<int>(row * problem.rows.stride * area.cols + col * problem.cols.stride);
-  for (int64_t d = 0; d < problem.dim; d += kChannels) {
+  const WindowShared<accum_t> shared(area.size(), taps);
+  const int y = place.y + row, x = place.x + col;
+  const int64_t number = (place.b * problem.rows.windows() + y) * problem.cols.windows() + x;
+  const Window<T> window{problem,
+                         shared,
+                         area.cols,
+                         row * problem.rows.stride * area.cols + col * problem.cols.stride,
+                         logsumexp + number * problem.queries * problem.heads + place.head,
+                         y < problem.rows.windows() && x < problem.cols.windows()};
+  for (int channel = 0; channel < problem.dim; channel += kChannels) {
     accum_t sum[kChannels] = {};
-    for (int64_t first_query = 0; first_query < problem.queries; first_query += kQueries) {
-      sync_block();
-      if (first_query == 0) {
-        load_vectors(problem.values, area, place, d, problem.dim, shared.values);
+    for (int begin = 0; begin < taps; begin += problem.kept_taps) {
+      const int end = end_of_chunk(problem, begin);
+      for (int query = 0; query < problem.queries; query += kQueries) {
+        if (channel > 0 && problem.kept_taps == taps) break;  // the weights are still there
+        sync_block();
+        load_scores(problem, area, place, query, shared.scores);
+        load_tables(problem, query, place.head, shared.tables);
+        sync_block();
+        if (!window.is_on_map) continue;
+        if (channel == 0 && begin == 0) window.sum_exponentials(query);
+        window.weigh(query, begin, end);
       }
-      load_scores(problem, area, place, first_query, shared.scores);
-      load_tables(problem, first_query, place.head, shared.tables);
-      sync_block();
-      if (!is_window) {
-        continue;
+      if (begin == 0) {
+        sync_block();
+        load_vectors(problem.values, area, place, channel, problem.dim, shared.values);
+        sync_block();
       }
-      accum_t lse[kQueries];
-#pragma unroll
-      for (int q = 0; q < kQueries; ++q) {
-        if (first_query + q >= problem.queries) {
-          continue;
-        }
-        const accum_t *scores = shared.scores + q * area.size() + at,
-                      *bias = shared.tables + q * 2 * taps;
-        accum_t* own =
-            logsumexp + (window * problem.queries + first_query + q) * problem.heads + place.head;
-        if (d > 0) {
-          lse[q] = *own;
-          continue;
-        }
-        accum_t most = -std::numeric_limits<accum_t>::infinity(), total = 0;
-        for_each_tap(problem.rows, problem.cols, area.cols, [&](int tap, int offset) {
-          const accum_t logit = scores[offset] + bias[tap];
-          most = logit > most ? logit : most;
-        });
-        for_each_tap(problem.rows, problem.cols, area.cols, [&](int tap, int offset) {
-          total += exp_of(scores[offset] + bias[tap] - most);
-        });
-        lse[q] = *own = most + std::log(total);
-      }
-      for_each_tap(problem.rows, problem.cols, area.cols, [&](int tap, int offset) {
-        accum_t weight = 0;
-#pragma unroll
-        for (int q = 0; q < kQueries; ++q) {
-          if (first_query + q < problem.queries) {
-            const accum_t *scores = shared.scores + q * area.size() + at,
-                          *table = shared.tables + q * 2 * taps + tap;
-            weight += table[taps] * exp_of(scores[offset] + table[0] - lse[q]);
-          }
-        }
-#pragma unroll
-        for (int c = 0; c < kChannels; ++c) {
-          sum[c] += weight * shared.values[c * area.size() + at + offset];
-        }
+      if (!window.is_on_map) continue;
+      const accum_t* weight = shared.taps + threadIdx.x;
+      for_each_tap(problem, begin, end, area.cols, [&](int, int offset) {
+        add(sum, *weight, shared.values + window.at + offset, area.size());
+        weight += kThreads;
       });
     }
-    if (is_window) {
-      T* to = output + (window * problem.heads + place.head) * problem.dim + d;
-#pragma unroll
-      for (int c = 0; c < kChannels; ++c) {
-        if (d + c < problem.dim) {
-          to[c] = static_cast<T>(sum[c]);
-        }
-      }
+    if (window.is_on_map) {
+      write_vector(problem.output.at(place.b, y, x, place.head), problem.output.has_chunks, channel,
+                   problem.dim, sum);
     }
   }
 }
@@ -88,15 +120,16 @@ __global__ void __launch_bounds__(kThreads)
 }  // namespace
 
 template <typename T>
-void launch_forward(const Problem<T>& problem, T* output, at::opmath_type<T>* logsumexp) {
-  launch(query_and_attend_kernel<T>, problem.window_tiles() * problem.heads, kThreads,
-         ForwardShared<at::opmath_type<T>>::bytes(input_area(problem, 0, 0).size(), problem.taps()),
-         problem, output, logsumexp);
+void launch_forward(Problem<T> problem, at::opmath_type<T>* logsumexp) {
+  using accum_t = at::opmath_type<T>;
+  launch_tiles(query_and_attend_kernel<T>, problem, problem.window_tiles(),
+               WindowShared<accum_t>::bytes(input_area(problem, 0, 0).size(), problem.taps()),
+               kThreads * sizeof(accum_t), logsumexp);
 }
 
-template void launch_forward(const Problem<double>&, double*, double*);
-template void launch_forward(const Problem<float>&, float*, float*);
-template void launch_forward(const Problem<at::Half>&, at::Half*, float*);
-template void launch_forward(const Problem<at::BFloat16>&, at::BFloat16*, float*);
+template void launch_forward(Problem<double>, double*);
+template void launch_forward(Problem<float>, float*);
+template void launch_forward(Problem<at::Half>, float*);
+template void launch_forward(Problem<at::BFloat16>, float*);
 
 }  // namespace mmlocalattn::cuda::query_and_attend

@@ -11,16 +11,6 @@ namespace {
 using at::IntArrayRef;
 using at::Tensor;
 
-// Takes what unit_channels returned.
-template <typename T>
-Vectors<T> vectors(const Tensor& map) {
-  bool has_chunks = map.size(4) % kChannels == 0 && is_aligned(map);
-  for (int axis = 0; axis < 4; ++axis) {
-    has_chunks = has_chunks && map.stride(axis) * map.element_size() % kCopyBytes == 0;
-  }
-  return {input_map<T>(map), has_chunks};
-}
-
 struct Call {
   Tensor scores, values, bias, scale;  // ready for the kernels
   StridedAxis rows, cols;
@@ -65,17 +55,22 @@ Call make_call(const Tensor& scores, const Tensor& values, const OptionalTensor&
           {values.size(2), kernel_size[1], stride}};
 }
 
+BasicStridedAxis<int> to_int(const StridedAxis& axis) {
+  return {static_cast<int>(axis.length), static_cast<int>(axis.kernel),
+          static_cast<int>(axis.stride)};
+}
+
 template <typename T>
 Problem<T> describe(const Call& call) {
   using accum_t = at::opmath_type<T>;
   Problem<T> problem{};
-  problem.rows = call.rows;
-  problem.cols = call.cols;
+  problem.rows = to_int(call.rows);
+  problem.cols = to_int(call.cols);
   problem.batch = call.values.size(0);
   problem.heads = call.values.size(3);
   problem.queries = call.scores.size(3);
   problem.dim = call.values.size(4);
-  problem.values = vectors<T>(call.values);
+  problem.values = input_map<T>(call.values);
   problem.scores = input_map<T>(call.scores);
   problem.bias = call.bias.const_data_ptr<accum_t>();
   problem.scale = call.scale.const_data_ptr<accum_t>();
@@ -99,8 +94,9 @@ std::tuple<Tensor, Tensor> query_and_attend_cuda(const Tensor& scores, const Ten
   const Tensor logsumexp = at::empty(call.window_sizes(scores), call.bias.options());
   dispatch(values, [&](auto type) {
     using T = decltype(type);
-    launch_forward(describe<T>(call), output.mutable_data_ptr<T>(),
-                   logsumexp.mutable_data_ptr<at::opmath_type<T>>());
+    auto problem = describe<T>(call);
+    problem.output = result_map<T>(output);
+    launch_forward(problem, logsumexp.mutable_data_ptr<at::opmath_type<T>>());
   });
   return {output, logsumexp};
 }
@@ -125,13 +121,13 @@ std::tuple<Tensor, Tensor, Tensor, Tensor> query_and_attend_backward_cuda(
     using T = decltype(type);
     using accum_t = at::opmath_type<T>;
     auto problem = describe<T>(call);
-    problem.grad_output = vectors<T>(ready_grad);
+    problem.grad_output = input_map<T>(ready_grad);
     problem.logsumexp = ready_logsumexp.const_data_ptr<accum_t>();
     parts = at::empty({problem.position_tiles(), problem.queries, problem.heads, 2, kernel_size[0],
                        kernel_size[1]},
                       call.bias.options());
     launch_backward(problem, delta.mutable_data_ptr<accum_t>(), grad_scores.mutable_data_ptr<T>(),
-                    grad_values.mutable_data_ptr<T>(), parts.mutable_data_ptr<accum_t>());
+                    result_map<T>(grad_values), parts.mutable_data_ptr<accum_t>());
   });
   const Tensor grad_tables = parts.sum(0);
   const auto of_table = [&](const OptionalTensor& table, int64_t index) {

@@ -28,51 +28,48 @@ namespace mmlocalattn::cuda::query_and_attend {
 
 constexpr int kCols = 16, kRows = 8;  // of the threads of a block
 constexpr int kThreads = kCols * kRows, kWarps = kThreads / kWarpSize;
-constexpr int kChannels = 8, kQueries = 2;
-constexpr int kPositions = 2;  // of a thread, kRows rows apart
+constexpr int kChannels = 8, kQueries = 2;  // in shared memory at once
 constexpr int kMostKernel = 13;
 
-// A map of vectors.
+// Positions of a thread in backward, kRows rows apart.
 template <typename T>
-struct Vectors : Map<const T> {
-  bool has_chunks;  // of kChannels channels, aligned to kCopyBytes
-};
+constexpr int kPositions = sizeof(T) == 8 ? 1 : 2;
 
 template <typename T>
 struct Problem {
   using accum_t = at::opmath_type<T>;
 
-  StridedAxis rows, cols;
-  int64_t batch, heads, queries, dim;
-  Vectors<T> values, grad_output;
+  BasicStridedAxis<int> rows, cols;
+  int64_t batch;
+  int heads, queries, dim;
+  Map<const T> values, grad_output;
   Map<const T> scores;  // of queries as heads; the heads are their channels
   const accum_t *bias, *scale;
   const accum_t *logsumexp, *delta;  // backward only
+  Map<T> output;                     // forward only
+  int kept_taps;                     // of a window in shared memory
 
   // Blocks of a kernel whose threads have a window each, and of one whose threads have kPositions
   // positions each, for one head.
   int64_t window_tiles() const { return tiles(rows.windows(), cols.windows(), kRows); }
-  int64_t position_tiles() const { return tiles(rows.length, cols.length, kRows * kPositions); }
+  int64_t position_tiles() const { return tiles(rows.length, cols.length, kRows * kPositions<T>); }
 
-  MMLOCALATTN_HOST_DEVICE int taps() const { return static_cast<int>(rows.kernel * cols.kernel); }
-  __device__ int64_t window(int64_t b, int64_t y, int64_t x) const {
-    return (b * rows.windows() + y) * cols.windows() + x;
-  }
+  MMLOCALATTN_HOST_DEVICE int taps() const { return rows.kernel * cols.kernel; }
 
  private:
-  int64_t tiles(int64_t height, int64_t width, int tile_rows) const {
-    return batch * ceil_div<int64_t>(height, tile_rows) * ceil_div<int64_t>(width, kCols);
+  int64_t tiles(int height, int width, int tile_rows) const {
+    return batch * ceil_div(height, tile_rows) * ceil_div(width, kCols);
   }
 };
 
 // forward.cu
 template <typename T>
-void launch_forward(const Problem<T>& problem, T* output, at::opmath_type<T>* logsumexp);
+void launch_forward(Problem<T> problem, at::opmath_type<T>* logsumexp);
 
 // backward.cu. `delta` is room for that of the problem. `parts` are those of the gradients of the
 // tables, (position_tiles(), num_queries, heads, 2, kh, kw): of bias and scale.
 template <typename T>
-void launch_backward(Problem<T> problem, at::opmath_type<T>* delta, T* grad_scores, T* grad_values,
-                     at::opmath_type<T>* parts);
+void launch_backward(Problem<T> problem, at::opmath_type<T>* delta, T* grad_scores,
+                     const Map<T>& grad_values, at::opmath_type<T>* parts);
 
 }  // namespace mmlocalattn::cuda::query_and_attend

@@ -2,11 +2,14 @@
 //
 // A block has a tile of the windows, or of the positions, of one head of one image, and a thread
 // one or two of them. The block brings what they see to shared memory, kChannels channels and
-// kQueries queries at a time, in planes, so that lanes find neighbors in neighboring banks.
+// kQueries queries at a time, as vectors, so that lanes find neighbors in neighboring banks. What a
+// thread finds out about its taps, weights and products, it keeps there too, so that no exponential
+// is taken again for more channels; of large windows it keeps kept_taps at a time.
 // Positions gather from the windows that see them: no atomics, every sum has a fixed order. What a
 // block adds to dbias and dscale it leaves as a part.
 #pragma once
 
+#include <algorithm>
 #include <limits>
 
 #include "problem.cuh"
@@ -14,30 +17,33 @@
 namespace mmlocalattn::cuda::query_and_attend {
 namespace {
 
+constexpr int64_t kSharedBytes = 99 << 10;  // the least that GPUs have
+
 // The head and the first row and column that a block works on.
 struct Place {
-  int64_t head, x, y, b;
+  int head, x, y;
+  int64_t b;
 };
 
-__device__ __forceinline__ Place place_of_block(int64_t heads, int64_t width, int64_t height,
-                                                int tile_rows) {
-  const int64_t cols = ceil_div<int64_t>(width, kCols), rows = ceil_div<int64_t>(height, tile_rows);
-  const int64_t tile = blockIdx.x / heads;
-  return {blockIdx.x % heads, tile % cols * kCols, tile / cols % rows * tile_rows,
+__device__ __forceinline__ Place place_of_block(int heads, int width, int height, int tile_rows) {
+  const int cols = ceil_div(width, kCols), rows = ceil_div(height, tile_rows);
+  const int tile = blockIdx.x / heads;
+  return {static_cast<int>(blockIdx.x % heads), tile % cols * kCols, tile / cols % rows * tile_rows,
           tile / cols / rows};
 }
 
 // Part of a map of `height` x `width`: from a first row and column, which may be outside, on.
 struct Area {
-  int64_t height, width, first_row, first_col;
-  int rows, cols;
+  int height, width, first_row, first_col, rows, cols;
 
   MMLOCALATTN_HOST_DEVICE int size() const { return rows * cols; }
   // Calls run(i, y, x, is_on_map) for the positions of this thread.
   template <typename Run>
   __device__ __forceinline__ void for_each(const Run& run) const {
+    const float inverse = 1.0f / cols;  // exact enough for so few
     for (int i = threadIdx.x; i < size(); i += kThreads) {
-      const int64_t y = first_row + i / cols, x = first_col + i % cols;
+      const int row = static_cast<int>((i + 0.5f) * inverse);
+      const int y = first_row + row, x = first_col + i - row * cols;
       run(i, y, x, y >= 0 && y < height && x >= 0 && x < width);
     }
   }
@@ -45,137 +51,230 @@ struct Area {
 
 // What the windows of a tile see.
 template <typename T>
-MMLOCALATTN_HOST_DEVICE Area input_area(const Problem<T>& problem, int64_t y, int64_t x) {
-  const int64_t stride = problem.rows.stride;
+MMLOCALATTN_HOST_DEVICE Area input_area(const Problem<T>& problem, int y, int x) {
+  const int stride = problem.rows.stride;
   return {problem.rows.length,
           problem.cols.length,
           y * stride - problem.rows.low(),
           x * stride - problem.cols.low(),
-          static_cast<int>((kRows - 1) * stride + problem.rows.kernel),
-          static_cast<int>((kCols - 1) * stride + problem.cols.kernel)};
+          (kRows - 1) * stride + problem.rows.kernel,
+          (kCols - 1) * stride + problem.cols.kernel};
 }
 
 // First window that may see a position, and number of windows that see `count` positions.
-MMLOCALATTN_HOST_DEVICE int64_t first_window(const StridedAxis& axis, int64_t position) {
+MMLOCALATTN_HOST_DEVICE int first_window(const BasicStridedAxis<int>& axis, int position) {
   return (position + axis.low()) / axis.stride - (axis.kernel - 1) / axis.stride;
 }
 
-MMLOCALATTN_HOST_DEVICE int num_windows(const StridedAxis& axis, int count) {
-  return static_cast<int>((count - 1 + axis.stride - 1) / axis.stride + 1 +
-                          (axis.kernel - 1) / axis.stride);
+MMLOCALATTN_HOST_DEVICE int num_windows(const BasicStridedAxis<int>& axis, int count) {
+  return (count - 1 + axis.stride - 1) / axis.stride + 1 + (axis.kernel - 1) / axis.stride;
 }
 
 // The windows that see the positions of a tile.
 template <typename T>
-MMLOCALATTN_HOST_DEVICE Area window_area(const Problem<T>& problem, int64_t y, int64_t x) {
+MMLOCALATTN_HOST_DEVICE Area window_area(const Problem<T>& problem, int y, int x) {
   return {problem.rows.windows(),
           problem.cols.windows(),
           first_window(problem.rows, y),
           first_window(problem.cols, x),
-          num_windows(problem.rows, kRows * kPositions),
+          num_windows(problem.rows, kRows * kPositions<T>),
           num_windows(problem.cols, kCols)};
 }
 
-template <typename T>
-struct alignas(kCopyBytes) Chunk {
-  T values[kCopyBytes / sizeof(T)];
+template <typename accum_t>
+constexpr int kQuad = kCopyBytes / sizeof(accum_t);  // channels of a load of shared memory
+template <typename accum_t>
+using Quad = Channels<accum_t, kQuad<accum_t>>;
+
+// A number of each of kQueries queries; two of them.
+template <typename accum_t>
+using Pair = Channels<accum_t, kQueries>;
+template <typename accum_t>
+struct alignas(kCopyBytes) Pairs {
+  Pair<accum_t> first, second;
 };
 
-// kChannels channels from d on, 0 beyond `dim`.
+// kChannels channels of a vector, 0 past `dim`.
 template <typename T>
-__device__ __forceinline__ void read_channels(const Vectors<T>& map, const T* vector, int64_t d,
-                                              int64_t dim, at::opmath_type<T> (&out)[kChannels]) {
+__device__ __forceinline__ void read_vector(const T* vector, bool has_chunks, int channel, int dim,
+                                            at::opmath_type<T> (&out)[kChannels]) {
   constexpr int kChunk = kCopyBytes / sizeof(T);
-  if (map.has_chunks) {
 #pragma unroll
-    for (int i = 0; i < kChannels; i += kChunk) {
-      const auto chunk = *reinterpret_cast<const Chunk<T>*>(vector + d + i);
+  for (int first = 0; first < kChannels; first += kChunk) {
+    at::opmath_type<T> chunk[kChunk];
+    read_channels(vector, has_chunks, channel + first, dim, chunk);
 #pragma unroll
-      for (int j = 0; j < kChunk; ++j) {
-        out[i + j] = static_cast<at::opmath_type<T>>(chunk.values[j]);
-      }
-    }
-    return;
-  }
-#pragma unroll
-  for (int i = 0; i < kChannels; ++i) {
-    out[i] = d + i < dim ? static_cast<at::opmath_type<T>>(vector[d + i]) : 0;
+    for (int i = 0; i < kChunk; ++i) out[first + i] = chunk[i];
   }
 }
 
-// kChannels channels of an area to planes, 0 outside the map.
 template <typename T>
-__device__ void load_vectors(const Vectors<T>& map, const Area& area, const Place& place, int64_t d,
-                             int64_t dim, at::opmath_type<T>* planes) {
-  area.for_each([&](int i, int64_t y, int64_t x, bool is_on_map) {
-    at::opmath_type<T> channels[kChannels] = {};
+__device__ __forceinline__ void write_vector(T* vector, bool has_chunks, int channel, int dim,
+                                             const at::opmath_type<T> (&values)[kChannels]) {
+  constexpr int kChunk = kCopyBytes / sizeof(T);
+#pragma unroll
+  for (int first = 0; first < kChannels; first += kChunk) {
+    at::opmath_type<T> chunk[kChunk];
+#pragma unroll
+    for (int i = 0; i < kChunk; ++i) chunk[i] = values[first + i];
+    write_channels(vector, has_chunks, channel + first, dim, chunk);
+  }
+}
+
+// kChannels channels of an area to planes of quads, 0 outside the map.
+template <typename T>
+__device__ void load_vectors(const Map<const T>& map, const Area& area, const Place& place,
+                             int channel, int dim, Quad<at::opmath_type<T>>* planes) {
+  using accum_t = at::opmath_type<T>;
+  const T* const origin = map.origin(place.b, place.head);
+  area.for_each([&](int i, int y, int x, bool is_on_map) {
+    accum_t channels[kChannels] = {};
     if (is_on_map) {
-      read_channels(map, map.at(place.b, y, x, place.head), d, dim, channels);
+      read_vector(origin + map.offset(y, x), map.has_chunks, channel, dim, channels);
     }
 #pragma unroll
-    for (int c = 0; c < kChannels; ++c) {
-      planes[c * area.size() + i] = channels[c];
+    for (int first = 0; first < kChannels; first += kQuad<accum_t>) {
+      Quad<accum_t> quad;
+#pragma unroll
+      for (int c = 0; c < kQuad<accum_t>; ++c) quad.of[c] = channels[first + c];
+      planes[first / kQuad<accum_t> * area.size() + i] = quad;
     }
   });
 }
 
-// kQueries tables from a query on: entries (kQueries, 2, taps) of bias and scale.
-template <typename T>
-__device__ void load_tables(const Problem<T>& problem, int64_t first_query, int64_t head,
-                            at::opmath_type<T>* tables) {
-  const int taps = problem.taps();
-  for (int i = threadIdx.x; i < kQueries * taps; i += kThreads) {
-    const int64_t q = first_query + i / taps;
-    if (q < problem.queries) {
-      const int64_t from = (q * problem.heads + head) * taps + i % taps;
-      at::opmath_type<T>* to = tables + i / taps * 2 * taps + i % taps;
-      to[0] = problem.bias[from];
-      to[taps] = problem.scale[from];
-    }
+// The dot product of a vector with one in planes, and its sum with a multiple of that.
+template <typename accum_t>
+__device__ __forceinline__ accum_t dot(const accum_t (&vector)[kChannels],
+                                       const Quad<accum_t>* plane, int plane_size) {
+  accum_t sum = 0;
+#pragma unroll
+  for (int first = 0; first < kChannels; first += kQuad<accum_t>) {
+    const Quad<accum_t> quad = plane[first / kQuad<accum_t> * plane_size];
+#pragma unroll
+    for (int c = 0; c < kQuad<accum_t>; ++c) sum += vector[first + c] * quad.of[c];
+  }
+  return sum;
+}
+template <typename accum_t>
+__device__ __forceinline__ void add(accum_t (&sum)[kChannels], accum_t factor,
+                                    const Quad<accum_t>* plane, int plane_size) {
+#pragma unroll
+  for (int first = 0; first < kChannels; first += kQuad<accum_t>) {
+    const Quad<accum_t> quad = plane[first / kQuad<accum_t> * plane_size];
+#pragma unroll
+    for (int c = 0; c < kQuad<accum_t>; ++c) sum[first + c] += factor * quad.of[c];
   }
 }
+
+// Of every tap, bias and scale of kQueries queries from `query` on. A query that is none has scale
+// 0, so that its weights count nothing.
+template <typename T>
+__device__ void load_tables(const Problem<T>& problem, int query, int head,
+                            Pairs<at::opmath_type<T>>* tables) {
+  const int taps = problem.taps();
+  for (int tap = threadIdx.x; tap < taps; tap += kThreads) {
+    Pairs<at::opmath_type<T>> table{};
+#pragma unroll
+    for (int q = 0; q < kQueries; ++q) {
+      if (query + q < problem.queries) {
+        const int from = ((query + q) * problem.heads + head) * taps + tap;
+        table.first.of[q] = problem.bias[from];
+        table.second.of[q] = problem.scale[from];
+      }
+    }
+    tables[tap] = table;
+  }
+}
+
+// Scores of kQueries queries of an image and head: 0 of those that are none.
+template <typename T>
+struct Scores {
+  using accum_t = at::opmath_type<T>;
+  static constexpr accum_t kNone = -std::numeric_limits<accum_t>::infinity();
+
+  const T* origin[kQueries];  // null: none
+
+  __device__ Scores(const Problem<T>& problem, const Place& place, int query) {
+#pragma unroll
+    for (int q = 0; q < kQueries; ++q) {
+      origin[q] = query + q < problem.queries
+                      ? problem.scores.origin(place.b, query + q) + place.head
+                      : nullptr;
+    }
+  }
+
+  // Those of a position on the map, or -inf.
+  __device__ Pair<accum_t> at(int offset, bool is_on_map) const {
+    Pair<accum_t> scores{kNone, kNone};
+#pragma unroll
+    for (int q = 0; q < kQueries && is_on_map; ++q) {
+      scores.of[q] = origin[q] == nullptr ? 0 : static_cast<accum_t>(origin[q][offset]);
+    }
+    return scores;
+  }
+};
 
 template <typename T>
 __device__ void load_scores(const Problem<T>& problem, const Area& area, const Place& place,
-                            int64_t first_query, at::opmath_type<T>* planes) {
-  using accum_t = at::opmath_type<T>;
-  area.for_each([&](int i, int64_t y, int64_t x, bool is_on_map) {
-#pragma unroll
-    for (int q = 0; q < kQueries; ++q) {
-      const bool has_score = is_on_map && first_query + q < problem.queries;
-      planes[q * area.size() + i] =
-          has_score ? static_cast<accum_t>(
-                          *(problem.scores.at(place.b, y, x, first_query + q) + place.head))
-                    : -std::numeric_limits<accum_t>::infinity();
-    }
+                            int query, Pair<at::opmath_type<T>>* to) {
+  const Scores<T> scores(problem, place, query);
+  area.for_each([&](int i, int y, int x, bool is_on_map) {
+    to[i] = scores.at(problem.scores.offset(y, x), is_on_map);
   });
 }
 
-// Calls run(tap, offset of its position in the area of the input).
-template <typename Run>
-__device__ __forceinline__ void for_each_tap(const StridedAxis& rows, const StridedAxis& cols,
+// Calls run(tap, offset of its position in an area with `area_cols` columns) for taps [begin, end)
+// of the window.
+template <typename T, typename Run>
+__device__ __forceinline__ void for_each_tap(const Problem<T>& problem, int begin, int end,
                                              int area_cols, const Run& run) {
-  int tap = 0;
-  for (int row = 0; row < rows.kernel; ++row) {
-    for (int col = 0; col < cols.kernel; ++col) {
-      run(tap++, row * area_cols + col);
+  const int cols = problem.cols.kernel;
+  int col = begin % cols, offset = begin / cols * area_cols + col;
+  for (int tap = begin; tap < end; ++tap) {
+    run(tap, offset);
+    ++offset;
+    if (++col == cols) {
+      col = 0;
+      offset += area_cols - cols;
     }
   }
 }
 
-template <typename accum_t>
-struct ForwardShared {
-  accum_t *values, *scores, *tables;
+// End of the kept taps from `begin` on.
+template <typename T>
+__device__ __forceinline__ int end_of_chunk(const Problem<T>& problem, int begin) {
+  const int end = begin + problem.kept_taps;
+  return end < problem.taps() ? end : problem.taps();
+}
 
-  __device__ ForwardShared(int area, int taps) {
-    values = dynamic_shared<accum_t>();
-    scores = values + kChannels * area;
-    tables = scores + kQueries * area;
+// Shared memory of the kernels whose threads have a window each.
+template <typename accum_t>
+struct WindowShared {
+  Quad<accum_t>* values;
+  Pairs<accum_t>* tables;
+  Pair<accum_t>* scores;
+  accum_t* taps;  // a number of every thread and kept tap, (kept_taps, kThreads)
+
+  __device__ WindowShared(int area, int num_taps) {
+    values = dynamic_shared<Quad<accum_t>>();
+    tables = reinterpret_cast<Pairs<accum_t>*>(values + kChannels / kQuad<accum_t> * area);
+    scores = reinterpret_cast<Pair<accum_t>*>(tables + num_taps);
+    taps = reinterpret_cast<accum_t*>(scores + area);
   }
-  static int64_t bytes(int area, int taps) {
-    return sizeof(accum_t) * ((kChannels + kQueries) * area + kQueries * 2 * taps);
+  static int64_t bytes(int area, int num_taps) {
+    return sizeof(accum_t) * ((kChannels + kQueries) * area + 2 * kQueries * num_taps);
   }
 };
+
+// Launches a kernel that needs `fixed` bytes of shared memory and `per_tap` for every kept one.
+template <typename T, typename... Parameters, typename... Arguments>
+void launch_tiles(void (*kernel)(Problem<T>, Parameters...), Problem<T> problem, int64_t tiles,
+                  int64_t fixed, int64_t per_tap, const Arguments&... arguments) {
+  problem.kept_taps =
+      static_cast<int>(std::clamp<int64_t>((kSharedBytes - fixed) / per_tap, 1, problem.taps()));
+  launch(kernel, tiles * problem.heads, kThreads, fixed + problem.kept_taps * per_tap, problem,
+         arguments...);
+}
 
 }  // namespace
 }  // namespace mmlocalattn::cuda::query_and_attend

@@ -9,44 +9,54 @@ namespace {
 
 constexpr int kMostGroups = 128;  // of tiles, each with a part of the gradient of the weights
 
+// The shape of a tile. The registers of a thread must hold p and ds of its positions.
 template <typename T, int kKernel>
-struct BackwardTile : TileBase<T, kKernel, /*kCols=*/32, /*kThreads=*/256, kKernel / 2> {
-  using Base = TileBase<T, kKernel, 32, 256, kKernel / 2>;
+struct Shape {
+  static constexpr bool kIsSmall = sizeof(T) < 8 && kKernel == 3;
+  static constexpr int kCols = kIsSmall ? 32 : 16, kPositions = kIsSmall ? 2 : 1;
+  using Base = TileBase<T, kKernel, kCols, /*kThreads=*/256, kPositions, /*kMargin=*/kKernel / 2>;
+};
+
+template <typename T, int kKernel>
+struct BackwardTile : Shape<T, kKernel>::Base {
+  using Base = typename Shape<T, kKernel>::Base;
   using typename Base::accum_t;
-  static constexpr bool kIsDouble = sizeof(accum_t) == 8;
-  static constexpr int kChannels = kIsDouble ? 1 : 4;
-  // Copies whose ds and p lie in shared memory for the sums of dw.
-  static constexpr int kCopies = kKernel == 3 && !kIsDouble ? 9 : kKernel;
-  // A thread sums some dw over every kSplits-th own row.
-  static constexpr int kSums = kChannels * (Base::kTaps + 1);
-  static constexpr int kSplits = kSums < Base::kThreads ? Base::kThreads / kSums : 1;
-  static constexpr int kPartnerSize = 2 * kChannels * Base::kPlane;
-  static constexpr int kOwnSize = 5 * kChannels * Base::kOwnPlane;
+  using typename Base::Quad;
+  static constexpr int kChannels = Base::kQuad;
+  // Copies whose ds and p lie in shared memory for the sums of dw, and numbers that they take.
+  static constexpr int kCopies = kKernel == 3 ? 9 : kKernel;
+  static constexpr int kFactors = (2 * kCopies + 3) / 4 * 4;
+  // A thread sums the dw of a tap over every kSplits-th own position.
+  static constexpr int kTasks = Base::kTaps + 1, kSplits = Base::kThreads / kTasks;
+  static_assert(kSplits * kTasks * kCopies <= kFactors * Base::kSize, "sums replace the factors");
   static constexpr int kSharedBytes =
-      (kPartnerSize + kOwnSize + 2 * kCopies * Base::kSize) * static_cast<int>(sizeof(accum_t));
+      (2 * Base::kPlane + 4 * Base::kOwnPlane) * static_cast<int>(sizeof(Quad)) +
+      kFactors * Base::kSize * static_cast<int>(sizeof(accum_t));
   static_assert(kSharedBytes <= 99 << 10, "GPUs of compute capability 8.6 have 99 KB");
 
   using Base::Base;
+
+  // Place of a position of this thread in an own plane.
+  __device__ static int own(int p) { return Base::row(p) * Base::kCols + Base::col(); }
 };
 
 // Shared memory of backward: of the channels of a chunk, planes of the keys and values around the
-// tile, of query and grad_output, and of the sums of the gradients of query, key and value; of some
-// copies, ds and p of every position, (kSize, 2, kCopies).
+// tile, of query, times scale, and grad_output, and of the sums of the gradients of key and value;
+// of some copies, ds and p of every position, (kSize, kFactors).
 template <typename Tile>
 struct BackwardShared {
-  using accum_t = typename Tile::accum_t;
-  accum_t *key, *value, *query, *grad_output, *grad_query, *grad_key, *grad_value, *factors;
+  using Quad = typename Tile::Quad;
+  Quad *key, *value, *query, *grad_output, *grad_key, *grad_value;
+  typename Tile::accum_t* factors;
 
   __device__ BackwardShared() {
-    constexpr int kOwn = Tile::kChannels * Tile::kOwnPlane;
-    key = dynamic_shared<accum_t>();
-    value = key + Tile::kChannels * Tile::kPlane;
-    query = value + Tile::kChannels * Tile::kPlane;
-    grad_output = query + kOwn;
-    grad_query = grad_output + kOwn;
-    grad_key = grad_query + kOwn;
-    grad_value = grad_key + kOwn;
-    factors = grad_value + kOwn;
+    key = dynamic_shared<Quad>();
+    value = key + Tile::kPlane;
+    query = value + Tile::kPlane;
+    grad_output = query + Tile::kOwnPlane;
+    grad_key = grad_output + Tile::kOwnPlane;
+    grad_value = grad_key + Tile::kOwnPlane;
+    factors = reinterpret_cast<typename Tile::accum_t*>(grad_value + Tile::kOwnPlane);
   }
 };
 
@@ -54,6 +64,7 @@ struct BackwardShared {
 template <typename Tile>
 struct Weighed {
   using accum_t = typename Tile::accum_t;
+  static constexpr int kPositions = Tile::kPositions;
   accum_t weight[kPositions][Tile::kTaps], grad[kPositions][Tile::kTaps], position[kPositions];
 };
 
@@ -62,12 +73,14 @@ template <typename Tile, typename T>
 __device__ void weigh(const Tile& tile, int64_t index, Weighed<Tile>& weighed) {
   using accum_t = typename Tile::accum_t;
   constexpr int kTaps = Tile::kTaps, kWarps = Tile::kThreads / kWarpSize;
+  constexpr int kPositions = Tile::kPositions;
   const Problem<T>& problem = tile.problem;
+  auto* const planes = dynamic_shared<typename Tile::Quad>();
   accum_t* const shared = dynamic_shared<accum_t>();
   accum_t channels[kPositions], unused[kPositions];
-  tile.template multiply_copies<Tile::kChannels>(problem.query, problem.scale, problem.key, shared,
+  tile.template multiply_copies<Tile::kChannels>(problem.query, problem.scale, problem.key, planes,
                                                  weighed.weight, channels);
-  tile.template multiply_copies<Tile::kChannels>(problem.grad_output, 1, problem.value, shared,
+  tile.template multiply_copies<Tile::kChannels>(problem.grad_output, 1, problem.value, planes,
                                                  weighed.grad, unused);
 #pragma unroll
   for (int p = 0; p < kPositions; ++p) {
@@ -107,99 +120,165 @@ __device__ void weigh(const Tile& tile, int64_t index, Weighed<Tile>& weighed) {
   }
 }
 
-// dq, dk and dv of the own positions, for `count` channels from `channel` on whose inputs are in
-// shared memory.
+// What the positions of this thread give through tap (a, b): to dq, which it keeps, and to dk and
+// dv of the positions there, in shared memory.
+template <typename Tile>
+__device__ __forceinline__ void give_tap(
+    const Tile& tile, const BackwardShared<Tile>& shared, const Weighed<Tile>& weighed, int channel,
+    int a, int b, typename Tile::accum_t (&grad_query)[Tile::kPositions][Tile::kQuad]) {
+  using accum_t = typename Tile::accum_t;
+  using Quad = typename Tile::Quad;
+  constexpr int kPositions = Tile::kPositions, kQuad = Tile::kQuad, kRadius = Tile::kRadius;
+  accum_t keys[kQuad][kPositions], values[kQuad][kPositions];
+#pragma unroll
+  for (int c = 0; c < kQuad; ++c) {
+    const accum_t* const weights = tile.table(channel + c, a * Tile::kKernel + b);
+    tile.mix_copies(weighed.grad, weights, keys[c]);
+    tile.mix_copies(weighed.weight, weights, values[c]);
+  }
+  sync_block();
+#pragma unroll
+  for (int p = 0; p < kPositions; ++p) {
+    const int row = tile.row(p), col = tile.col();
+    const Quad key = shared.key[(row + a) * Tile::kPitch + col + b];
+#pragma unroll
+    for (int c = 0; c < kQuad; ++c) grad_query[p][c] += keys[c][p] * key.of[c];
+    if (!tile.owns(row + a - kRadius, col + b - kRadius)) continue;
+    const int target = tile.own(p) + (a - kRadius) * Tile::kCols + b - kRadius;
+    const Quad query = shared.query[tile.own(p)], grad_output = shared.grad_output[tile.own(p)];
+    Quad grad_key = shared.grad_key[target], grad_value = shared.grad_value[target];
+#pragma unroll
+    for (int c = 0; c < kQuad; ++c) {
+      grad_key.of[c] += keys[c][p] * query.of[c];
+      grad_value.of[c] += values[c][p] * grad_output.of[c];
+    }
+    shared.grad_key[target] = grad_key;
+    shared.grad_value[target] = grad_value;
+  }
+}
+
+// dq, dk and dv of the own positions, for the channels from `channel` on whose inputs are in shared
+// memory.
 template <typename Tile, typename T>
 __device__ void give(const Tile& tile, const BackwardShared<Tile>& shared,
-                     const Weighed<Tile>& weighed, int channel, int count) {
+                     const Weighed<Tile>& weighed, int channel) {
   using accum_t = typename Tile::accum_t;
-  constexpr int kTaps = Tile::kTaps, kKernel = Tile::kKernel, kRadius = Tile::kRadius;
-  for (int c = 0; c < count; ++c) {
-    accum_t mixed[kPositions];
-    tile.mix_copies(weighed.grad, tile.table(channel + c, kTaps), mixed);
+  constexpr int kPositions = Tile::kPositions, kQuad = Tile::kQuad;
+  const Problem<T>& problem = tile.problem;
+  accum_t grad_query[kPositions][kQuad];
 #pragma unroll
-    for (int p = 0; p < kPositions; ++p) {
-      const int place = c * Tile::kOwnPlane + tile.row(p) * Tile::kCols + tile.col();
-      shared.grad_query[place] = mixed[p] + weighed.position[p];
-      shared.grad_key[place] = shared.grad_value[place] = 0;
-    }
+  for (int c = 0; c < kQuad; ++c) {
+    accum_t mixed[kPositions];
+    tile.mix_copies(weighed.grad, tile.table(channel + c, Tile::kTaps), mixed);
+#pragma unroll
+    for (int p = 0; p < kPositions; ++p) grad_query[p][c] = mixed[p] + weighed.position[p];
+  }
+#pragma unroll
+  for (int p = 0; p < kPositions; ++p) {
+    shared.grad_key[tile.own(p)] = shared.grad_value[tile.own(p)] = {};
   }
 #pragma unroll 1
-  for (int j = 0; j < kTaps; ++j) {
-    const int a = j / kKernel, b = j % kKernel;
-    sync_block();
-    for (int c = 0; c < count; ++c) {
-      accum_t keys[kPositions], values[kPositions];
-      tile.mix_copies(weighed.grad, tile.table(channel + c, j), keys);
-      tile.mix_copies(weighed.weight, tile.table(channel + c, j), values);
-#pragma unroll
-      for (int p = 0; p < kPositions; ++p) {
-        const int row = tile.row(p), col = tile.col();
-        const int place = c * Tile::kOwnPlane + row * Tile::kCols + col;
-        shared.grad_query[place] +=
-            keys[p] * shared.key[c * Tile::kPlane + (row + a) * Tile::kPitch + col + b];
-        if (tile.owns(row + a - kRadius, col + b - kRadius)) {
-          const int target = place + (a - kRadius) * Tile::kCols + b - kRadius;
-          shared.grad_key[target] += keys[p] * tile.problem.scale * shared.query[place];
-          shared.grad_value[target] += values[p] * shared.grad_output[place];
-        }
-      }
+  for (int a = 0; a < Tile::kKernel; ++a) {
+#pragma unroll(Tile::kUnrolled)
+    for (int b = 0; b < Tile::kKernel; ++b) {
+      give_tap(tile, shared, weighed, channel, a, b, grad_query);
     }
   }
   sync_block();
-  tile.template store<Tile::kChannels>(shared.grad_query, tile.problem.scale, channel,
-                                       tile.problem.grad_query);
-  tile.template store<Tile::kChannels>(shared.grad_key, 1, channel, tile.problem.grad_key);
-  tile.template store<Tile::kChannels>(shared.grad_value, 1, channel, tile.problem.grad_value);
+#pragma unroll
+  for (int p = 0; p < kPositions; ++p) {
+    const int row = tile.row(p), col = tile.col();
+    if (!tile.owns(row, col)) continue;
+    const auto write = [&](const Map<T>& map, const accum_t(&values)[kQuad]) {
+      write_channels(tile.at(map, row, col), map.has_chunks, channel, problem.head_dim, values);
+    };
+#pragma unroll
+    for (int c = 0; c < kQuad; ++c) grad_query[p][c] *= problem.scale;
+    write(problem.grad_query, grad_query[p]);
+    write(problem.grad_key, shared.grad_key[tile.own(p)].of);
+    write(problem.grad_value, shared.grad_value[tile.own(p)].of);
+  }
 }
 
-// Adds the tile's dw of the same channels to the part of this block, whose first tile it may be.
+// Adds the tile's dw of the same channels to the part of this block, whose first tile it may be. A
+// thread has one tap and every kSplits-th position.
 template <typename Tile, typename T>
 __device__ void sum_grad_table(const Tile& tile, const BackwardShared<Tile>& shared,
-                               const Weighed<Tile>& weighed, int channel, int count,
-                               bool is_first) {
+                               const Weighed<Tile>& weighed, int channel, bool is_first) {
   using accum_t = typename Tile::accum_t;
-  constexpr int kTaps = Tile::kTaps, kKernel = Tile::kKernel, kCopies = Tile::kCopies;
+  using Quad = typename Tile::Quad;
+  constexpr int kTaps = Tile::kTaps, kCopies = Tile::kCopies, kQuad = Tile::kQuad;
+  constexpr int kTasks = Tile::kTasks, kSplits = Tile::kSplits, kFactors = Tile::kFactors;
   const Problem<T>& problem = tile.problem;
-#pragma unroll
+  const int j = threadIdx.x % kTasks, split = threadIdx.x / kTasks;
+  const int tap = j / Tile::kKernel * Tile::kPitch + j % Tile::kKernel;
+#pragma unroll 1
   for (int begin = 0; begin < kTaps; begin += kCopies) {
     sync_block();
 #pragma unroll
-    for (int p = 0; p < kPositions; ++p) {
+    for (int p = 0; p < Tile::kPositions; ++p) {
       const bool owns = tile.owns(tile.row(p), tile.col());
-      accum_t* factors = shared.factors + (tile.row(p) * Tile::kCols + tile.col()) * 2 * kCopies;
+      accum_t* const factors = shared.factors + tile.own(p) * kFactors;
 #pragma unroll
-      for (int i = 0; i < kCopies; ++i) {
-        factors[i] = owns ? problem.scale * weighed.grad[p][begin + i] : accum_t(0);
-        factors[kCopies + i] = owns ? weighed.weight[p][begin + i] : accum_t(0);
+      for (int i = 0; i < kTaps; ++i) {
+        if (i >= begin && i < begin + kCopies) {
+          factors[i - begin] = owns ? weighed.grad[p][i] : accum_t(0);
+          factors[kCopies + i - begin] = owns ? weighed.weight[p][i] : accum_t(0);
+        }
       }
     }
     sync_block();
-    for (int task = threadIdx.x; task < Tile::kSums * Tile::kSplits; task += Tile::kThreads) {
-      const int split = task / Tile::kSums, c = task % Tile::kSums / (kTaps + 1);
-      const int j = task % (kTaps + 1);
-      if (c >= count) continue;
-      accum_t sum[kCopies] = {};
-      for (int row = Tile::kMargin + split; row < Tile::kRows - Tile::kMargin;
-           row += Tile::kSplits) {
-        for (int col = Tile::kMargin; col < Tile::kCols - Tile::kMargin; ++col) {
-          const int own = c * Tile::kOwnPlane + row * Tile::kCols + col;
-          const int tap = c * Tile::kPlane + (row + j / kKernel) * Tile::kPitch + col + j % kKernel;
-          const accum_t keys = shared.query[own] * (j < kTaps ? shared.key[tap] : accum_t(1));
-          const accum_t values =
-              shared.grad_output[own] * (j < kTaps ? shared.value[tap] : accum_t(1));
-          const accum_t* factors = shared.factors + (row * Tile::kCols + col) * 2 * kCopies;
+    accum_t sum[kQuad][kCopies] = {};
+    for (int place = split; place < Tile::kOwnRows * Tile::kOwnCols && split < kSplits;
+         place += kSplits) {
+      const int row = place / Tile::kOwnCols + Tile::kMargin;
+      const int col = place % Tile::kOwnCols + Tile::kMargin, own = row * Tile::kCols + col;
+      Quad keys = shared.query[own], values = shared.grad_output[own];
+      if (j < kTaps) {
+        const Quad key = shared.key[row * Tile::kPitch + col + tap];
+        const Quad value = shared.value[row * Tile::kPitch + col + tap];
 #pragma unroll
-          for (int i = 0; i < kCopies; ++i) {
-            sum[i] += factors[i] * keys + factors[kCopies + i] * values;
-          }
+        for (int c = 0; c < kQuad; ++c) keys.of[c] *= key.of[c], values.of[c] *= value.of[c];
+      }
+      accum_t factors[kFactors];
+#pragma unroll
+      for (int i = 0; i < kFactors; i += 4) {
+        const auto four =
+            *reinterpret_cast<const WeightQuad<accum_t>*>(shared.factors + own * kFactors + i);
+#pragma unroll
+        for (int k = 0; k < 4; ++k) factors[i + k] = four.of[k];
+      }
+#pragma unroll
+      for (int c = 0; c < kQuad; ++c) {
+#pragma unroll
+        for (int i = 0; i < kCopies; ++i) {
+          sum[c][i] += factors[i] * keys.of[c];
+          sum[c][i] += factors[kCopies + i] * values.of[c];
         }
       }
-      const int64_t part = static_cast<int64_t>(blockIdx.x) * Tile::kSplits + split;
-      accum_t* to = problem.grad_table +
-                    ((part * problem.head_dim + channel + c) * (kTaps + 1) + j) * kTaps + begin;
+    }
+    accum_t* const part =
+        problem.grad_table +
+        (static_cast<int64_t>(blockIdx.x) * problem.head_dim + channel) * kTasks * kTaps + begin;
 #pragma unroll
-      for (int i = 0; i < kCopies; ++i) to[i] = is_first ? sum[i] : to[i] + sum[i];
+    for (int c = 0; c < kQuad; ++c) {
+      sync_block();
+      if (split < kSplits) {
+#pragma unroll
+        for (int i = 0; i < kCopies; ++i) {
+          shared.factors[static_cast<int>(threadIdx.x) * kCopies + i] = sum[c][i];
+        }
+      }
+      sync_block();
+      for (int number = threadIdx.x; number < kTasks * kCopies && channel + c < problem.head_dim;
+           number += Tile::kThreads) {
+        accum_t total = 0;
+        for (int other = 0; other < kSplits; ++other) {
+          total += shared.factors[other * kTasks * kCopies + number];
+        }
+        accum_t& to = part[(c * kTasks + number / kCopies) * kTaps + number % kCopies];
+        to = is_first ? total : to + total;
+      }
     }
   }
 }
@@ -217,15 +296,16 @@ __global__ void __launch_bounds__(BackwardTile<T, kKernel>::kThreads)
     weigh<Tile, T>(tile, index, weighed);
     for (int channel = 0; channel < problem.head_dim; channel += kChannels) {
       sync_block();
-      tile.template load<kChannels, Tile::kRadius>(problem.key, channel, shared.key, Tile::kPlane);
-      tile.template load<kChannels, Tile::kRadius>(problem.value, channel, shared.value,
+      tile.template load<kChannels, Tile::kRadius>(problem.key, channel, 1, shared.key,
                                                    Tile::kPlane);
-      tile.template load<kChannels, 0>(problem.query, channel, shared.query, Tile::kOwnPlane);
-      tile.template load<kChannels, 0>(problem.grad_output, channel, shared.grad_output,
+      tile.template load<kChannels, Tile::kRadius>(problem.value, channel, 1, shared.value,
+                                                   Tile::kPlane);
+      tile.template load<kChannels, 0>(problem.query, channel, problem.scale, shared.query,
                                        Tile::kOwnPlane);
-      const int rest = problem.head_dim - channel, count = rest < kChannels ? rest : kChannels;
-      give<Tile, T>(tile, shared, weighed, channel, count);
-      sum_grad_table<Tile, T>(tile, shared, weighed, channel, count, index == first);
+      tile.template load<kChannels, 0>(problem.grad_output, channel, 1, shared.grad_output,
+                                       Tile::kOwnPlane);
+      give<Tile, T>(tile, shared, weighed, channel);
+      sum_grad_table<Tile, T>(tile, shared, weighed, channel, index == first);
     }
     sync_block();
   }
@@ -241,7 +321,7 @@ BackwardParts backward_parts(const Problem<T>& problem, int64_t kernel_size) {
   return with_kernel_size(kernel_size, [&](auto kernel) {
     using Tile = BackwardTile<T, decltype(kernel)::value>;
     const int64_t tiles = Tile::tiles(problem);
-    return BackwardParts{groups_of(tiles) * Tile::kSplits, tiles};
+    return BackwardParts{groups_of(tiles), tiles};
   });
 }
 

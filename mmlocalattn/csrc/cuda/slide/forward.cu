@@ -7,27 +7,70 @@
 namespace mmlocalattn::cuda::slide {
 namespace {
 
+// Positions of a thread. Three copies of them must fit in its registers.
+template <typename T>
+constexpr int positions_of(int kernel) {
+  return (kernel == 3 ? 4 : kernel == 5 ? 2 : 1) / (sizeof(T) == 8 && kernel < 7 ? 2 : 1);
+}
+
 template <typename T, int kKernel>
-struct ForwardTile : TileBase<T, kKernel, /*kCols=*/16, /*kThreads=*/128, /*kMargin=*/0> {
-  using Base = TileBase<T, kKernel, 16, 128, 0>;
+struct ForwardTile
+    : TileBase<T, kKernel, /*kCols=*/16, /*kThreads=*/128, positions_of<T>(kKernel), 0> {
+  using Base = TileBase<T, kKernel, 16, 128, positions_of<T>(kKernel), 0>;
   using typename Base::accum_t;
   // A load of them fills 32 bytes, the unit of the memory.
-  static constexpr int kChannels = sizeof(T) == 2 ? 16 : 8;
-  static constexpr int kSharedBytes =
-      kChannels * (Base::kPlane + Base::kOwnPlane) * static_cast<int>(sizeof(accum_t));
+  static constexpr int kChannels = 32 / sizeof(T);
+  static constexpr int kChunk = kCopyBytes / sizeof(T);
+  static constexpr int kSharedBytes = kChannels * Base::kPlane * static_cast<int>(sizeof(accum_t));
 
   using Base::Base;
 };
+
+// kQuad channels from `channel` on of the output of the positions of this thread, whose values are
+// in `plane`.
+template <typename Tile>
+__device__ __forceinline__ void mix_values(
+    const Tile& tile, int channel, const typename Tile::Quad* plane,
+    const typename Tile::accum_t (&weight)[Tile::kPositions][Tile::kTaps],
+    typename Tile::Quad (&sum)[Tile::kPositions]) {
+  using accum_t = typename Tile::accum_t;
+  constexpr int kPositions = Tile::kPositions;
+  const typename Tile::Quad* const tap = plane + tile.row(0) * Tile::kPitch + tile.col();
+#pragma unroll
+  for (int c = 0; c < Tile::kQuad; ++c) {
+    accum_t mixed[kPositions];
+    tile.mix_copies(weight, tile.table(channel + c, Tile::kTaps), mixed);
+#pragma unroll
+    for (int p = 0; p < kPositions; ++p) sum[p].of[c] = mixed[p];
+  }
+#pragma unroll 1
+  for (int a = 0; a < Tile::kKernel; ++a) {
+#pragma unroll(Tile::kUnrolled)
+    for (int b = 0; b < Tile::kKernel; ++b) {
+      typename Tile::Quad value[kPositions];
+#pragma unroll
+      for (int p = 0; p < kPositions; ++p) {
+        value[p] = tap[(p * Tile::kRowStep + a) * Tile::kPitch + b];
+      }
+#pragma unroll
+      for (int c = 0; c < Tile::kQuad; ++c) {
+        accum_t mixed[kPositions];
+        tile.mix_copies(weight, tile.table(channel + c, a * Tile::kKernel + b), mixed);
+#pragma unroll
+        for (int p = 0; p < kPositions; ++p) sum[p].of[c] += mixed[p] * value[p].of[c];
+      }
+    }
+  }
+}
 
 template <typename T, int kKernel>
 __global__ void __launch_bounds__(ForwardTile<T, kKernel>::kThreads)
     slide_kernel(Problem<T> problem) {
   using Tile = ForwardTile<T, kKernel>;
   using accum_t = typename Tile::accum_t;
-  constexpr int kTaps = Tile::kTaps;
+  constexpr int kTaps = Tile::kTaps, kPositions = Tile::kPositions, kQuad = Tile::kQuad;
   const Tile tile(problem, blockIdx.x);
-  accum_t* const taps = dynamic_shared<accum_t>();
-  accum_t* const results = taps + Tile::kChannels * Tile::kPlane;
+  auto* const taps = dynamic_shared<typename Tile::Quad>();
   accum_t weight[kPositions][kTaps], channels[kPositions];
   tile.template multiply_copies<Tile::kChannels>(problem.query, problem.scale, problem.key, taps,
                                                  weight, channels);
@@ -52,27 +95,32 @@ __global__ void __launch_bounds__(ForwardTile<T, kKernel>::kThreads)
   }
   for (int channel = 0; channel < problem.head_dim; channel += Tile::kChannels) {
     sync_block();
-    tile.template load<Tile::kChannels, Tile::kRadius>(problem.value, channel, taps, Tile::kPlane);
+    tile.template load<Tile::kChannels, Tile::kRadius>(problem.value, channel, 1, taps,
+                                                       Tile::kPlane);
     sync_block();
-    for (int c = 0; c < Tile::kChannels && channel + c < problem.head_dim; ++c) {
-      accum_t sum[kPositions];
-      tile.mix_copies(weight, tile.table(channel + c, kTaps), sum);
 #pragma unroll 1
-      for (int j = 0; j < kTaps; ++j) {
-        accum_t mixed[kPositions];
-        tile.mix_copies(weight, tile.table(channel + c, j), mixed);
-        const accum_t* tap =
-            taps + c * Tile::kPlane + (j / kKernel) * Tile::kPitch + j % kKernel + tile.col();
+    for (int first = 0; first < Tile::kChannels && channel + first < problem.head_dim;
+         first += Tile::kChunk) {
+      accum_t output[kPositions][Tile::kChunk];
 #pragma unroll
-        for (int p = 0; p < kPositions; ++p) sum[p] += mixed[p] * tap[tile.row(p) * Tile::kPitch];
+      for (int c = 0; c < Tile::kChunk; c += kQuad) {
+        typename Tile::Quad sum[kPositions];
+        mix_values(tile, channel + first + c, taps + (first + c) / kQuad * Tile::kPlane, weight,
+                   sum);
+#pragma unroll
+        for (int p = 0; p < kPositions; ++p) {
+#pragma unroll
+          for (int i = 0; i < kQuad; ++i) output[p][c + i] = sum[p].of[i];
+        }
       }
 #pragma unroll
       for (int p = 0; p < kPositions; ++p) {
-        results[c * Tile::kOwnPlane + tile.row(p) * Tile::kCols + tile.col()] = sum[p];
+        if (tile.inside(tile.row(p), tile.col())) {
+          write_channels(tile.at(problem.output, tile.row(p), tile.col()),
+                         problem.output.has_chunks, channel + first, problem.head_dim, output[p]);
+        }
       }
     }
-    sync_block();
-    tile.template store<Tile::kChannels>(results, 1, channel, problem.output);
   }
 }
 

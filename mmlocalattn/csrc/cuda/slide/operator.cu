@@ -54,7 +54,9 @@ struct Inputs {
     const Tensor bias = call.bias.defined() ? call.bias.to(options.dtype()).unsqueeze(1)
                                             : at::zeros({dim, 1, taps}, options);
     const Tensor rows = at::cat({weight.transpose(1, 2), bias}, 1);
-    table = at::constant_pad_nd(rows, {0, (taps + 3) / 4 * 4 - taps}).contiguous();
+    const auto padding = [](int64_t size, int64_t unit) { return (unit - size % unit) % unit; };
+    table = at::constant_pad_nd(rows, {0, padding(taps, 4), 0, 0, 0, padding(dim, kTableUnit)})
+                .contiguous();
     position_bias = call.position_bias.defined()
                         ? call.position_bias.to(options.dtype()).contiguous()
                         : at::zeros({query.size(3), taps}, options);

@@ -16,8 +16,9 @@
 // Memory:
 //   query key value output, their gradients   (batch, height, width, heads, head_dim)
 //   logsumexp                                 (batch, height, width, heads)
-//   table                                     (head_dim, k * k + 1, k * k padded to fours): w with
-//                                             copies last, and b as the last tap
+//   table                                     (head_dim padded to kTableUnit, k * k + 1, k * k
+//   padded
+//                                             to fours): w with copies last, and b as the last tap
 // Channels of inputs are neighbors in memory, their other strides are free.
 //
 // The work split is in tile.cuh.
@@ -26,6 +27,8 @@
 #include "cuda/tensors.cuh"
 
 namespace mmlocalattn::cuda::slide {
+
+constexpr int64_t kTableUnit = kCopyBytes / sizeof(at::Half);
 
 template <typename T>
 struct Problem {
@@ -42,7 +45,7 @@ struct Problem {
   // Backward only.
   Map<const T> grad_output;
   Map<T> grad_query, grad_key, grad_value;
-  accum_t* grad_table;          // (groups * splits, head_dim, k * k + 1, k * k)
+  accum_t* grad_table;          // (groups, head_dim, k * k + 1, k * k)
   accum_t* grad_position_bias;  // (tiles, k * k)
 };
 
@@ -51,7 +54,7 @@ template <typename T>
 void launch_forward(const Problem<T>& problem, int64_t kernel_size);
 
 // Numbers of parts that launch_backward leaves of the gradients of the table and of the position
-// bias: groups * splits, and tiles.
+// bias: groups of tiles, and tiles.
 struct BackwardParts {
   int64_t table, position_bias;
 };

@@ -15,14 +15,9 @@ __global__ void __launch_bounds__(kThreads)
   constexpr int kRows = 4;
   const Place<T, kRows> place(problem);
   place.stage_tables();
-  const int columns = problem.columns();
-  // Sums of ds over the columns of windows, [tap][row of the block][column]: the lanes of a
-  // position have one result, and the first of them keeps it.
-  accum_t* column_sums = place.staged(2) + place.row * columns + place.column;
-  const int step = kRows * kWarps * columns;
   Vector<accum_t> query[kRows], grad_output[kRows], sum[kRows];
   accum_t logsumexp[kRows], delta[kRows] = {}, total[kRows];
-  const int64_t positions = problem.batch * problem.height * problem.width;
+  const int64_t positions = problem.positions();
   accum_t* terms = grad_terms + place.head * (problem.rows + problem.cols) * positions;
 #pragma unroll
   for (int t = 0; t < kRows; ++t) {
@@ -32,47 +27,61 @@ __global__ void __launch_bounds__(kThreads)
     logsumexp[t] =
         place.is_inside(t) ? problem.logsumexp[place.token(t)] * kLog2E<accum_t> : accum_t(0);
     total[t] = static_cast<accum_t>(1e-30);  // not 0 where all taps are masked, past the borders
-    for (int b = 0; b < problem.cols && place.part == 0; ++b) {
-      column_sums[b * step + t * columns] = 0;
-    }
   }
+  place.stage_column_terms(query);
+  // Sums of ds over the columns of windows: the lanes of a position have one result, and the first
+  // of them keeps it.
+  for (int b = 0; b < problem.cols && place.part == 0; ++b) place.of_column(b) = {};
   // The lanes of a position have a part each of the numerator, until all taps are in it.
-  const auto add_delta = [&](int t, int, accum_t logit, bool is_masked, const Vector<accum_t>&,
-                             const Vector<accum_t>& value) {
-    if (is_masked) {
-      return;
-    }
-    const accum_t weight = exp2_of(logit - logsumexp[t]);
-    total[t] += weight;
-    delta[t] += weight * grad_output[t].dot(value);
+  const auto add_deltas = [&](int u, int row) {
+    place.for_each_tap(
+        query, u, row,
+        [&](int, accum_t(&logits)[kRows], const Vector<accum_t>&, const Vector<accum_t>& value) {
+#pragma unroll
+          for (int t = 0; t < kRows; ++t) {
+            if (place.sees(t, u)) {
+              const accum_t weight = exp2_of(logits[t] - logsumexp[t]);
+              total[t] += weight;
+              delta[t] += weight * grad_output[t].dot(value);
+            }
+          }
+        });
   };
-  place.for_each_row(problem.key, problem.value, problem.zero_padding,
-                     [&](int64_t u, int row) { place.for_each_tap(query, u, row, add_delta); });
+  place.for_each_row(problem.key, problem.value, problem.zero_padding, add_deltas);
+  place.sum_parts(delta);
 #pragma unroll
   for (int t = 0; t < kRows; ++t) {
-    delta[t] = place.sum_parts(delta[t]) / total[t];
+    delta[t] /= total[t];
     if (place.is_inside(t) && place.part == 0) {
       deltas[place.token(t)] = delta[t];
     }
   }
-  accum_t row_sum[kRows];
-  const auto add_tap = [&](int t, int b, accum_t logit, bool is_masked, const Vector<accum_t>& key,
+  const auto add_row = [&](int u, int row) {
+    accum_t row_sum[kRows] = {};
+    place.for_each_tap(query, u, row,
+                       [&](int b, accum_t(&logits)[kRows], const Vector<accum_t>& key,
                            const Vector<accum_t>& value) {
-    const accum_t grad_weight = place.sum_parts(grad_output[t].dot(value));
-    if (is_masked) {
-      return;
-    }
-    const accum_t grad = exp2_of(logit - logsumexp[t]) * (grad_weight - delta[t]);
-    sum[t].add(grad, key);
-    row_sum[t] += grad;
-    if (place.part == 0) {
-      column_sums[b * step + t * columns] += grad;
-    }
-  };
-  const auto add_row = [&](int64_t u, int row) {
+                         accum_t grads[kRows];
 #pragma unroll
-    for (int t = 0; t < kRows; ++t) row_sum[t] = 0;
-    place.for_each_tap(query, u, row, add_tap);
+                         for (int t = 0; t < kRows; ++t) {
+                           grads[t] = place.sees(t, u) ? grad_output[t].dot(value) : accum_t(0);
+                         }
+                         place.sum_parts(grads);
+#pragma unroll
+                         for (int t = 0; t < kRows; ++t) {
+                           if (place.sees(t, u)) {
+                             grads[t] = exp2_of(logits[t] - logsumexp[t]) * (grads[t] - delta[t]);
+                             sum[t].add(grads[t], key);
+                             row_sum[t] += grads[t];
+                           }
+                         }
+                         if (place.part == 0) {
+                           auto sums = place.of_column(b);
+#pragma unroll
+                           for (int t = 0; t < kRows; ++t) sums.at[t] += grads[t];
+                           place.of_column(b) = sums;
+                         }
+                       });
 #pragma unroll
     for (int t = 0; t < kRows; ++t) {
       if (place.sees(t, u)) {
@@ -85,14 +94,18 @@ __global__ void __launch_bounds__(kThreads)
     }
   };
   place.for_each_row(problem.key, problem.value, problem.zero_padding, add_row);
+  sync_warp();
 #pragma unroll
   for (int t = 0; t < kRows; ++t) {
+    for (int b = 0; b < problem.cols; ++b) {
+      const accum_t column_sum = place.of_column(b).at[t];
+      sum[t].add(column_sum, place.table(problem.rows + b));
+      if (place.is_inside(t) && place.part == 0) {
+        terms[(problem.rows + b) * positions + place.position(place.y(t), place.x())] = column_sum;
+      }
+    }
     sum[t].scale(problem.scale);
     place.store(grad_query, t, sum[t]);
-    for (int b = 0; b < problem.cols && place.is_inside(t) && place.part == 0; ++b) {
-      terms[(problem.rows + b) * positions + place.position(place.y(t), place.x())] =
-          column_sums[b * step + t * columns];
-    }
   }
 }
 
@@ -111,42 +124,54 @@ __global__ void __launch_bounds__(kThreads)
     key[t] = place.load(problem.key, t);
     value[t] = place.load(problem.value, t);
   }
-  const auto add_row = [&](int64_t u, int row) {
+  // Numbers of the queries that are staged; past the borders queries are 0, so that they add 0.
+  auto* const numbers = reinterpret_cast<Numbers<accum_t>*>(place.staged(2));
+  const int columns = problem.staged_columns();
+  const auto stage_numbers = [&](int begin, int end) {
+    for (int i = threadIdx.x; i < (end - begin) * columns; i += kThreads) {
+      const int row = i / columns, x = place.left + i - row * columns - problem.cols / 2;
+      Numbers<accum_t> of_query{};
+      if (x >= 0 && x < problem.width) {
+        const int64_t token = place.position(begin + row, x) * problem.heads + place.head;
+        of_query = {problem.logsumexp[token] * kLog2E<accum_t>, deltas[token]};
+      }
+      numbers[i] = of_query;
+    }
+  };
+  const accum_t scale = problem.scale * kLog2E<accum_t>;
+  const auto add_row = [&](int u, int row) {
     Vector<accum_t> shifted[kRows];  // key plus row embedding; the window is seen from its query
-    bool sees[kRows];
 #pragma unroll
     for (int t = 0; t < kRows; ++t) {
-      sees[t] = place.sees(t, u);
       shifted[t] = key[t];
-      if (sees[t]) {
+      if (place.sees(t, u)) {
         shifted[t].add(1, place.table(problem.rows - 1 - place.tap_row(t, u)));
       }
     }
+    const auto queries = place.staged_row(0, row), grad_outputs = place.staged_row(1, row);
+    const Numbers<accum_t>* const of_queries = numbers + row * columns + place.column;
     for (int b = 0; b < problem.cols; ++b) {
-      const int64_t x = place.x() + b - problem.cols / 2;
-      accum_t logsumexp = 0, delta = 0;  // past the borders queries are 0, so that they add 0
-      if (x >= 0 && x < problem.width) {
-        const int64_t token = place.position(u, x) * problem.heads + place.head;
-        logsumexp = problem.logsumexp[token] * kLog2E<accum_t>;
-        delta = deltas[token];
-      }
-      const Vector<accum_t> query = place.tap(0, row, b), grad_output = place.tap(1, row, b);
+      const Vector<accum_t> query = queries[b], grad_output = grad_outputs[b];
+      const Numbers<accum_t> of_query = of_queries[b];
       const accum_t column_term = query.dot(place.table(problem.rows + problem.cols - 1 - b));
-      const accum_t scale = problem.scale * kLog2E<accum_t>;
+      accum_t products[2 * kRows];  // of keys, and of values
 #pragma unroll
       for (int t = 0; t < kRows; ++t) {
-        if (!sees[t]) {
-          continue;
+        products[t] = column_term + query.dot(shifted[t]);
+        products[kRows + t] = grad_output.dot(value[t]);
+      }
+      place.sum_parts(products);
+#pragma unroll
+      for (int t = 0; t < kRows; ++t) {
+        if (place.sees(t, u)) {
+          const accum_t weight = exp2_of(scale * products[t] - of_query.logsumexp2);
+          key_sum[t].add(weight * (products[kRows + t] - of_query.delta), query);
+          value_sum[t].add(weight, grad_output);
         }
-        const accum_t logit = scale * place.sum_parts(column_term + query.dot(shifted[t]));
-        const accum_t grad_weight = place.sum_parts(grad_output.dot(value[t]));
-        const accum_t weight = exp2_of(logit - logsumexp);
-        key_sum[t].add(weight * (grad_weight - delta), query);
-        value_sum[t].add(weight, grad_output);
       }
     }
   };
-  place.for_each_row(problem.query, problem.grad_output, /*all=*/false, add_row);
+  place.for_each_row(problem.query, problem.grad_output, /*all=*/false, stage_numbers, add_row);
 #pragma unroll
   for (int t = 0; t < kRows; ++t) {
     key_sum[t].scale(problem.scale);
@@ -163,7 +188,7 @@ __global__ void __launch_bounds__(kThreads)
                                           int64_t splits, at::opmath_type<T>* parts) {
   using accum_t = at::opmath_type<T>;
   __shared__ accum_t sums[kThreads];
-  const int64_t positions = problem.batch * problem.height * problem.width;
+  const int64_t positions = problem.positions();
   const int64_t half = problem.head_dim / 2, rest = problem.head_dim - half;
   const int taps = problem.rows + problem.cols;
   const int64_t tap = blockIdx.x % taps, head = blockIdx.x / taps % problem.heads,
@@ -203,10 +228,12 @@ __global__ void __launch_bounds__(kThreads)
 
 template <typename T>
 void launch_backward(const Problem<T>& problem, const Gradients<T>& gradients) {
-  launch_tiles<4>(stand_alone_backward_query_kernel<T>, problem, 4 * kWarps * problem.cols,
-                  gradients.query, gradients.delta, gradients.terms);
-  launch_tiles<2>(stand_alone_backward_key_value_kernel<T>, problem, 0, gradients.delta,
-                  gradients.key, gradients.value);
+  constexpr int kTerms = Place<T, 4>::kTerms;
+  launch_tiles<4>(stand_alone_backward_query_kernel<T>, problem, 0,
+                  (kTerms + 4 * kWarps * problem.columns()) * problem.cols, gradients.query,
+                  gradients.delta, gradients.terms);
+  launch_tiles<2>(stand_alone_backward_key_value_kernel<T>, problem, 2 * problem.staged_columns(),
+                  0, gradients.delta, gradients.key, gradients.value);
   launch(stand_alone_backward_embedding_kernel<T>,
          gradients.splits * problem.heads * (problem.rows + problem.cols), kThreads, 0, problem,
          gradients.terms, gradients.splits, gradients.parts);

@@ -17,30 +17,43 @@ __global__ void __launch_bounds__(kThreads)
   const Place<T, kRows> place(problem);
   place.stage_tables();
   Vector<accum_t> query[kRows], sum[kRows];
-  accum_t most[kRows], total[kRows] = {};
+  accum_t most[kRows], bound[kRows], total[kRows] = {};
 #pragma unroll
   for (int t = 0; t < kRows; ++t) {
     query[t] = place.load(problem.query, t);
     query[t].scale(problem.scale * kLog2E<accum_t>);
-    most[t] = std::numeric_limits<accum_t>::lowest();
+    most[t] = bound[t] = std::numeric_limits<accum_t>::lowest();
   }
-  const auto add_tap = [&](int t, int, accum_t logit, bool is_masked, const Vector<accum_t>&,
-                           const Vector<accum_t>& value) {
-    if (is_masked) {
-      return;
-    }
-    if (logit > most[t] + kSlack) {
-      const accum_t rescale = exp2_of(most[t] - logit);
-      most[t] = logit;
-      total[t] *= rescale;
-      sum[t].scale(rescale);
-    }
-    const accum_t weight = exp2_of(logit - most[t]);
-    total[t] += weight;
-    sum[t].add(weight, value);
+  place.stage_column_terms(query);
+  const auto add_row = [&](int u, int row) {
+    place.for_each_tap(
+        query, u, row,
+        [&](int, accum_t(&logits)[kRows], const Vector<accum_t>&, const Vector<accum_t>& value) {
+          bool is_high = false;
+#pragma unroll
+          for (int t = 0; t < kRows; ++t) is_high |= logits[t] > bound[t];
+          if (is_high) {
+#pragma unroll
+            for (int t = 0; t < kRows; ++t) {
+              const accum_t high = logits[t] > most[t] ? logits[t] : most[t];
+              const accum_t rescale = exp2_of(most[t] - high);
+              most[t] = high;
+              bound[t] = high + kSlack;
+              total[t] *= rescale;
+              sum[t].scale(rescale);
+            }
+          }
+#pragma unroll
+          for (int t = 0; t < kRows; ++t) {
+            if (place.sees(t, u)) {
+              const accum_t weight = exp2_of(logits[t] - most[t]);
+              total[t] += weight;
+              sum[t].add(weight, value);
+            }
+          }
+        });
   };
-  place.for_each_row(problem.key, problem.value, problem.zero_padding,
-                     [&](int64_t u, int row) { place.for_each_tap(query, u, row, add_tap); });
+  place.for_each_row(problem.key, problem.value, problem.zero_padding, add_row);
 #pragma unroll
   for (int t = 0; t < kRows; ++t) {
     sum[t].scale(1 / total[t]);
@@ -55,7 +68,8 @@ __global__ void __launch_bounds__(kThreads)
 
 template <typename T>
 void launch_forward(const Problem<T>& problem, T* output, at::opmath_type<T>* logsumexp) {
-  launch_tiles<4>(stand_alone_kernel<T>, problem, 0, output, logsumexp);
+  launch_tiles<4>(stand_alone_kernel<T>, problem, 0, Place<T, 4>::kTerms * problem.cols, output,
+                  logsumexp);
 }
 
 template void launch_forward(const Problem<double>&, double*, double*);

@@ -36,12 +36,20 @@ void check(const Call& call) {
   check_like(call.column_embedding, {heads, call.kernel_size[1], head_dim - half}, query);
 }
 
+// aligned_rows, of which 32 bits must number those of an image.
+Tensor small_rows(const Tensor& map) {
+  const Tensor rows = aligned_rows(map);
+  TORCH_CHECK(rows.size(1) * rows.size(2) * rows.stride(2) <= INT32_MAX, "an image of ",
+              rows.sizes(), " is too large for CUDA");
+  return rows;
+}
+
 // The call with tensors as the kernels read them.
 Call pack(const Call& call) {
   const auto accum = at::toOpMathType(call.query.scalar_type());
   Call packed = call;
   for (Tensor* map : {&packed.query, &packed.key, &packed.value}) {
-    *map = aligned_rows(*map);
+    *map = small_rows(*map);
   }
   for (Tensor* table : {&packed.row_embedding, &packed.column_embedding}) {
     *table = table->to(accum).contiguous();
@@ -56,10 +64,11 @@ Problem<T> describe(const Call& call) {
   const Tensor& query = call.query;
   Problem<T> problem{};
   problem.batch = query.size(0);
-  problem.height = query.size(1);
-  problem.width = query.size(2);
-  problem.heads = query.size(3);
-  problem.head_dim = query.size(4);
+  problem.height = static_cast<int>(query.size(1));
+  problem.width = static_cast<int>(query.size(2));
+  problem.heads = static_cast<int>(query.size(3));
+  problem.head_dim = static_cast<int>(query.size(4));
+  problem.has_chunks = query.size(4) * query.element_size() % kCopyBytes == 0;
   problem.rows = static_cast<int>(call.kernel_size[0]);
   problem.cols = static_cast<int>(call.kernel_size[1]);
   problem.zero_padding = call.zero_padding;
@@ -111,7 +120,7 @@ std::tuple<Tensor, Tensor, Tensor, Tensor, Tensor> stand_alone_attention_backwar
   check_like(logsumexp_, query.sizes().slice(0, 4), query);
   const c10::cuda::CUDAGuard device_guard(query.device());
   const Call call = pack(caller);
-  const Tensor grad_output = aligned_rows(grad_output_), logsumexp = logsumexp_.contiguous();
+  const Tensor grad_output = small_rows(grad_output_), logsumexp = logsumexp_.contiguous();
   const Tensor grad_query = at::empty(query.sizes(), query.options()),
                grad_key = at::empty(key.sizes(), key.options()),
                grad_value = at::empty(value.sizes(), value.options());

@@ -29,8 +29,10 @@ template <typename T>
 struct Problem {
   using accum_t = at::opmath_type<T>;
 
-  int64_t batch, height, width, heads, head_dim;
-  int rows, cols;  // of a window
+  int64_t batch;
+  int height, width, heads, head_dim;
+  int rows, cols;   // of a window
+  bool has_chunks;  // vectors are whole chunks of kCopyBytes
   bool zero_padding;
   accum_t scale;
   Source<T> query, key, value;
@@ -42,6 +44,7 @@ struct Problem {
   int lanes;        // of a position
   int staged_rows;  // of a map in shared memory
 
+  MMLOCALATTN_HOST_DEVICE int64_t positions() const { return batch * height * width; }
   MMLOCALATTN_HOST_DEVICE int columns() const { return kWarpSize / lanes; }
   MMLOCALATTN_HOST_DEVICE int staged_columns() const { return columns() + cols - 1; }
   // Values of a row of one map in shared memory, and of the tables of embeddings.

@@ -9,6 +9,7 @@
 #pragma once
 
 #include <algorithm>
+#include <limits>
 
 #include "cuda/arithmetic.cuh"
 #include "problem.cuh"
@@ -17,10 +18,10 @@ namespace mmlocalattn::cuda::stand_alone {
 namespace {
 
 constexpr int kWarps = 4, kThreads = kWarps * kWarpSize;
-constexpr int64_t kSharedBytes = 48 * 1024;
+constexpr int64_t kSharedBytes = 48 << 10;  // where one row fits in that
 
 template <typename T>
-struct alignas(sizeof(T) > 4 ? 16 : 4 * sizeof(T)) Four {
+struct alignas(kCopyBytes) Four {
   T values[4];
 };
 
@@ -45,22 +46,34 @@ struct Vector {
   }
 };
 
+// What the kernel that gives dk and dv reads of a query.
+template <typename accum_t>
+struct alignas(2 * sizeof(accum_t)) Numbers {
+  accum_t logsumexp2, delta;  // logsumexp to the base 2
+};
+
 // The place of a thread and of its block in the problem; kRows positions below each other are its
 // own.
 template <typename T, int kRows>
 struct Place {
   using accum_t = at::opmath_type<T>;
+  // A number of each of the own positions.
+  struct alignas(kRows * sizeof(accum_t) < kCopyBytes ? kRows * sizeof(accum_t) : kCopyBytes)
+      OfRows {
+    accum_t at[kRows];
+  };
 
   const Problem<T>& problem;
-  int64_t image, head, top, left;  // of the block
-  int column, part, row;           // of the lane, from there
+  int64_t image;
+  int head, top, left;    // of the block
+  int column, part, row;  // of the lane, from there
   accum_t* shared;
 
   __device__ explicit Place(const Problem<T>& problem) : problem(problem) {
     const int columns = problem.columns();
-    const int64_t across = ceil_div<int64_t>(problem.width, columns);
-    const int64_t down = ceil_div<int64_t>(problem.height, kRows * kWarps);
-    int64_t block = blockIdx.x;
+    const int across = ceil_div(problem.width, columns);
+    const int down = ceil_div(problem.height, kRows * kWarps);
+    int block = blockIdx.x;
     head = block % problem.heads;
     block /= problem.heads;
     left = block % across * columns;
@@ -73,66 +86,78 @@ struct Place {
     shared = dynamic_shared<accum_t>();
   }
 
-  __device__ int64_t y(int t) const { return top + row + t; }
-  __device__ int64_t x() const { return left + column; }
+  __device__ int y(int t) const { return top + row + t; }
+  __device__ int x() const { return left + column; }
   __device__ bool is_inside(int t) const { return y(t) < problem.height && x() < problem.width; }
-  __device__ int64_t position(int64_t y, int64_t x) const {
-    return (image * problem.height + y) * problem.width + x;
+  __device__ int64_t position(int y, int x) const {
+    return image * problem.height * problem.width + y * problem.width + x;
   }
   __device__ int64_t token(int t) const { return position(y(t), x()) * problem.heads + head; }
 
   // Rows that those of the block see, or that see them: those on the map, or all.
-  __device__ int64_t first_row(bool all) const {
-    const int64_t row = top - problem.rows / 2;
+  __device__ int first_row(bool all) const {
+    const int row = top - problem.rows / 2;
     return row < 0 && !all ? 0 : row;
   }
-  __device__ int64_t end_row(bool all) const {
-    const int64_t bottom = top + kRows * kWarps;
-    const int64_t row = (bottom < problem.height ? bottom : problem.height) + problem.rows / 2;
+  __device__ int end_row(bool all) const {
+    const int bottom = top + kRows * kWarps;
+    const int row = (bottom < problem.height ? bottom : problem.height) + problem.rows / 2;
     return row > problem.height && !all ? problem.height : row;
+  }
+
+  // kPart channels from `channel` on of the vector at (y, x) of a map.
+  __device__ Vector<accum_t> read(const Source<T>& map, int y, int x, int channel) const {
+    constexpr int kChunk = kCopyBytes / sizeof(T);
+    const T* vector = map.data + image * problem.height * problem.width * map.step +
+                      (y * problem.width + x) * static_cast<int>(map.step) +
+                      head * problem.head_dim;
+    Vector<accum_t> result;
+#pragma unroll
+    for (int first = 0; first < kPart; first += kChunk) {
+      accum_t chunk[kChunk];
+      read_channels(vector, problem.has_chunks, channel + first, problem.head_dim, chunk);
+#pragma unroll
+      for (int i = 0; i < kChunk; ++i) result.values[first + i] = chunk[i];
+    }
+    return result;
   }
 
   // Channels of own position t of a map; zeros past the borders.
   __device__ Vector<accum_t> load(const Source<T>& map, int t) const {
-    Vector<accum_t> vector;
-    if (is_inside(t)) {
-      const T* data = map.data + position(y(t), x()) * map.step + head * problem.head_dim;
-#pragma unroll
-      for (int i = 0; i < kPart; ++i) {
-        const int64_t channel = part * kPart + i;
-        vector.values[i] =
-            channel < problem.head_dim ? static_cast<accum_t>(data[channel]) : accum_t(0);
-      }
-    }
-    return vector;
+    return is_inside(t) ? read(map, y(t), x(), part * kPart) : Vector<accum_t>();
   }
 
   __device__ void store(T* map, int t, const Vector<accum_t>& vector) const {
-    if (is_inside(t)) {
+    constexpr int kChunk = kCopyBytes / sizeof(T);
+    if (!is_inside(t)) {
+      return;
+    }
 #pragma unroll
-      for (int i = 0; i < kPart; ++i) {
-        const int64_t channel = part * kPart + i;
-        if (channel < problem.head_dim) {
-          map[token(t) * problem.head_dim + channel] = static_cast<T>(vector.values[i]);
-        }
-      }
+    for (int first = 0; first < kPart; first += kChunk) {
+      accum_t chunk[kChunk];
+#pragma unroll
+      for (int i = 0; i < kChunk; ++i) chunk[i] = vector.values[first + i];
+      write_channels(map + token(t) * problem.head_dim, problem.has_chunks, part * kPart + first,
+                     problem.head_dim, chunk);
     }
   }
 
-  // The sum over the lanes of a position.
-  __device__ accum_t sum_parts(accum_t value) const {
-    for (int mask = problem.columns(); mask < kWarpSize; mask *= 2)
-      value += shuffle_xor(value, mask);
-    return value;
+  // The sums over the lanes of a position.
+  template <int kValues>
+  __device__ void sum_parts(accum_t (&values)[kValues]) const {
+    for (int mask = problem.columns(); mask < kWarpSize; mask *= 2) {
+#pragma unroll
+      for (int i = 0; i < kValues; ++i) values[i] += shuffle_xor(values[i], mask);
+    }
   }
 
   // Copies the embeddings of the head to shared memory: rows, then columns, with zeros in the other
   // half of the channels.
   __device__ void stage_tables() const {
     const int dim = problem.lanes * kPart;
-    const int64_t half = problem.head_dim / 2, rest = problem.head_dim - half;
+    const int half = problem.head_dim / 2, rest = problem.head_dim - half;
     for (int i = threadIdx.x; i < problem.tables(); i += kThreads) {
-      const int64_t tap = i / dim, channel = i % dim;
+      const int tap = i / dim, channel = i % dim;
       accum_t value = 0;
       if (tap < problem.rows) {
         if (channel < half) {
@@ -149,130 +174,178 @@ struct Place {
     Vector<accum_t> vector;
     const accum_t* from = shared + (tap * problem.lanes + part) * kPart;
 #pragma unroll
-    for (int i = 0; i < kPart; ++i) vector.values[i] = from[i];
+    for (int i = 0; i < kPart; i += 4) {
+      const auto four = *reinterpret_cast<const Four<accum_t>*>(from + i);
+#pragma unroll
+      for (int j = 0; j < 4; ++j) vector.values[i + j] = four.values[j];
+    }
     return vector;
   }
 
-  // Map `which` in shared memory.
+  // Map `which` in shared memory, and what comes after the two of them.
   __device__ accum_t* staged(int which) const {
     return shared + problem.tables() + which * problem.staged_rows * problem.staged_row();
   }
 
   // Copies rows [begin, end) of a map around the block to shared memory, 0 where there are none.
-  __device__ void stage(const Source<T>& map, int which, int64_t begin, int64_t end) const {
+  __device__ void stage(const Source<T>& map, int which, int begin, int end) const {
     const int fours = problem.lanes * kPart / 4, columns = problem.staged_columns();
-    const int count = static_cast<int>(end - begin) * columns * fours;
+    const int count = (end - begin) * columns * problem.lanes;
     for (int i = threadIdx.x; i < count; i += kThreads) {
-      const int four = i % fours, column = i / fours % columns, row = i / fours / columns;
-      const int64_t y = begin + row, x = left + column - problem.cols / 2;
-      Four<accum_t> values{};
+      const int place = i / problem.lanes, part = i - place * problem.lanes;
+      const int row = place / columns, column = place - row * columns;
+      const int y = begin + row, x = left + column - problem.cols / 2;
+      Vector<accum_t> vector;
       if (y >= 0 && y < problem.height && x >= 0 && x < problem.width) {
-        const T* data = map.data + position(y, x) * map.step + head * problem.head_dim + 4 * four;
-        if (problem.head_dim % 4 == 0) {
-          if (4 * four < problem.head_dim) {
-            const Four<T> loaded = *reinterpret_cast<const Four<T>*>(data);
-#pragma unroll
-            for (int j = 0; j < 4; ++j) values.values[j] = static_cast<accum_t>(loaded.values[j]);
-          }
-        } else {
-          for (int j = 0; j < 4; ++j) {
-            if (4 * four + j < problem.head_dim) {
-              values.values[j] = static_cast<accum_t>(data[j]);
-            }
-          }
-        }
+        vector = read(map, y, x, part * kPart);
       }
-      *reinterpret_cast<Four<accum_t>*>(staged(which) +
-                                        4 * ((row * fours + four) * columns + column)) = values;
+#pragma unroll
+      for (int k = 0; k < kPart / 4; ++k) {
+        Four<accum_t> values;
+#pragma unroll
+        for (int j = 0; j < 4; ++j) values.values[j] = vector.values[4 * k + j];
+        const int four = part * (kPart / 4) + k;
+        *reinterpret_cast<Four<accum_t>*>(staged(which) +
+                                          4 * ((row * fours + four) * columns + column)) = values;
+      }
     }
   }
-  // This lane's channels of column x() + tap - cols / 2 of a staged row.
-  __device__ Vector<accum_t> tap(int which, int row, int tap) const {
-    Vector<accum_t> vector;
-    const int fours = problem.lanes * kPart / 4, columns = problem.staged_columns();
+  // This lane's channels of a staged row, of which tap b is column x() + b - cols / 2.
+  struct StagedRow {
+    const accum_t* first;
+    int step;  // from four to four
+
+    __device__ Vector<accum_t> operator[](int tap) const {
+      Vector<accum_t> vector;
 #pragma unroll
-    for (int i = 0; i < kPart / 4; ++i) {
-      const int four = part * (kPart / 4) + i;
-      const Four<accum_t> values = *reinterpret_cast<const Four<accum_t>*>(
-          staged(which) + 4 * ((row * fours + four) * columns + column + tap));
+      for (int i = 0; i < kPart / 4; ++i) {
+        const auto four = *reinterpret_cast<const Four<accum_t>*>(first + 4 * tap + i * step);
 #pragma unroll
-      for (int j = 0; j < 4; ++j) vector.values[4 * i + j] = values.values[j];
+        for (int j = 0; j < 4; ++j) vector.values[4 * i + j] = four.values[j];
+      }
+      return vector;
     }
-    return vector;
+  };
+  __device__ StagedRow staged_row(int which, int row) const {
+    const int fours = problem.lanes * kPart / 4, columns = problem.staged_columns();
+    const int first = (row * fours + part * (kPart / 4)) * columns + column;
+    return {staged(which) + 4 * first, 4 * columns};
   }
 
   // Calls body(row, its place in shared memory) for the rows of two maps that the own positions
-  // see, or that see them, with a barrier around every chunk of rows. A warp has one answer.
-  template <typename Body>
+  // see, or that see them, with a barrier around every chunk of rows, for which it calls
+  // prepare(begin, end) first. A warp has one answer.
+  template <typename Prepare, typename Body>
   __device__ void for_each_row(const Source<T>& first, const Source<T>& second, bool all,
-                               const Body& body) const {
-    const int64_t end = end_row(all);
-    for (int64_t begin = first_row(all); begin < end; begin += problem.staged_rows) {
-      const int64_t chunk_end =
-          begin + problem.staged_rows < end ? begin + problem.staged_rows : end;
+                               const Prepare& prepare, const Body& body) const {
+    const int end = end_row(all);
+    for (int begin = first_row(all); begin < end; begin += problem.staged_rows) {
+      const int chunk_end = begin + problem.staged_rows < end ? begin + problem.staged_rows : end;
       sync_block();
       stage(first, 0, begin, chunk_end);
       stage(second, 1, begin, chunk_end);
+      prepare(begin, chunk_end);
       sync_block();
-      for (int64_t u = begin; u < chunk_end; ++u) {
+      for (int u = begin; u < chunk_end; ++u) {
         if (u >= y(0) - problem.rows / 2 && u <= y(kRows - 1) + problem.rows / 2) {
-          body(u, static_cast<int>(u - begin));
+          body(u, u - begin);
         }
       }
     }
   }
-
-  // Calls body(t, b, logit, is_masked, key + column embedding, value) for the taps b of the own
-  // positions t that see row u, which is row `row` in shared memory: keys are map 0, values map 1.
-  // A warp has one answer but for `is_masked`.
   template <typename Body>
-  __device__ void for_each_tap(const Vector<accum_t> (&query)[kRows], int64_t u, int row,
+  __device__ void for_each_row(const Source<T>& first, const Source<T>& second, bool all,
+                               const Body& body) const {
+    for_each_row(first, second, all, [](int, int) {}, body);
+  }
+
+  // Products of the queries' channels of this lane with the column embeddings, (columns of a
+  // window, kThreads), in shared memory. Of fp64 they would not fit, and are not kept.
+  static constexpr bool kKeepsTerms = sizeof(accum_t) < 8;
+  __device__ OfRows* column_terms() const {
+    return reinterpret_cast<OfRows*>(staged(2)) + static_cast<int>(threadIdx.x);
+  }
+  __device__ void stage_column_terms(const Vector<accum_t> (&query)[kRows]) const {
+    sync_block();  // the tables are there
+    for (int b = 0; b < problem.cols && kKeepsTerms; ++b) {
+      column_terms()[b * kThreads] = multiply(query, table(problem.rows + b));
+    }
+  }
+  static constexpr int kTerms = kKeepsTerms ? kThreads * kRows : 0;  // numbers per column
+
+  __device__ static OfRows multiply(const Vector<accum_t> (&vectors)[kRows],
+                                    const Vector<accum_t>& other) {
+    OfRows products;
+#pragma unroll
+    for (int t = 0; t < kRows; ++t) products.at[t] = vectors[t].dot(other);
+    return products;
+  }
+
+  // Behind them, a number of each of the own positions for every column of a window.
+  __device__ OfRows& of_column(int b) const {
+    auto* const numbers = reinterpret_cast<OfRows*>(staged(2) + problem.cols * kTerms);
+    return numbers[(b * kWarps + warp()) * problem.columns() + column];
+  }
+
+  // Calls body(b, logits, key, value) for the taps b of row u, which is row `row` in shared memory,
+  // after stage_column_terms: keys are map 0, values map 1. A logit is -inf if own position t does
+  // not see the row, or if the tap is masked.
+  template <typename Body>
+  __device__ void for_each_tap(const Vector<accum_t> (&query)[kRows], int u, int row,
                                const Body& body) const {
     accum_t row_term[kRows];
 #pragma unroll
     for (int t = 0; t < kRows; ++t) {
-      row_term[t] = sees(t, u) ? query[t].dot(table(tap_row(t, u))) : accum_t(0);
+      row_term[t] = sees(t, u) ? query[t].dot(table(tap_row(t, u)))
+                               : -std::numeric_limits<accum_t>::infinity();
     }
+    const StagedRow keys = staged_row(0, row), values = staged_row(1, row);
+    const OfRows* const kept_terms = column_terms();
     for (int b = 0; b < problem.cols; ++b) {
-      Vector<accum_t> key = tap(0, row, b);
-      key.add(1, table(problem.rows + b));
-      const Vector<accum_t> value = tap(1, row, b);
-      const bool is_masked = this->is_masked(b);
+      const Vector<accum_t> key = keys[b];
+      const OfRows terms =
+          kKeepsTerms ? kept_terms[b * kThreads] : multiply(query, table(problem.rows + b));
+      accum_t logits[kRows];
 #pragma unroll
       for (int t = 0; t < kRows; ++t) {
+        logits[t] = row_term[t] + terms.at[t];
         if (sees(t, u)) {
-          const accum_t logit = sum_parts(row_term[t] + query[t].dot(key));
-          body(t, b, logit, is_masked, key, value);
+          logits[t] += query[t].dot(key);
         }
       }
+      sum_parts(logits);
+      if (is_masked(b)) {
+#pragma unroll
+        for (int t = 0; t < kRows; ++t) logits[t] = -std::numeric_limits<accum_t>::infinity();
+      }
+      body(b, logits, key, values[b]);
     }
   }
 
   // The row of the window of own position t that row u is, if it is.
-  __device__ int tap_row(int t, int64_t u) const {
-    return static_cast<int>(u - y(t)) + problem.rows / 2;
-  }
-  __device__ bool sees(int t, int64_t u) const {
-    return tap_row(t, u) >= 0 && tap_row(t, u) < problem.rows;
+  __device__ int tap_row(int t, int u) const { return u - y(t) + problem.rows / 2; }
+  __device__ bool sees(int t, int u) const {
+    return static_cast<unsigned>(tap_row(t, u)) < static_cast<unsigned>(problem.rows);
   }
   __device__ bool is_masked(int tap) const {
-    const int64_t column = x() + tap - problem.cols / 2;
-    return !problem.zero_padding && (column < 0 || column >= problem.width);
+    const int column = x() + tap - problem.cols / 2;
+    return !problem.zero_padding &&
+           static_cast<unsigned>(column) >= static_cast<unsigned>(problem.width);
   }
 };
 
-// Launches a kernel whose lanes have kRows positions each, with room for two maps and `extra`
-// values per column of a block in shared memory.
+// Launches a kernel whose lanes have kRows positions each, with room in shared memory for two maps,
+// `per_row` values per staged row of them and, after them, `extra` values.
 template <int kRows, typename T, typename... Parameters, typename... Arguments>
-void launch_tiles(void (*kernel)(Problem<T>, Parameters...), Problem<T> problem, int64_t extra,
-                  const Arguments&... arguments) {
+void launch_tiles(void (*kernel)(Problem<T>, Parameters...), Problem<T> problem, int64_t per_row,
+                  int64_t extra, const Arguments&... arguments) {
   constexpr int64_t kSize = sizeof(at::opmath_type<T>);
-  const int64_t fixed = problem.tables() + extra * problem.columns(),
-                row = 2 * problem.staged_row(), most = kRows * kWarps + problem.rows - 1;
+  const int64_t fixed = problem.tables() + extra, row = 2 * problem.staged_row() + per_row,
+                most = kRows * kWarps + problem.rows - 1;
   problem.staged_rows =
       static_cast<int>(std::clamp<int64_t>((kSharedBytes / kSize - fixed) / row, 1, most));
-  const int64_t across = ceil_div<int64_t>(problem.width, problem.columns());
-  const int64_t down = ceil_div<int64_t>(problem.height, kRows * kWarps);
+  const int64_t across = ceil_div(problem.width, problem.columns());
+  const int64_t down = ceil_div(problem.height, kRows * kWarps);
   launch(kernel, problem.batch * down * across * problem.heads, kThreads,
          (fixed + problem.staged_rows * row) * kSize, problem, arguments...);
 }

@@ -1,0 +1,1 @@
+"""The functions of other packages, on the operators of this one."""

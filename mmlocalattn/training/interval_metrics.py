@@ -1,0 +1,97 @@
+"""The toolboxes' metrics with a 95 % interval: ``bbox_mAP_low`` and ``bbox_mAP_high``, and so on.
+
+Each is registered as a function: only who asks for it needs its toolbox and waits for its import.
+"""
+
+import tempfile
+from pathlib import Path
+from typing import Any
+
+import torch
+from mmengine.fileio import load
+
+from mmlocalattn.registry import METRICS
+from mmlocalattn.training.intervals import coco_interval, iou_interval, mean_interval
+
+
+def _with_bounds(metrics: dict, name: str, bounds: tuple[float, float], digits: int) -> dict:
+    low, high = (round(bound, digits) for bound in bounds)
+    return {**metrics, f'{name}_low': low, f'{name}_high': high}
+
+
+@METRICS.register_module(name='IntervalCocoMetric')
+def _coco_metric(**options: Any) -> Any:
+    """Mmdet's CocoMetric, with ``bbox_mAP_low`` and ``bbox_mAP_high``, ``segm_mAP_low``, ..."""
+    from mmdet.datasets.api_wrappers import COCOeval
+    from mmdet.evaluation import CocoMetric
+
+    class IntervalCocoMetric(CocoMetric):
+        def compute_metrics(self, results: list) -> dict[str, float]:
+            metrics = super().compute_metrics(results)
+            with tempfile.TemporaryDirectory() as folder:
+                files = self.results2json([prediction for _, prediction in results], f'{folder}/r')
+                for kind in self.metrics:
+                    if f'{kind}_mAP' not in metrics or metrics[f'{kind}_mAP'] < 0:
+                        continue  # nothing was found, or there is nothing to find
+                    bounds = coco_interval(self._evaluate(COCOeval, files[kind], kind))
+                    metrics = _with_bounds(metrics, f'{kind}_mAP', bounds, 3)
+            return metrics
+
+        def _evaluate(self, evaluation_type: type, file: str | Path, kind: str) -> Any:
+            predictions = load(file)
+            if kind == 'segm':  # COCO takes areas from boxes otherwise
+                for prediction in predictions:
+                    prediction.pop('bbox')
+            found = self._coco_api.loadRes(predictions)
+            evaluation = evaluation_type(self._coco_api, found, kind)
+            params = evaluation.params
+            params.catIds, params.imgIds = self.cat_ids, self.img_ids
+            params.maxDets, params.iouThrs = list(self.proposal_nums), self.iou_thrs
+            params.areaRng, params.areaRngLbl = params.areaRng[:1], params.areaRngLbl[:1]
+            evaluation.evaluate()
+            return evaluation
+
+    return IntervalCocoMetric(**options)
+
+
+@METRICS.register_module(name='IntervalIoUMetric')
+def _iou_metric(**options: Any) -> Any:
+    """Mmsegmentation's IoUMetric, with ``mIoU_low`` and ``mIoU_high``."""
+    from mmseg.evaluation import IoUMetric
+
+    class IntervalIoUMetric(IoUMetric):
+        def compute_metrics(self, results: list) -> dict[str, float]:
+            metrics = super().compute_metrics(results)
+            if 'mIoU' not in metrics:
+                return metrics
+            intersect, union = (
+                torch.stack(column).double().numpy() for column in list(zip(*results))[:2]
+            )
+            return _with_bounds(metrics, 'mIoU', iou_interval(intersect, union), 2)
+
+    return IntervalIoUMetric(**options)
+
+
+@METRICS.register_module(name='IntervalAccuracy')
+def _accuracy(**options: Any) -> Any:
+    """Mmpretrain's Accuracy, with ``top1_low`` and ``top1_high``."""
+    from mmpretrain.evaluation import Accuracy
+
+    class IntervalAccuracy(Accuracy):
+        def compute_metrics(self, results: list) -> dict[str, float]:
+            metrics = super().compute_metrics(results)
+            right = [
+                float(
+                    (
+                        result['pred_score'].argmax()
+                        if 'pred_score' in result
+                        else result['pred_label']
+                    )
+                    == result['gt_label']
+                )
+                for result in results
+            ]
+            low, high = mean_interval(torch.tensor(right).numpy())
+            return _with_bounds(metrics, 'top1', (100 * low, 100 * high), 2)
+
+    return IntervalAccuracy(**options)

@@ -1,0 +1,74 @@
+"""Pictures of the predictions of a validation or test, drawn as it goes."""
+
+from collections.abc import Sequence
+from pathlib import Path
+
+from mmengine.hooks import Hook
+from mmengine.runner import Runner
+from mmengine.visualization import Visualizer
+
+from mmlocalattn.data.images import read_image, write_image
+from mmlocalattn.registry import HOOKS
+from mmlocalattn.visualisation.pictures import build_visualizer, draw_sample
+
+
+@HOOKS.register_module()
+class PicturesHook(Hook):
+    """Draws ground truth and prediction of images side by side; only the first process does.
+
+    Args:
+        folder: Where the pictures go.
+        number: Of images, the first ones; None for all.
+    """
+
+    priority = 'LOWEST'
+
+    def __init__(self, folder: str, number: int | None = None) -> None:
+        self.folder = Path(folder)
+        self.number = number
+        self._visualizer: Visualizer | None = None
+        self._drawn = 0
+
+    def before_val(self, runner: Runner) -> None:
+        """Start with the first image again."""
+        self._start(runner, runner.val_loop.dataloader.dataset.metainfo)
+
+    def before_test(self, runner: Runner) -> None:
+        """Start with the first image."""
+        self._start(runner, runner.test_loop.dataloader.dataset.metainfo)
+
+    def after_val_iter(
+        self,
+        runner: Runner,
+        batch_idx: int,
+        data_batch: dict | None = None,
+        outputs: Sequence | None = None,
+    ) -> None:
+        """Draw a batch."""
+        self._draw(outputs or [])
+
+    def after_test_iter(
+        self,
+        runner: Runner,
+        batch_idx: int,
+        data_batch: dict | None = None,
+        outputs: Sequence | None = None,
+    ) -> None:
+        """Draw a batch."""
+        self._draw(outputs or [])
+
+    def _start(self, runner: Runner, meta: dict) -> None:
+        self._drawn = 0
+        if runner.rank == 0 and self._visualizer is None:
+            self._visualizer = build_visualizer(runner.cfg, meta)
+            self._as_stored = 'color_ignore_orientation' in repr(runner.cfg.val_dataloader)
+
+    def _draw(self, samples: Sequence) -> None:
+        for sample in samples:
+            if self._visualizer is None or self._drawn == self.number:
+                return
+            image = read_image(sample.img_path, self._as_stored)
+            picture = draw_sample(self._visualizer, image, sample.cpu())
+            name = f'{self._drawn:04d}_{Path(sample.img_path).stem}.png'
+            write_image(self.folder / name, picture)
+            self._drawn += 1
