@@ -38,5 +38,5 @@ mkdir -p "$build" "$folder"
 PATH=$(cd "$(dirname "$python")" && pwd):$PATH "$python" setup.py --quiet \
     egg_info --egg-base "$build" --tag-build "+$tag" \
     build --build-base "$build" --build-lib "$build/lib" \
-    bdist_wheel --bdist-dir "$build/bdist" --dist-dir "$folder"
+    bdist_wheel --skip-build --bdist-dir "$build/bdist" --dist-dir "$folder"
 ls "$folder"/mmlocalattn-*"$tag"*.whl
