@@ -42,9 +42,13 @@ EMULATOR_FLAGS = {
 }
 LINK_FLAGS = {'races': '', 'asan': KERNEL_FLAGS['asan'], 'gpu_arithmetic': ''}
 
+# What most of the time goes to is compiled once.
+TORCH_HEADERS = '#include <ATen/ATen.h>\n#include <torch/library.h>\n'
 NINJA_FILE = """\
 compile = {cxx} -std=c++17 -O1 -g1 -fPIC -w -fno-omit-frame-pointer $
   -DMMLOCALATTN_CUDA_EMULATION -D_GLIBCXX_USE_CXX11_ABI={abi:d} {includes}
+rule precompile
+  command = $compile $flags -x c++-header -c $in -o $out
 rule compile
   command = $compile -MMD -MF $out.d $flags -x c++ -c $in -o $out
   depfile = $out.d
@@ -52,6 +56,8 @@ rule compile
 rule link
   command = {cxx} -shared $in $flags -L{torch_libraries} -Wl,-rpath,{torch_libraries} $
     -ltorch_cpu -lc10 -Wl,-z,defs -o $out
+build torch.h.gch: precompile torch.h
+  flags = {kernel_flags}
 """
 
 
@@ -71,6 +77,7 @@ def ninja_file(build: str) -> str:
         abi=torch.compiled_with_cxx11_abi(),
         includes=' '.join(includes),
         torch_libraries=TORCH / 'lib',
+        kernel_flags=KERNEL_FLAGS[build],
     )
     emulator = ['emulator.cpp', *(['races.cpp'] if build == 'races' else [])]
     kernels = [HERE / 'probes.cpp', *sorted(CSRC.glob('cuda/**/*.cu'))]
@@ -78,9 +85,10 @@ def ninja_file(build: str) -> str:
     objects = []
     for source in [*(HERE / name for name in emulator), *kernels]:
         is_kernel = source in kernels
-        flags = KERNEL_FLAGS[build] if is_kernel else EMULATOR_FLAGS[build]
+        flags = f'{KERNEL_FLAGS[build]} -include torch.h' if is_kernel else EMULATOR_FLAGS[build]
         objects.append(f'{source.relative_to(ROOT)}.o')
-        text += f'build {objects[-1]}: compile {source}\n  flags = {flags}\n'
+        text += f'build {objects[-1]}: compile {source}{" | torch.h.gch" * is_kernel}\n'
+        text += f'  flags = {flags}\n'
     link = f'build emulated.so: link {" ".join(objects)}\n  flags = {LINK_FLAGS[build]}\n'
     return text + link
 
@@ -94,6 +102,9 @@ def build_library(build: str) -> Path:
     """
     folder = ROOT / 'build' / 'cuda_emulation' / build
     folder.mkdir(parents=True, exist_ok=True)
+    headers = folder / 'torch.h'
+    if not headers.is_file() or headers.read_text() != TORCH_HEADERS:
+        headers.write_text(TORCH_HEADERS)
     (folder / 'build.ninja').write_text(ninja_file(build))
     command = [sys.executable, '-m', 'ninja', '-C', folder]
     result = subprocess.run(command, capture_output=True, text=True)
