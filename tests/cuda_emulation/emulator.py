@@ -8,6 +8,7 @@ bits of a term that its sum has no room for.
 """
 
 import ctypes
+import fcntl
 import os
 import platform
 import re
@@ -95,13 +96,19 @@ def ninja_file(build: str) -> str:
 
 @cache
 def build_library(build: str) -> Path:
-    """Compiles what has changed.
+    """Compiles what has changed; other processes that want it wait.
 
     Raises:
         RuntimeError: With the compiler's output.
     """
     folder = ROOT / 'build' / 'cuda_emulation' / build
     folder.mkdir(parents=True, exist_ok=True)
+    with open(folder / 'lock', 'w') as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)  # two compilers would break a precompiled header
+        return _compile(build, folder)
+
+
+def _compile(build: str, folder: Path) -> Path:
     headers = folder / 'torch.h'
     if not headers.is_file() or headers.read_text() != TORCH_HEADERS:
         headers.write_text(TORCH_HEADERS)
