@@ -25,7 +25,7 @@ def test_checkpoint_must_hold_the_exported_weights(tmp_path: Path) -> None:
     torch.save({'state_dict': {**weights, 'rpn_head.bias': torch.ones(1)}}, checkpoint)
     loaded = build_exportable(cfg, checkpoint, 'backbone').extract.state_dict()
     torch.testing.assert_close(loaded, {name[9:]: value for name, value in weights.items()})
-    with pytest.raises(ValueError, match=r'not of this config: 16 missing, the first neck\.'):
+    with pytest.raises(ValueError, match=r': 16 missing, the first neck\.'):
         build_exportable(cfg, checkpoint)
 
 

@@ -54,8 +54,8 @@ def test_image_demo(model: tuple[str, Path, int], images: Path, tmp_path: Path) 
     options = ('--device', 'cpu', '--score-thr', 0.0, '--out-dir', out)
     tiny_data.run(tool, config, checkpoint, images / 'images' / '0.png', *options)
     drawn = cv2.imread(str(out / '0.png'))
-    assert drawn.shape == (SIDE, SIDE, 3)
-    assert drawn.std() > 5
+    assert drawn.shape[1:] == (SIDE, 3)
+    assert drawn[:SIDE].std() > 5
     if channels == 4:
         cv2.imwrite(str(tmp_path / 'color.png'), drawn)
         with pytest.raises(
@@ -68,7 +68,7 @@ def test_browse_dataset(model: tuple[str, Path, int], tmp_path: Path) -> None:
     tool = tiny_data.load_tool('analysis/browse_dataset')
     tiny_data.run(tool, model[0], '--number', 1, '--output-dir', tmp_path / 'out')
     (picture,) = (tmp_path / 'out').iterdir()
-    assert cv2.imread(str(picture)).shape == (SIDE, SIDE, 3)
+    assert cv2.imread(str(picture)).shape[1:] == (SIDE, 3)
 
 
 def test_vis_attention(model: tuple[str, Path, int], images: Path, tmp_path: Path) -> None:

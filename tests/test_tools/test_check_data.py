@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 import sample_folders
 import tiny_data
+import torch
 from tiny_data import data, quick  # noqa: F401
 
 TOOL = tiny_data.load_tool('analysis/check_data')
@@ -90,7 +91,7 @@ def test_no_model_is_built_for_wrong_data(
     change(own, segmentation=[])
     path = config(own, 'DETECTION')
     checkpoint = tmp_path / 'c.pth'
-    checkpoint.touch()
+    torch.save({'state_dict': {'weight': torch.ones(1)}}, checkpoint)
     line = (
         f'error: {own}/coco.json, annotation 0: segmentation is missing or empty. Give it a mask, '
         'or take it out; a model without masks needs none'
