@@ -41,7 +41,7 @@ def load_config(path: str, options: Mapping | None = None) -> Config:
     _refuse_old_config(cfg)
     scope = cfg.get('default_scope') or 'mmengine'
     if importlib.util.find_spec(str(scope)) is None:
-        raise ModuleNotFoundError(_not_installed(path, scope))
+        raise ModuleNotFoundError(not_installed(path, scope))
     if cfg.get('visualizer') is None and scope in VISUALIZERS:
         cfg.visualizer = dict(
             type=VISUALIZERS[scope],
@@ -195,7 +195,7 @@ def _find_base(base: str, child: str) -> tuple[str, str | None]:
         return str(file), None
     spec = importlib.util.find_spec(package)
     if spec is None or spec.origin is None:
-        raise ModuleNotFoundError(_not_installed(child or base, package))
+        raise ModuleNotFoundError(not_installed(child or base, package))
     root = Path(spec.origin).parent
     folder = root / '.mim' / 'configs'
     if package != 'mmlocalattn':
@@ -208,7 +208,8 @@ def _find_base(base: str, child: str) -> tuple[str, str | None]:
     return str(folder / name), scope
 
 
-def _not_installed(path: str, package: str) -> str:
+def not_installed(path: str, package: str) -> str:
+    """What to say if a config needs a package that is not there."""
     return (
         f'config {path!r} needs {package}, which is not installed: '
         'pip install -r requirements/mminstall.txt'

@@ -3,6 +3,7 @@
 import inspect
 import os
 from collections.abc import Mapping
+from importlib.util import find_spec
 
 from mmengine.config import Config
 from mmengine.hooks import CheckpointHook
@@ -12,6 +13,7 @@ from mmengine.runner import Runner
 
 from mmlocalattn.adapt.nodes import dicts
 from mmlocalattn.files import check_folder
+from mmlocalattn.training.config import not_installed
 from mmlocalattn.training.weights import check_weight_files
 
 _LAUNCHERS = {
@@ -58,6 +60,9 @@ def check_run(cfg: Config, task: str) -> None:
         OSError: If a file does not exist or the work dir cannot be written.
         ValueError: If something else is wrong; says what, and what to do.
     """
+    scope = cfg.get('default_scope') or 'mmengine'
+    if find_spec(str(scope)) is None:
+        raise ModuleNotFoundError(not_installed(cfg.filename or 'without a file', scope))
     _check_kinds(cfg)
     if not cfg.get('model'):
         raise ValueError(f'{cfg.filename} has no model: it is a base of configs, and no config')
