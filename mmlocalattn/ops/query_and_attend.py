@@ -51,8 +51,8 @@ def query_and_attend(
         autocast, if enabled).
 
     Raises:
-        ValueError: If shapes, dtypes or devices do not match, the window is even or larger than
-            13, or the stride is another.
+        ValueError: If shapes, dtypes or devices do not match, there is no query or no channel, the
+            window is even or larger than 13, or the stride is another.
     """
     kernel_size = as_pair(kernel_size, 'kernel_size')
     _check_maps(scores, values)
@@ -199,12 +199,14 @@ def _check_maps(scores: Tensor, values: Tensor) -> None:
             '(B, H, W, num_heads, head_dim)'
         )
     else:
-        batch, height, width, heads, _ = values.shape
-        *positions, _, score_heads = scores.shape
+        batch, height, width, heads, channels = values.shape
+        *positions, queries, score_heads = scores.shape
         if positions != [batch, height, width] or score_heads != heads:
             problem = 'scores and values must have one (B, H, W) and num_heads'
         elif height == 0 or width == 0:
             problem = 'the map must have a position'
+        elif queries == 0 or channels == 0:
+            problem = 'there must be a query and a channel'
     if problem:
         shapes = f'scores {tuple(scores.shape)}, values {tuple(values.shape)}'
         raise ValueError(f'{problem}, got {shapes}')

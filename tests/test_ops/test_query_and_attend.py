@@ -109,6 +109,18 @@ class TestQueryAndAttend(OpContract):
             {0: lambda scores: scores[:, :0], 1: lambda values: values[:, :0]},
             'the map must have a position',
         ),
+        'no_query': (
+            {
+                0: lambda scores: scores[..., :0, :],
+                2: lambda bias: bias[:0],
+                3: lambda scale: scale[:0],
+            },
+            r'there must be a query and a channel, got scores \(2, 5, 7, 0, 2\)',
+        ),
+        'no_channel': (
+            {1: lambda values: values[..., :0]},
+            r'a query and a channel, .* values \(2, 5, 7, 2, 0\)',
+        ),
         'dtype': ({1: Tensor.half}, r"must have one dtype, .*'values': torch.float16"),
         'integer': ({0: Tensor.int, 1: Tensor.int}, 'must be floating point'),
         'device': ({1: lambda values: values.to('meta')}, "on one device, .*'values': 'meta'"),

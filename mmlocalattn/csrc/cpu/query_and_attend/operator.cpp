@@ -45,6 +45,7 @@ struct Problem {
     check_map(values, "values (B, H, W, num_heads, head_dim)");
     TORCH_CHECK(scores.sizes().slice(0, 3) == values.sizes().slice(0, 3) &&
                     scores.size(4) == values.size(3) && values.size(1) > 0 && values.size(2) > 0 &&
+                    scores.size(3) > 0 && values.size(4) > 0 &&
                     scores.scalar_type() == values.scalar_type(),
                 "scores and values must have one map, num_heads and dtype, got ", scores.sizes(),
                 " and ", values.sizes());

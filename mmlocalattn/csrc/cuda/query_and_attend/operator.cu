@@ -27,6 +27,7 @@ Call make_call(const Tensor& scores, const Tensor& values, const OptionalTensor&
   TORCH_CHECK(scores.dim() == 5 && values.dim() == 5 &&
                   scores.sizes().slice(0, 3) == values.sizes().slice(0, 3) &&
                   scores.size(4) == values.size(3) && values.size(1) > 0 && values.size(2) > 0 &&
+                  scores.size(3) > 0 && values.size(4) > 0 &&
                   scores.scalar_type() == values.scalar_type() &&
                   scores.device() == values.device(),
               "scores and values must have one map, num_heads, dtype and device, got ",
