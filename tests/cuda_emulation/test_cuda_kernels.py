@@ -131,12 +131,16 @@ def test_empty_batch(contract: Any, emulator: Emulator, garbage: None) -> None:
     contract.test_empty_batch()
 
 
-def test_bias_has_no_gradient_from_an_empty_batch(emulator: Emulator, garbage: None) -> None:
+@pytest.mark.parametrize('head_dim', [4, 32])
+@pytest.mark.parametrize(('batch', 'heads'), [(0, 2), (1, 0)])
+def test_bias_has_no_gradient_from_empty_maps(
+    batch: int, heads: int, head_dim: int, emulator: Emulator, garbage: None
+) -> None:
     contract = NeighborhoodAttention()
-    case = test_neighborhood.case((0, 5, 7, 2, 4), (3, 3), bias=True)
+    case = test_neighborhood.case((batch, 5, 7, heads, head_dim), (3, 3), bias=True)
     tensors = contract.tensors(case, torch.float32)
-    *_, grad_bias = contract.run(tensors, case, torch.zeros(0, 5, 7, 2, 4))
-    assert torch.equal(grad_bias, torch.zeros(2, 5, 5))
+    *_, grad_bias = contract.run(tensors, case, torch.zeros(case['shape']))
+    assert torch.equal(grad_bias, torch.zeros(heads, 5, 5))
 
 
 @pytest.mark.parametrize(

@@ -361,7 +361,7 @@ void launch_backward(const Problem<query_t, value_t>& problem, bool is_tiled,
   launch_token(token_backward_key_value_kernel<query_t, value_t>, {problem}, delta, grad_key,
                grad_value);
   if constexpr (std::is_same_v<query_t, value_t>) {
-    if (grad_bias != nullptr && problem.tokens() * problem.head_dim > 0) {
+    if (grad_bias != nullptr) {
       const int64_t entries =
           problem.heads * (2 * problem.rows.kernel - 1) * (2 * problem.cols.kernel - 1);
       launch(token_backward_bias_kernel<value_t>, entries, kThreads, 0,

@@ -108,6 +108,9 @@ std::tuple<Tensor, Tensor> attend(const Call& caller) {
   const Tensor logsumexp =
       at::empty(call.query.sizes().slice(0, 4),
                 call.query.options().dtype(at::toOpMathType(call.query.scalar_type())));
+  if (output.numel() == 0) {
+    return {output, logsumexp};
+  }
   dispatch(call, [&](auto query_type, auto value_type) {
     using query_t = decltype(query_type);
     using value_t = decltype(value_type);
@@ -131,7 +134,10 @@ std::tuple<Tensor, Tensor> attend_backward(const Call& caller, const Tensor& gra
   const Tensor logsumexp = logsumexp_.contiguous();
   const Tensor grad_value = at::empty(call.value.sizes(), call.value.options());
   const Tensor grad_bias =
-      call.bias.defined() ? at::zeros(call.bias.sizes(), call.bias.options()) : Tensor();
+      call.bias.defined() ? at::empty(call.bias.sizes(), call.bias.options()) : Tensor();
+  if (grad_value.numel() == 0) {
+    return {grad_value, grad_bias.defined() ? grad_bias.zero_() : grad_bias};
+  }
   dispatch(call, [&](auto query_type, auto value_type) {
     using query_t = decltype(query_type);
     using value_t = decltype(value_type);

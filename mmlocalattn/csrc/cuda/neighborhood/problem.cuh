@@ -94,7 +94,7 @@ struct Gradient {
   }
 };
 
-// forward.cu. The tiled kernels take what has_tiles() of operator.cuh says.
+// forward.cu. The maps are not empty. The tiled kernels take what has_tiles() of operator.cuh says.
 template <typename query_t, typename value_t>
 void launch_forward(const Problem<query_t, value_t>& problem, bool is_tiled, value_t* output,
                     at::opmath_type<value_t>* logsumexp);
@@ -103,7 +103,7 @@ void launch_forward(const Problem<query_t, value_t>& problem, bool is_tiled, val
 template <typename query_t, typename value_t>
 int64_t backward_numbers(const Problem<query_t, value_t>& problem, bool is_tiled);
 
-// backward.cu. Without a bias `grad_bias` is null.
+// backward.cu, likewise. Without a bias `grad_bias` is null.
 template <typename query_t, typename value_t>
 void launch_backward(const Problem<query_t, value_t>& problem, bool is_tiled,
                      const Gradient<value_t>& grad_query, const Gradient<value_t>& grad_key,
