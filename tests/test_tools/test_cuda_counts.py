@@ -75,6 +75,7 @@ def test_code_serves_newer_devices_of_its_generation() -> None:
         (dict(most=99), 'sm_90: 99 instructions in the main loop, expected 89'),
         (dict(spills=2), 'sm_90: 2 spills, expected 1'),
         (dict(registers=96), 'sm_90: 2 blocks, expected 3'),
+        (dict(products=0), 'sm_90: no main loop, expected 89 instructions'),
     ],
 )
 def test_complaints(now: dict, complaint: str | None, tmp_path: Path) -> None:
@@ -84,4 +85,5 @@ def test_complaints(now: dict, complaint: str | None, tmp_path: Path) -> None:
     counts = Counts(**(vars(COUNTS) | now))
     found = cuda_counts.complaints({KERNEL: {90: counts}}, figures)
     assert found == ([] if complaint is None else [f'{KERNEL} {complaint}'])
-    assert cuda_counts.complaints({}, figures) == [f'{KERNEL} is expected, but gone']
+    for gone in ({}, {KERNEL: {120: counts}}):
+        assert cuda_counts.complaints(gone, figures) == [f'{KERNEL} is expected, but gone']

@@ -331,23 +331,26 @@ def complaints(kernels: dict[str, dict[int, Counts]], figures: dict) -> list[str
     """One line for every expected figure that got worse."""
     found = []
     for name, expected in figures['kernels'].items():
-        for arch in sorted(kernels.get(name, {}).keys() & {int(arch) for arch in expected}):
-            now, then = kernels[name][arch], Counts(*expected[str(arch)])
+        compiled = kernels.get(name, {})
+        archs = sorted(compiled.keys() & {int(arch) for arch in expected})
+        if not archs:
+            found.append(f'{name} is expected, but gone')
+        for arch in archs:
+            now, then = compiled[arch], Counts(*expected[str(arch)])
             after, before = occupancy({arch: now}), occupancy({arch: then})
             if now.spills > then.spills:
                 found.append(f'{name} sm_{arch}: {now.spills} spills, expected {then.spills}')
-            if now.cost > then.cost * (1 + figures['tolerance']):
-                found.append(
-                    f'{name} sm_{arch}: {now.most} instructions in the main loop, '
-                    f'expected {then.most}'
-                )
+            if then.products and not now.products:
+                found.append(f'{name} sm_{arch}: no main loop, expected {then.most} instructions')
+            elif now.cost > then.cost * (1 + figures['tolerance']):
+                loop = f'{now.most} instructions in the main loop, expected {then.most}'
+                found.append(f'{name} sm_{arch}: {loop}')
             found += [
                 f'{name} sm_{device}: {after[device]} blocks, expected {before[device]}'
                 for device in before
                 if after[device] < before[device]
             ]
-    gone = sorted(figures['kernels'].keys() - kernels.keys())
-    return found + [f'{name} is expected, but gone' for name in gone]
+    return found
 
 
 def write_figures(path: Path, kernels: dict[str, dict[str, list[int]]]) -> None:
