@@ -94,30 +94,32 @@ def ninja_file(build: str) -> str:
     return text + link
 
 
-@cache
 def build_library(build: str) -> Path:
-    """Compiles what has changed; other processes that want it wait.
+    """Compiles what has changed, once; other processes that want it wait.
 
     Raises:
         RuntimeError: With the compiler's output.
     """
     folder = ROOT / 'build' / 'cuda_emulation' / build
+    failure = _compile(build, folder)
+    if failure:
+        raise RuntimeError(f'the emulation of the CUDA kernels does not build:\n{failure}')
+    return folder / 'emulated.so'
+
+
+@cache
+def _compile(build: str, folder: Path) -> str:
+    """The compiler's output if it fails, for every test that asks, else nothing."""
     folder.mkdir(parents=True, exist_ok=True)
+    headers = folder / 'torch.h'
     with open(folder / 'lock', 'w') as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)  # two compilers would break a precompiled header
-        return _compile(build, folder)
-
-
-def _compile(build: str, folder: Path) -> Path:
-    headers = folder / 'torch.h'
-    if not headers.is_file() or headers.read_text() != TORCH_HEADERS:
-        headers.write_text(TORCH_HEADERS)
-    (folder / 'build.ninja').write_text(ninja_file(build))
-    command = [sys.executable, '-m', 'ninja', '-C', folder]
-    result = subprocess.run(command, capture_output=True, text=True)
-    if result.returncode != 0:
-        raise RuntimeError(f'the emulation of the CUDA kernels does not build:\n{result.stdout}')
-    return folder / 'emulated.so'
+        if not headers.is_file() or headers.read_text() != TORCH_HEADERS:
+            headers.write_text(TORCH_HEADERS)
+        (folder / 'build.ninja').write_text(ninja_file(build))
+        command = [sys.executable, '-m', 'ninja', '-C', folder]
+        result = subprocess.run(command, capture_output=True, text=True)
+    return '' if result.returncode == 0 else result.stdout + result.stderr
 
 
 def asan_env() -> dict[str, str]:

@@ -5,6 +5,7 @@ import subprocess
 import sys
 from pathlib import Path
 
+import emulator as emulator_module
 import pytest
 import torch
 from emulator import CSRC, Emulator, asan_env, build_library
@@ -85,6 +86,21 @@ def test_what_a_warp_does_together_is_volatile() -> None:
     instructions = re.findall(r'asm( volatile)?\(\s*"(\w+)\.', source)
     assert {('', 'ex2'), (' volatile', 'mma'), (' volatile', 'ldmatrix')} <= set(instructions)
     assert not [name for kind, name in instructions if name in ('mma', 'ldmatrix') and not kind]
+
+
+def test_failed_build_is_not_tried_again(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    tried = []
+
+    def ninja_file(build: str) -> str:
+        tried.append(build)
+        return 'rule fail\n  command = echo reason && false\nbuild all: fail\n'
+
+    monkeypatch.setattr(emulator_module, 'ROOT', tmp_path)
+    monkeypatch.setattr(emulator_module, 'ninja_file', ninja_file)
+    for _ in range(2):
+        with pytest.raises(RuntimeError, match=r'does not build:\n(.*\n)*reason'):
+            build_library('broken')
+    assert tried == ['broken']
 
 
 def test_address_sanitizer_reports(emulator: Emulator) -> None:
