@@ -19,7 +19,7 @@ if [ "${1:-}" = --cuda ]; then
     device=cuda
     shift
 else
-    export CUDA_VISIBLE_DEVICES= # with a GPU, setup.py would add them
+    export CUDA_VISIBLE_DEVICES= FORCE_CUDA=0 # else setup.py could add them
 fi
 folder=$(realpath -m "${1:-dist}")
 
@@ -29,7 +29,7 @@ import sys
 import torch
 
 version = torch.__version__.partition('+')[0]
-print(f'torch{version}.' + ('cpu' if sys.argv[1] == 'cpu' else f'cu{torch.version.cuda.replace(".", "")}'))
+print(f'torch{version}.' + ('cpu' if sys.argv[1] == 'cpu' else f'cu{(torch.version.cuda or "").replace(".", "")}'))
 PY
 )
 build=build/wheel-$tag
