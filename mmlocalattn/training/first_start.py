@@ -54,8 +54,9 @@ def check_first_start(model: nn.Module, device: torch.device | None = None) -> N
 
 
 def operators_of(model: nn.Module) -> list[str]:
-    """The operators that the layers of a model call."""
-    modules = {sys.modules.get(type(module).__module__) for module in model.modules()}
+    """The operators that the layers of a model call, those of a user's subclasses too."""
+    classes = {cls for module in model.modules() for cls in type(module).__mro__}
+    modules = {sys.modules.get(cls.__module__) for cls in classes}
     names = (
         name
         for name in ops.OPS

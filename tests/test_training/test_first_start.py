@@ -49,6 +49,11 @@ def test_operators_of_a_model() -> None:
     assert operators_of(nn.Linear(2, 2)) == []
 
 
+def test_operators_of_a_layer_that_a_user_derives() -> None:
+    own = type('Own', (NeighborhoodAttention,), {'__module__': 'of_a_user'})
+    assert operators_of(own(8, 2, 3)) == ['neighborhood_attention']
+
+
 def test_checked_once(checked: list[str], tmp_path: Path) -> None:
     model = NeighborhoodAttention(8, 2, 3)
     for _ in range(2):
