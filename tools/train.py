@@ -53,13 +53,13 @@ def build_config(args: argparse.Namespace) -> 'Config':
     from mmlocalattn.training.recipe import fit_recipe
 
     cfg = run_config_of(args)
+    check_run(cfg, 'train')
     if args.amp:
         enable_amp(cfg)
     if args.auto_scale_lr:
         enable_auto_scale_lr(cfg)
     number = data_of(args).splits['train'].num_images if args.data else None
     fit_recipe(cfg, number, args.minutes, options_of(args))
-    check_run(cfg, 'train')
     check_sample(cfg, ('train', 'val'))
     if args.resume:
         apply_resume(cfg, args.resume)

@@ -21,7 +21,6 @@ from mmlocalattn.ops.flops import JIT_HANDLES, jit_formula, torch_formula
 if TYPE_CHECKING or hasattr(torch.library, 'register_autograd'):  # torch 2.4, which has the types
     from torch import get_autocast_dtype, is_autocast_enabled
     from torch.compiler import is_compiling
-    from torch.compiler import is_exporting as is_exporting
     from torch.library import register_autograd, register_fake
     from torch.utils.flop_counter import register_flop_formula
 else:
@@ -33,7 +32,8 @@ else:
         register_fake,
         register_flop_formula,
     )
-    from mmlocalattn.ops._torch21 import is_exporting as is_exporting
+
+is_exporting = getattr(torch.compiler, 'is_exporting', is_compiling)  # torch 2.7 has it
 
 LIB = torch.library.Library('mmlocalattn', 'DEF')
 

@@ -64,6 +64,3 @@ def get_autocast_dtype(device_type: str) -> torch.dtype:
 def is_compiling() -> bool:
     """False: see above."""
     return False
-
-
-is_exporting = is_compiling

@@ -18,7 +18,7 @@ from mmlocalattn.command_line import (
     one_line_errors,
 )
 from mmlocalattn.data.folders import FolderData, read_folder
-from mmlocalattn.training.config import load_config, merge_options
+from mmlocalattn.training.config import check_scope, complete_config, read_config
 
 __all__ = [  # command lines of notebooks and scripts find all of them here
     'add_common_arguments',
@@ -48,8 +48,9 @@ def config_of(args: argparse.Namespace, path: str | None = None) -> Config:
             says why.
     """
     path = path or args.config
-    cfg = changed = load_config(path)
+    cfg = changed = read_config(path)
     if args.backbone:
+        check_scope(cfg)
         changed = swap_backbone(cfg, args.backbone, args.keep_optimizer)
     elif args.keep_optimizer:
         raise ValueError('--keep-optimizer says nothing without --backbone')
@@ -58,7 +59,7 @@ def config_of(args: argparse.Namespace, path: str | None = None) -> Config:
     if changed is not cfg:
         names = ' and '.join(filter(None, [args.backbone, getattr(args, 'data', None)]))
         print(f'{path} with {names}:', *describe_changes(cfg, changed), sep='\n  ')
-    merge_options(changed, options_of(args))
+    complete_config(changed, options_of(args))
     return changed
 
 

@@ -33,39 +33,65 @@ def load_config(path: str, options: Mapping | None = None) -> Config:
         ValueError: If the config does not run as Python, is of MMDetection 2 and its like, or an
             option does not fit it; names file and line where there is one.
     """
+    cfg = read_config(path)
+    complete_config(cfg, options or {})
+    return cfg
+
+
+def read_config(path: str) -> Config:
+    """A config as it is written, for changes before :func:`complete_config`.
+
+    Args:
+        path: As for :func:`load_config`.
+
+    Raises:
+        FileNotFoundError, ModuleNotFoundError, ValueError: As :func:`load_config`.
+    """
     file = find_config(path)
     _check_syntax(file)
     with _bases_of_packages(), _errors_with_lines(file):
         cfg = with_type_names(Config.fromfile(str(file)))
-    merge_options(cfg, options or {})
     _refuse_old_config(cfg)
-    scope = cfg.get('default_scope') or 'mmengine'
-    if importlib.util.find_spec(str(scope)) is None:
-        raise ModuleNotFoundError(not_installed(path, scope))
+    return cfg
+
+
+def complete_config(cfg: Config, options: Mapping) -> None:
+    """Change entries of a config, and give it a visualizer and test data.
+
+    Args:
+        cfg: Of :func:`read_config`. Changed in place.
+        options: As for :func:`load_config`.
+
+    Raises:
+        ModuleNotFoundError: If the package of its scope is not installed.
+        ValueError: If an option does not fit it.
+    """
+    has_tests = cfg.get('test_dataloader') is not None
+    _merge(cfg, options)
+    check_scope(cfg)
+    scope = cfg.get('default_scope')
     if cfg.get('visualizer') is None and scope in VISUALIZERS:
         cfg.visualizer = dict(
             type=VISUALIZERS[scope],
             name='visualizer',
             vis_backends=[dict(type='LocalVisBackend')],
         )
-    if cfg.get('test_dataloader') is None and cfg.get('val_dataloader') is not None:
+    if not has_tests and cfg.get('val_dataloader') is not None:
         for part in ('dataloader', 'evaluator', 'cfg'):
             cfg[f'test_{part}'] = copy.deepcopy(cfg.get(f'val_{part}'))
         if cfg.test_cfg:
             cfg.test_cfg = {}  # of MMEngine's loop, not the one for validation
-    return cfg
+        _merge(cfg, options)  # those for the test
 
 
-def merge_options(cfg: Config, options: Mapping) -> None:
-    """Change entries of a config.
+def check_scope(cfg: Config) -> None:
+    """Raise a ModuleNotFoundError if the package of a config's scope is not installed."""
+    scope = str(cfg.get('default_scope') or 'mmengine')
+    if importlib.util.find_spec(scope) is None:
+        raise ModuleNotFoundError(_not_installed(str(cfg.filename), scope))
 
-    Args:
-        cfg: Changed in place.
-        options: As ``{'model.backbone.arch': 'tiny'}``.
 
-    Raises:
-        ValueError: If one does not fit the config.
-    """
+def _merge(cfg: Config, options: Mapping) -> None:
     try:
         cfg.merge_from_dict(dict(options))
     except (AttributeError, KeyError, TypeError) as error:
@@ -195,7 +221,7 @@ def _find_base(base: str, child: str) -> tuple[str, str | None]:
         return str(file), None
     spec = importlib.util.find_spec(package)
     if spec is None or spec.origin is None:
-        raise ModuleNotFoundError(not_installed(child or base, package))
+        raise ModuleNotFoundError(_not_installed(child or base, package))
     root = Path(spec.origin).parent
     folder = root / '.mim' / 'configs'
     if package != 'mmlocalattn':
@@ -208,7 +234,7 @@ def _find_base(base: str, child: str) -> tuple[str, str | None]:
     return str(folder / name), scope
 
 
-def not_installed(path: str, package: str) -> str:
+def _not_installed(path: str, package: str) -> str:
     """What to say if a config needs a package that is not there."""
     return (
         f'config {path!r} needs {package}, which is not installed: '

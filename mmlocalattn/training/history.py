@@ -74,6 +74,8 @@ def read_history(run: Path) -> History:
                 if number == len(lines) > 1:  # of a run that was killed while it wrote
                     break
                 raise ValueError(f'{log}, line {number} is not JSON: {error}') from error
+            if not isinstance(row, dict) or ('loss' in row and 'iter' not in row):
+                raise ValueError(f'{log}, line {number} is no line of a log of MMEngine')
             if 'loss' in row:
                 iteration = row['iter']
                 train[iteration] = row

@@ -4,11 +4,14 @@ Each is registered as a function: only who asks for it needs its toolbox and wai
 """
 
 import tempfile
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from mmengine.fileio import load
+from torch import Tensor
 
 from mmlocalattn.registry import METRICS
 from mmlocalattn.training.intervals import coco_interval, iou_interval, mean_interval
@@ -59,17 +62,11 @@ def _iou_metric(**options: Any) -> Any:
     """Mmsegmentation's IoUMetric, with ``mIoU_low`` and ``mIoU_high``."""
     from mmseg.evaluation import IoUMetric
 
-    class IntervalIoUMetric(IoUMetric):
-        def compute_metrics(self, results: list) -> dict[str, float]:
-            metrics = super().compute_metrics(results)
-            if 'mIoU' not in metrics:
-                return metrics
-            intersect, union = (
-                torch.stack(column).double().numpy() for column in list(zip(*results))[:2]
-            )
-            return _with_bounds(metrics, 'mIoU', iou_interval(intersect, union), 2)
+    def bounds(results: list) -> tuple[float, float]:
+        intersect, union, *_ = zip(*results)
+        return iou_interval(*(torch.stack(part).double().numpy() for part in (intersect, union)))
 
-    return IntervalIoUMetric(**options)
+    return _with_interval(IoUMetric, 'mIoU', bounds)(**options)
 
 
 @METRICS.register_module(name='IntervalAccuracy')
@@ -77,21 +74,24 @@ def _accuracy(**options: Any) -> Any:
     """Mmpretrain's Accuracy, with ``top1_low`` and ``top1_high``."""
     from mmpretrain.evaluation import Accuracy
 
-    class IntervalAccuracy(Accuracy):
+    def label(result: dict) -> Tensor:
+        return result['pred_score'].argmax() if 'pred_score' in result else result['pred_label']
+
+    def bounds(results: list) -> tuple[float, float]:
+        right = [100.0 * bool(label(result) == result['gt_label']) for result in results]
+        return mean_interval(np.array(right))
+
+    return _with_interval(Accuracy, 'top1', bounds)(**options)
+
+
+def _with_interval(
+    base: Any, name: str, bounds: Callable[[list], tuple[float, float]]
+) -> Callable[..., Any]:
+    """A metric with the interval of one of its scores, in per cent, if it has that."""
+
+    class IntervalMetric(base):
         def compute_metrics(self, results: list) -> dict[str, float]:
             metrics = super().compute_metrics(results)
-            right = [
-                float(
-                    (
-                        result['pred_score'].argmax()
-                        if 'pred_score' in result
-                        else result['pred_label']
-                    )
-                    == result['gt_label']
-                )
-                for result in results
-            ]
-            low, high = mean_interval(torch.tensor(right).numpy())
-            return _with_bounds(metrics, 'top1', (100 * low, 100 * high), 2)
+            return _with_bounds(metrics, name, bounds(results), 2) if name in metrics else metrics
 
-    return IntervalAccuracy(**options)
+    return IntervalMetric

@@ -12,12 +12,13 @@ from mmengine.hooks import Hook
 from mmengine.logging import print_log
 from mmengine.optim import OptimWrapperDict
 from mmengine.runner import Runner
-from torch import Tensor, nn
+from torch import Tensor
 from torch.optim import Optimizer
 
 from mmlocalattn.registry import HOOKS
 from mmlocalattn.training.checkpoint import last_whole_checkpoint, not_finite
 from mmlocalattn.training.errors import RunError
+from mmlocalattn.training.weights import bare_model
 
 SHOWN = 4  # names of images or weights in the message
 
@@ -191,7 +192,7 @@ def _invalid(losses: Mapping[str, float]) -> str:
 
 
 def _first_to_go(step: _Step | None, bad_loss: bool, runner: Runner) -> str:
-    names = {id(parameter): name for name, parameter in _bare(runner.model).named_parameters()}
+    names = {id(parameter): name for name, parameter in bare_model(runner.model).named_parameters()}
     if step is None:
         if bad := not_finite(_weights(runner)):
             return f'the weights, {_some(bad)}'
@@ -274,10 +275,5 @@ def _some(names: Sequence[str]) -> str:
     return ', '.join(names[:SHOWN]) + (f' and {more} more' if more > 0 else '')
 
 
-def _bare(model: nn.Module) -> nn.Module:
-    wrapped = getattr(model, 'module', None)
-    return wrapped if isinstance(wrapped, nn.Module) else model
-
-
 def _weights(runner: Runner) -> dict[str, Tensor]:
-    return {name: value.detach() for name, value in _bare(runner.model).named_parameters()}
+    return {name: value.detach() for name, value in bare_model(runner.model).named_parameters()}

@@ -63,7 +63,7 @@ def enable_auto_scale_lr(cfg: Config) -> None:
     Raises:
         ValueError: If the config does not say for which batch size its learning rate is.
     """
-    if 'base_batch_size' not in cfg.get('auto_scale_lr', {}):
+    if 'base_batch_size' not in (cfg.get('auto_scale_lr') or {}):
         where = cfg.filename or 'the config'
         raise ValueError(f'--auto-scale-lr needs auto_scale_lr.base_batch_size in {where}')
     cfg.auto_scale_lr.enable = True

@@ -18,7 +18,8 @@ def save_predictions(cfg: Config, out: str) -> None:
 
     Raises:
         OSError: If it cannot be written there.
-        ValueError: If the task writes a file, and ``out`` is not called as one.
+        ValueError: If the task writes a file, and ``out`` is not called as one; if no metric of
+            the config writes index maps.
     """
     # A metric, a list of them, or an evaluator of a class of its own that has either.
     owner, key = cfg, 'test_evaluator'
@@ -28,9 +29,11 @@ def save_predictions(cfg: Config, out: str) -> None:
     scope = cfg.get('default_scope')
     if scope == 'mmseg':
         check_folder(out)
-        for metric in metrics:
-            if metric.type.endswith('IoUMetric'):
-                metric.output_dir = out
+        writers = [metric for metric in metrics if metric.type.endswith('IoUMetric')]
+        if not writers:
+            raise ValueError(f'--out needs an IoUMetric, which writes the maps, in {cfg.filename}')
+        for metric in writers:
+            metric.output_dir = out
         return
     if not out.endswith(('.pkl', '.pickle')):
         raise ValueError(f'--out must end with .pkl or .pickle, got {out!r}')

@@ -3,7 +3,6 @@
 import inspect
 import os
 from collections.abc import Mapping
-from importlib.util import find_spec
 
 from mmengine.config import Config
 from mmengine.hooks import CheckpointHook
@@ -13,7 +12,6 @@ from mmengine.runner import Runner
 
 from mmlocalattn.adapt.nodes import dicts
 from mmlocalattn.files import check_folder
-from mmlocalattn.training.config import not_installed
 from mmlocalattn.training.weights import check_weight_files
 
 _LAUNCHERS = {
@@ -60,9 +58,6 @@ def check_run(cfg: Config, task: str) -> None:
         OSError: If a file does not exist or the work dir cannot be written.
         ValueError: If something else is wrong; says what, and what to do.
     """
-    scope = cfg.get('default_scope') or 'mmengine'
-    if find_spec(str(scope)) is None:
-        raise ModuleNotFoundError(not_installed(cfg.filename or 'without a file', scope))
     _check_kinds(cfg)
     if not cfg.get('model'):
         raise ValueError(f'{cfg.filename} has no model: it is a base of configs, and no config')
@@ -109,7 +104,10 @@ def _check_kinds(cfg: Config) -> None:
     for path, smallest in _NUMBERS.items():
         value = _entry(cfg, path)
         if value is not None and not (isinstance(value, int) and value >= smallest):
-            raise ValueError(f'{path} of {cfg.filename} must be {smallest} or more, got {value!r}')
+            kind = '' if isinstance(value, int) else 'a whole number, '
+            raise ValueError(
+                f'{path} of {cfg.filename} must be {kind}{smallest} or more, got {value!r}'
+            )
     for loader in _LOADERS:
         if cfg.get(loader) and cfg[loader].get('dataset') is None:
             raise ValueError(f'{loader} of {cfg.filename} has no dataset')

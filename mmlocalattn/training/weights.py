@@ -121,7 +121,8 @@ def load_weights(
     for weights in (misfit.missing, misfit.unexpected):
         for name in [name for name in weights if name.startswith(names)]:
             del weights[name]
-    check_fit(misfit, module, content, path, allow_partial)
+    part = f'the {prefix[:-1]} of this model' if prefix else 'this model'
+    check_fit(misfit, module, content, path, allow_partial, part)
     return content
 
 
@@ -182,9 +183,22 @@ def load_what_fits(module: nn.Module, state: Mapping[str, Tensor]) -> Misfit:
 
 
 def check_fit(
-    misfit: Misfit, module: nn.Module, content: Mapping, path: str | Path, allow_partial: bool
+    misfit: Misfit,
+    module: nn.Module,
+    content: Mapping,
+    path: str | Path,
+    allow_partial: bool,
+    part: str = 'this model',
 ) -> None:
     """Say what of a checkpoint does not fit a model, as a table if that is allowed.
+
+    Args:
+        misfit: Of :func:`load_what_fits`.
+        module: That got the weights.
+        content: Of the checkpoint.
+        path: Of the checkpoint.
+        allow_partial: Whether it is allowed.
+        part: What the module is, in words.
 
     Raises:
         ValueError: If it is not allowed, or nothing fits at all.
@@ -195,7 +209,7 @@ def check_fit(
     if all(name in unloaded for name, _ in module.named_parameters()):
         families = families_of(weight_names(content))
         raise ValueError(
-            f'checkpoint {str(path)!r} has no weight that fits this model: {misfit.line()}'
+            f'checkpoint {str(path)!r} has no weight that fits {part}: {misfit.line()}'
             + (f'; {use_converter(path, families)}' if families else '')
         )
     if not allow_partial:
@@ -295,7 +309,7 @@ class WeightsHook(Hook):
         """Check the checkpoints of ``init_cfg``, which MMEngine loads next."""
         if not _has_whole_model(runner):
             return
-        model = _bare(runner.model)
+        model = bare_model(runner.model)
         parts = [
             (module, init)
             for module in model.modules()
@@ -313,7 +327,7 @@ class WeightsHook(Hook):
         if not _has_whole_model(runner):
             return
         path = runner.cfg.get('load_from') or 'given'
-        model = _bare(runner.model)
+        model = bare_model(runner.model)
         resumes = bool(runner.cfg.get('resume'))
         fine_tunes = _trains(runner) and not resumes
         try:
@@ -334,7 +348,8 @@ def _not_about_misfits(record: logging.LogRecord) -> bool:
     return 'do not match exactly' not in record.getMessage()
 
 
-def _bare(model: nn.Module) -> nn.Module:
+def bare_model(model: nn.Module) -> nn.Module:
+    """A model without what wraps it, as for several processes."""
     inner: Any = model
     while is_model_wrapper(inner) or isinstance(inner, BaseTTAModel):
         inner = inner.module

@@ -27,15 +27,16 @@ class PicturesHook(Hook):
         self.folder = Path(folder)
         self.number = number
         self._visualizer: Visualizer | None = None
+        self._as_stored = False
         self._drawn = 0
 
     def before_val(self, runner: Runner) -> None:
         """Start with the first image again."""
-        self._start(runner, runner.val_loop.dataloader.dataset.metainfo)
+        self._start(runner, 'val')
 
     def before_test(self, runner: Runner) -> None:
         """Start with the first image."""
-        self._start(runner, runner.test_loop.dataloader.dataset.metainfo)
+        self._start(runner, 'test')
 
     def after_val_iter(
         self,
@@ -47,21 +48,14 @@ class PicturesHook(Hook):
         """Draw a batch."""
         self._draw(outputs or [])
 
-    def after_test_iter(
-        self,
-        runner: Runner,
-        batch_idx: int,
-        data_batch: dict | None = None,
-        outputs: Sequence | None = None,
-    ) -> None:
-        """Draw a batch."""
-        self._draw(outputs or [])
+    after_test_iter = after_val_iter
 
-    def _start(self, runner: Runner, meta: dict) -> None:
+    def _start(self, runner: Runner, split: str) -> None:
         self._drawn = 0
+        self._as_stored = 'color_ignore_orientation' in repr(runner.cfg.get(f'{split}_dataloader'))
         if runner.rank == 0 and self._visualizer is None:
-            self._visualizer = build_visualizer(runner.cfg, meta)
-            self._as_stored = 'color_ignore_orientation' in repr(runner.cfg.val_dataloader)
+            dataset = getattr(runner, f'{split}_loop').dataloader.dataset
+            self._visualizer = build_visualizer(runner.cfg, dataset.metainfo)
 
     def _draw(self, samples: Sequence) -> None:
         for sample in samples:

@@ -222,13 +222,15 @@ def draw_video(predictor: Predictor, source: Path, target: Path) -> None:
     """Write a video with the predictions of its frames.
 
     Raises:
-        ValueError: If one cannot be read or written.
+        ValueError: If one cannot be read or written, or its frames are of several sizes, of which
+            OpenCV would drop all but the first.
     """
     video = cv2.VideoCapture(str(source))
     frames_per_second = video.get(cv2.CAP_PROP_FPS) or 25
     total = int(video.get(cv2.CAP_PROP_FRAME_COUNT)) or None
     codec = cv2.VideoWriter.fourcc(*'mp4v')
     writer = cv2.VideoWriter()
+    sizes: set[tuple[int, ...]] = set()
     with whole_file(target) as partial:
         try:
             for frame in track(_frames(video), description=source.name, total=total):
@@ -241,6 +243,9 @@ def draw_video(predictor: Predictor, source: Path, target: Path) -> None:
                     writer.isOpened() or writer.open(str(partial), codec, frames_per_second, size)
                 ):
                     raise ValueError(f'{str(target)!r} cannot be written')
+                sizes.add(size)
+                if len(sizes) > 1:
+                    raise ValueError(f'{str(source)!r} has frames of several sizes: cut it apart')
                 writer.write(picture)
             if not writer.isOpened():
                 raise ValueError(f'{str(source)!r} cannot be read as a video')

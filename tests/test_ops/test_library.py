@@ -1,6 +1,7 @@
 """Registration of operators: schemas, names, what is refused."""
 
 import importlib.util
+import subprocess
 import sys
 from concurrent.futures import ThreadPoolExecutor
 
@@ -80,6 +81,11 @@ def test_function_hides_the_module_of_its_name() -> None:
     assert mmlocalattn.ops.query_and_attend is query_and_attend
     module = sys.modules['mmlocalattn.ops.query_and_attend']
     assert module.query_and_attend_reference is query_and_attend_reference
+
+
+def test_torch_before_2_7_is_enough() -> None:
+    program = "import torch; vars(torch.compiler).pop('is_exporting', None); import mmlocalattn.ops"
+    subprocess.run([sys.executable, '-c', program], check=True)
 
 
 @pytest.mark.parametrize('name', [name for op in OPS for name in (op, f'_{op}_backward')])

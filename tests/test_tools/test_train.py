@@ -143,7 +143,7 @@ def test_resumes_from_a_named_checkpoint(tmp_path: Path, config: str) -> None:
         ),
         (['CONFIG', '--resume', 'CONFIG'], "c.py' is not whole; --resume alone finds one that is"),
         (
-            ['CONFIG', '--auto-scale-lr', '--cfg-options', 'auto_scale_lr='],
+            ['CONFIG', '--auto-scale-lr', '--cfg-options', 'auto_scale_lr=None'],
             'error: --auto-scale-lr needs auto_scale_lr.base_batch_size in ',
         ),
         (
