@@ -47,6 +47,17 @@ def test_names_that_would_clash(tool: ModuleType) -> None:
     assert names == [{'clip', 'a'}, {'Box', 'b'}, {'Box', 'c'}]
 
 
+def test_names_of_nameless_namespaces_and_constants(tool: ModuleType) -> None:
+    text = """
+        namespace { struct Point { int x; }; int inside() { const int local = 1; return local; } }
+        namespace named { struct Hidden {}; const int hidden = 1; }
+        int const threads = 8;
+        constexpr float table[2] = {1, 2};
+        static int variable = 3;
+    """
+    assert tool.defined_names(text) == {'Point', 'inside', 'threads', 'table'}
+
+
 def test_units_compile_and_hold_every_function(
     tool: ModuleType, files: list[Path], tmp_path: Path
 ) -> None:
@@ -61,6 +72,43 @@ def test_units_compile_and_hold_every_function(
     program = tmp_path / 'program'
     subprocess.run(['g++', *units, tmp_path / 'main.cpp', '-o', program], check=True)
     assert subprocess.run([program], check=False).returncode == 42
+
+
+CUDA_FILES = {
+    'common/cuda/helper.hpp': '#pragma once\n#define W 32\ninline int width() { return W; }',
+    'common/cuda/a.cuh': '#pragma once\n#include "helper.hpp"\ninline int side() { return 1; }',
+    'common/cuda/b.cuh': '#pragma once\n#include "helper.hpp"\ninline int side() { return 2; }',
+    'pytorch/cuda/a.cu': '#include "a.cuh"\nint a() { return side(); }',
+    'pytorch/cuda/a2.cu': '#include <a.cuh>\nint a2() { return side(); }',
+    'pytorch/cuda/b.cu': '#include "b.cuh"\nint b() { return side() + width(); }',
+    'pytorch/plain.cpp': 'int plain() { return 0; }',
+}
+
+
+def test_headers_of_cuda_files_that_would_clash(
+    tool: ModuleType, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    """Two headers define `side`; what one header defines may be in a unit twice."""
+    for name, text in CUDA_FILES.items():
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / name).write_text(text)
+    monkeypatch.setattr(tool, 'has_cuda', lambda: True)
+    assert tool.merge_sources(tmp_path) == (4, 3)
+    units = [unit.read_text() for unit in sorted(tmp_path.glob('pytorch/cuda/unit*.cu'))]
+    included = [tool.INCLUDE.findall(unit) for unit in units]
+    assert sorted(included) == [['a.cu.inc', 'a2.cu.inc'], ['b.cu.inc']]
+    assert (tmp_path / 'pytorch' / 'unit0.cpp').is_file()
+
+
+def test_cuda_files_are_left_without_cuda(
+    tool: ModuleType, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    for name, text in CUDA_FILES.items():
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / name).write_text(text)
+    monkeypatch.setattr(tool, 'has_cuda', lambda: False)
+    assert tool.merge_sources(tmp_path) == (1, 1)
+    assert not list(tmp_path.glob('pytorch/cuda/unit*'))
 
 
 @pytest.fixture

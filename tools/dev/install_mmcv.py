@@ -2,12 +2,12 @@
 
     python tools/dev/install_mmcv.py mmcv==2.1.0 --wheels FOLDER
 
-mmcv compiles some 77 C++ files, and nearly all of the time goes into PyTorch's headers, which each
-file parses anew. Here they are compiled as a few units that include many of them. Nothing else
-differs: setup.py, its switches (FORCE_CUDA, MMCV_CUDA_ARGS, MAX_JOBS, ...), the flags and the
-operators are mmcv's own. Files whose names for functions or types clash go to different units, and
-a file's macros end with it. CUDA files stay apart, because names in their headers clash. Should the
-units not compile after all, mmcv is built file by file, and that is said.
+mmcv compiles some 77 C++ files and 58 of CUDA, and most of the time goes into PyTorch's headers,
+which each file parses anew. Here they are compiled as a few units that include many of them.
+Nothing else differs: setup.py, its switches (FORCE_CUDA, MMCV_CUDA_ARGS, MAX_JOBS, ...), the flags
+and the operators are mmcv's own. Files that define the same name, themselves or in their headers,
+go to different units, and a file's macros end with it. Should the units not compile after all, mmcv
+is built file by file, and that is said.
 
 The wheel is kept, by the versions of torch and Python, and is all that the next time needs.
 Runs in a Python that has torch and what mmcv's setup.py needs.
@@ -24,13 +24,19 @@ import tempfile
 from collections.abc import Sequence
 from pathlib import Path
 
-FILES_PER_UNIT = 20
+FILES_PER_UNIT = {
+    '.cpp': 20,
+    '.cu': 8,
+}  # CUDA's own part is the longer one, for many cores to share
 STEP = re.compile(r'\[(\d+)/(\d+)\] ')
 COMMENT = re.compile(r'//[^\n]*|/\*.*?\*/', re.DOTALL)
 MACRO = re.compile(r'^[ \t]*#[ \t]*define[ \t]+(\w+)', re.MULTILINE)
 DIRECTIVE = re.compile(r'^[ \t]*#(?:[^\n]*\\\n)*[^\n]*', re.MULTILINE)
+INCLUDE = re.compile(r'^[ \t]*#[ \t]*include[ \t]*[<"]([^>"]+)[>"]', re.MULTILINE)
 TEMPLATE = re.compile(r'\btemplate\s*<[^{}()]*>')
 TYPE = re.compile(r'\b(?:struct|class|enum|union)\s+(\w+)[^()]*$')
+NAMELESS = re.compile(r'\bnamespace\s*$')
+CONSTANT = re.compile(r'\bconst(?:expr)?\b[^(=]*?(\w+)\s*(?:\[[^\]]*\]\s*)*=')
 FUNCTION = re.compile(r'(\w+)\s*\(')
 
 
@@ -40,36 +46,69 @@ def read(file: Path) -> str:
 
 
 def defined_names(source: str) -> set[str]:
-    """The functions and types that a C++ file defines outside of any braces."""
+    """The functions, types and constants that a C++ file defines outside of named braces."""
     names = set()
-    depth, head = 0, ''
+    open_braces: list[bool] = []  # whether of a namespace without a name, as if they were not there
+    head = ''
     for char in DIRECTIVE.sub('', COMMENT.sub(' ', source)):
+        outside = all(open_braces)
         if char == '{':
-            if depth == 0:
-                found = TYPE.search(head) or FUNCTION.search(TEMPLATE.sub('', head))
+            is_nameless = bool(NAMELESS.search(head))
+            if outside and not is_nameless:
+                plain = TEMPLATE.sub('', head)
+                found = TYPE.search(head) or FUNCTION.search(plain) or CONSTANT.search(plain)
                 names |= {found[1]} if found else set()
-            depth += 1
+            open_braces.append(is_nameless)
+            head = ''
         elif char == '}':
-            depth -= 1
+            open_braces and open_braces.pop()
             head = ''
-        elif char == ';' and depth == 0:
+        elif char == ';' and outside:
+            names |= {*CONSTANT.findall(head)}
             head = ''
-        elif depth == 0:
+        elif outside:
             head += char
     return names
 
 
-def group(files: Sequence[Path], number: int) -> list[list[Path]]:
+def with_headers(file: Path, folders: Sequence[Path]) -> list[Path]:
+    """A file and what it includes, also indirectly, of its own folder and of ``folders``."""
+    found = [file.resolve()]
+    for source in found:
+        for name in INCLUDE.findall(COMMENT.sub(' ', read(source))):
+            places = [folder / name for folder in (source.parent, *folders)]
+            header = next((place.resolve() for place in places if place.is_file()), source)
+            if header not in found:
+                found.append(header)
+    return found
+
+
+def definitions(file: Path, folders: Sequence[Path]) -> dict[str, Path]:
+    """Which file defines what is known at the end of a file: functions, types, headers' macros."""
+    origins: dict[str, Path] = {}
+    for source in with_headers(file, folders):
+        names = defined_names(read(source))
+        if source != file.resolve():
+            names |= {*MACRO.findall(COMMENT.sub(' ', read(source)))}
+        origins |= dict.fromkeys(names, source)
+    return origins
+
+
+def group(files: Sequence[Path], number: int, folders: Sequence[Path] = ()) -> list[list[Path]]:
     """Share files out among ``number`` units of about the same size, of more where names clash.
 
     The order within a unit is that of the names of the files, so that builds repeat.
     """
-    units: list[tuple[list[Path], set[str]]] = [([], set()) for _ in range(number)]
+    units: list[tuple[list[Path], dict[str, Path]]] = [([], {}) for _ in range(number)]
     for file in sorted(files, key=lambda file: (-file.stat().st_size, file.name)):
-        names = defined_names(read(file))
-        free = [unit for unit in units if not unit[1] & names]
+        names = definitions(file, folders)
+        free = [
+            unit
+            for unit in units
+            if all(unit[1][name] == names[name] for name in unit[1].keys() & names)
+        ]
         if not free:
-            units.append(([], set()))
+            units.append(([], {}))
             free = units[-1:]
         members, known = min(free, key=lambda unit: sum(f.stat().st_size for f in unit[0]))
         members.append(file)
@@ -77,17 +116,19 @@ def group(files: Sequence[Path], number: int) -> list[list[Path]]:
     return [sorted(members) for members, _ in units if members]
 
 
-def merge(files: Sequence[Path], folder: Path) -> int:
+def merge(files: Sequence[Path], folder: Path, headers: Sequence[Path] = ()) -> int:
     """Replace files by units that include them.
 
     Args:
         files: Of one suffix; mmcv's setup.py takes all that are in their folders.
         folder: For the units.
+        headers: Folders of the headers.
 
     Returns:
         How many units there are.
     """
-    units = group(files, -(-len(files) // FILES_PER_UNIT))
+    suffix = files[0].suffix
+    units = group(files, -(-len(files) // FILES_PER_UNIT[suffix]), headers)
     for index, members in enumerate(units):
         lines = []
         for file in members:
@@ -95,8 +136,25 @@ def merge(files: Sequence[Path], folder: Path) -> int:
             hidden = file.rename(file.with_name(f'{file.name}.inc'))
             lines.append(f'#include "{hidden.relative_to(folder)}"\n')
             lines += [f'#undef {name}\n' for name in macros]
-        (folder / f'unit{index}{files[0].suffix}').write_text(''.join(lines))
+        (folder / f'unit{index}{suffix}').write_text(''.join(lines))
     return len(units)
+
+
+def merge_sources(csrc: Path) -> tuple[int, int]:
+    """Merge what mmcv's setup.py compiles.
+
+    Returns:
+        How many files it was, and how many units it is now.
+    """
+    pytorch = csrc / 'pytorch'
+    headers = [csrc / 'common', csrc / 'common' / 'cuda', pytorch]
+    sources = [(pytorch, [*pytorch.glob('*.cpp'), *pytorch.glob('cpu/*.cpp')])]
+    if has_cuda():
+        cuda = pytorch / 'cuda'
+        sources += [(cuda, [*cuda.glob(pattern)]) for pattern in ('*.cpp', '*.cu')]
+    sources = [(folder, files) for folder, files in sources if files]
+    units = sum(merge(files, folder, headers) for folder, files in sources)
+    return sum(len(files) for _, files in sources), units
 
 
 def download(pin: str, folder: Path) -> Path:
@@ -136,13 +194,19 @@ def build(source: Path, log: Path) -> Path | None:
     return wheel
 
 
+def has_cuda() -> bool:
+    """Whether mmcv's setup.py compiles for CUDA."""
+    import torch
+
+    return torch.cuda.is_available() or os.getenv('FORCE_CUDA') == '1'
+
+
 def wheel_folder(wheels: Path) -> Path:
     """The folder of what is built for this Python, this torch and this machine's kind of device."""
     import torch
 
-    has_cuda = torch.cuda.is_available() or os.getenv('FORCE_CUDA') == '1'
     python = f'cp{sys.version_info.major}{sys.version_info.minor}'
-    return wheels / f'{python}-torch{torch.__version__}-{"cuda" if has_cuda else "cpu"}'
+    return wheels / f'{python}-torch{torch.__version__}-{"cuda" if has_cuda() else "cpu"}'
 
 
 def built_wheel(pin: str, folder: Path) -> Path:
@@ -158,10 +222,8 @@ def built_wheel(pin: str, folder: Path) -> Path:
         source = download(pin, Path(name))
         merged = Path(name, 'merged')
         shutil.copytree(source, merged)
-        csrc = merged / 'mmcv' / 'ops' / 'csrc' / 'pytorch'
-        files = [*csrc.glob('*.cpp'), *csrc.glob('cpu/*.cpp')]
-        units = merge(files, csrc)
-        print(f'compiling {len(files)} files as {units} units', flush=True)
+        number, units = merge_sources(merged / 'mmcv' / 'ops' / 'csrc')
+        print(f'compiling {number} files as {units} units', flush=True)
         wheel = build(merged, log)
         if wheel is None:
             print(f'the units do not compile ({log}): file by file, which takes longer', flush=True)
