@@ -1,10 +1,10 @@
 """Builds the CUDA kernels' own source for the CPU and loads it.
 
-There are three builds: `races` checks for races in shared and global memory and loads into any
-process; `asan` has AddressSanitizer, whose library must be loaded first (see :func:`asan_env`);
-`gpu_arithmetic` checks nothing, but its numbers are as bad as a GPU's may be: powers of two are off
-by up to two units in the last place, products and sums become fused ones, tensor cores cut off the
-bits of a term that its sum has no room for.
+There are two builds. `races` checks for races in shared and global memory and loads into any
+process. Its numbers are as bad as a GPU's may be: powers of two are off by up to two units in the
+last place, products and sums become fused ones, tensor cores cut off the bits of a term that its
+sum has no room for. `asan` has AddressSanitizer, whose library must be loaded first (see
+:func:`asan_env`), and the numbers of a CPU.
 """
 
 import ctypes
@@ -29,19 +29,17 @@ CSRC = ROOT / 'mmlocalattn' / 'csrc'
 TORCH = Path(torch.__file__).parent
 CXX = 'g++'
 
-FUSED = '-ffp-contract=fast' + ' -mfma' * (platform.machine() == 'x86_64')
+FUSED = '-ffp-contract=fast' + ' -mfma' * (platform.machine() == 'x86_64')  # as nvcc does
 KERNEL_FLAGS = {
-    'races': '-fsanitize=thread',
+    'races': f'-fsanitize=thread -DMMLOCALATTN_GPU_ARITHMETIC {FUSED}',
     'asan': '-fsanitize=address,alignment -fno-sanitize-recover=alignment',
-    'gpu_arithmetic': f'-DMMLOCALATTN_GPU_ARITHMETIC {FUSED}',
 }
 # No sanitizer for what switches stacks; the calls of -fsanitize=thread come to races.cpp.
 EMULATOR_FLAGS = {
     'races': '-O2 -DMMLOCALATTN_CHECK_RACES',
     'asan': '-O2 -DMMLOCALATTN_ADDRESS_SANITIZER',
-    'gpu_arithmetic': '-O2',
 }
-LINK_FLAGS = {'races': '', 'asan': KERNEL_FLAGS['asan'], 'gpu_arithmetic': ''}
+LINK_FLAGS = {'races': '', 'asan': KERNEL_FLAGS['asan']}
 
 # What most of the time goes to is compiled once.
 TORCH_HEADERS = '#include <ATen/ATen.h>\n#include <torch/library.h>\n'

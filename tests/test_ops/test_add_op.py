@@ -3,6 +3,7 @@
 import importlib.util
 import os
 import re
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -43,6 +44,9 @@ def kernels(tmp_path_factory: pytest.TempPathFactory) -> None:
     ext = importlib.util.find_spec('mmlocalattn._ext')
     if ext is None:
         pytest.skip('mmlocalattn._ext is not built, so there is nothing to link the kernels to')
+    compiler = os.environ.get('CXX', 'c++')
+    if shutil.which(compiler) is None:
+        pytest.skip(f'there is no {compiler} to compile the kernels')
     folder = tmp_path_factory.mktemp('csrc')
     sources = []
     for code in re.findall(r'^```cpp\n(.*?)^```$', PAGE.read_text(), re.MULTILINE | re.DOTALL):
@@ -56,7 +60,7 @@ def kernels(tmp_path_factory: pytest.TempPathFactory) -> None:
     csrc = ROOT / 'mmlocalattn' / 'csrc'
     subprocess.run(
         [
-            os.environ.get('CXX', 'c++'),
+            compiler,
             *('-O1', '-Wall', '-Werror', '-std=c++17', '-shared', '-fPIC', '-fopenmp'),
             f'-D_GLIBCXX_USE_CXX11_ABI={torch.compiled_with_cxx11_abi():d}',
             *(f'-I{path}' for path in (csrc, folder)),
