@@ -7,9 +7,9 @@ from dataclasses import replace
 
 from mmlocalattn.data.boxes import box_problem, check_annotation, check_boxes
 from mmlocalattn.data.findings import Finding
-from mmlocalattn.data.image_files import unreadable
-from mmlocalattn.data.picture_files import PictureFacts, check_file
-from mmlocalattn.data.records import ObjectRecord, PictureRecord, Records, Size
+from mmlocalattn.data.geometry import Size, size_text
+from mmlocalattn.data.picture_files import PictureFacts, check_file, unreadable
+from mmlocalattn.data.records import OBJECT_TASKS, ObjectRecord, PictureRecord, Records
 from mmlocalattn.data.write_coco import annotation_of, finish_object
 
 Facts = Mapping[str, PictureFacts]
@@ -33,7 +33,7 @@ def check_pictures(records: Records, facts: Facts, raw: bool) -> Iterator[Findin
         for finding in _check_size(picture, known, raw):
             picture.bad = True
             yield finding
-    if records.task in ('detection', 'instance segmentation'):
+    if records.task in OBJECT_TASKS:
         yield from _count_negatives(records)
     if records.task == 'semantic segmentation':
         yield from _count_without_map(records)
@@ -63,17 +63,13 @@ def _check_size(picture: PictureRecord, facts: PictureFacts, raw: bool) -> Itera
     if written in (None, size):
         return
     assert written is not None
-    problem = f'{_text(written)} there, but the picture is {_text(size)}'
+    problem = f'{size_text(written)} there, but the picture is {size_text(size)}'
     fix = 'Write the size of the pictures, and see that what is drawn fits'
     if written == other:
         problem += f' with its EXIF orientation {"ignored" if raw else "obeyed"}, as others need it'
         fix = 'Turn this picture, or annotate it anew'
     kind = 'map size' if picture.index_map else 'image size'
     yield Finding('error', kind, file, entry, problem, fix)
-
-
-def _text(size: Size) -> str:
-    return f'{size[0]}x{size[1]} (width x height)'
 
 
 def choose_orientation(records: Records, facts: Facts) -> tuple[bool, list[Finding]]:

@@ -25,9 +25,10 @@ from mmlocalattn.data.formats import (
     read_voc,
     read_yolo,
 )
+from mmlocalattn.data.geometry import Size
 from mmlocalattn.data.palette import make_palette
 from mmlocalattn.data.picture_files import look_at_all
-from mmlocalattn.data.records import Records, Size, Task
+from mmlocalattn.data.records import OBJECT_TASKS, Records, Task
 from mmlocalattn.data.splits import check_duplicates, make_splits
 from mmlocalattn.data.tree import SplitName, Tree, walk
 from mmlocalattn.data.write_coco import annotation_of
@@ -47,7 +48,6 @@ TASKS: dict[Callable[[Tree], Records | None], tuple[Task, ...]] = {
     read_maps: ('semantic segmentation',),
     read_class_folders: ('classification',),
 }
-OBJECT_TASKS: tuple[Task, ...] = ('detection', 'instance segmentation')
 DESCRIPTION = 'dataset.json'
 SHOWN = 3  # findings of each kind in an error
 

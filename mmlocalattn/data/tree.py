@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal
 
-from mmlocalattn.data.index_maps import SUFFIXES
+from mmlocalattn.data.picture_files import SUFFIXES
 
 SplitName = Literal['train', 'val', 'test']
 SPLITS: tuple[SplitName, ...] = ('train', 'val', 'test')

@@ -7,8 +7,8 @@ from pathlib import Path
 from typing import Any
 
 from mmlocalattn.data.findings import Finding
-from mmlocalattn.data.image_files import unreadable
 from mmlocalattn.data.map_files import IGNORED, Colour, MapContent, look_at_map
+from mmlocalattn.data.picture_files import unreadable
 from mmlocalattn.data.records import PictureRecord, Records
 from mmlocalattn.data.threads import in_threads
 from mmlocalattn.data.tree import PICTURE_FOLDERS, Tree, nearest, split_of

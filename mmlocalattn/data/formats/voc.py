@@ -6,7 +6,8 @@ from pathlib import Path
 from xml.etree import ElementTree
 
 from mmlocalattn.data.findings import Finding
-from mmlocalattn.data.records import ObjectRecord, PictureRecord, Records, Size, task_of
+from mmlocalattn.data.geometry import Size
+from mmlocalattn.data.records import ObjectRecord, PictureRecord, Records, task_of
 from mmlocalattn.data.tree import SplitName, Tree, nearest, read_lines, split_of
 
 Element = ElementTree.Element

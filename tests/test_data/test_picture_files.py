@@ -1,4 +1,4 @@
-"""Sizes of pictures, as mmcv reads them."""
+"""What is known about picture files: sizes as mmcv reads them, and faults."""
 
 from pathlib import Path
 
@@ -9,15 +9,15 @@ import pytest
 from PIL import Image
 
 from mmlocalattn.data.findings import Budget
-from mmlocalattn.data.image_files import (
+from mmlocalattn.data.index_maps import MapData, check_index_map
+from mmlocalattn.data.labelled_images import LabelData, check_labelled_images
+from mmlocalattn.data.picture_files import (
+    check_file,
     check_shape,
     check_size,
     ignores_orientation,
-    picture_sizes,
+    look_at,
 )
-from mmlocalattn.data.index_maps import MapData, check_index_map
-from mmlocalattn.data.labelled_images import LabelData, check_labelled_images
-from mmlocalattn.data.picture_files import check_file, look_at
 
 
 @pytest.fixture
@@ -42,7 +42,8 @@ def turned(tmp_path: Path) -> str:
     ],
 )
 def test_sizes_are_those_that_mmcv_reads(turned: str, backend: str, color_type: str) -> None:
-    stored, obeyed = picture_sizes(turned, whole=True)
+    facts = look_at(turned)
+    stored, obeyed = facts.stored, facts.turned
     assert (stored, obeyed) == ((60, 40), (40, 60))
     raw = ignores_orientation(color_type, backend)
     read = mmcv.imread(turned, flag=color_type, backend=backend).shape[1::-1]
@@ -61,7 +62,8 @@ def test_what_only_opencv_reads(tmp_path: Path) -> None:
     cv2.imwrite(path, np.zeros((4, 6, 3), np.float32))
     with pytest.raises(OSError, match='cannot identify'):
         Image.open(path)
-    assert picture_sizes(path, whole=True) == ((6, 4), (6, 4))
+    facts = look_at(path)
+    assert (facts.stored, facts.turned, facts.bits, facts.error) == ((6, 4), (6, 4), 32, '')
 
 
 def test_truncated_files_are_found_where_opencv_says_nothing(tmp_path: Path) -> None:
@@ -70,9 +72,7 @@ def test_truncated_files_are_found_where_opencv_says_nothing(tmp_path: Path) -> 
     Image.fromarray(noise).save(path)
     path.write_bytes(path.read_bytes()[:-900])
     assert cv2.imread(str(path)) is not None
-    assert picture_sizes(str(path), whole=False) == ((64, 64), (64, 64))
-    with pytest.raises(OSError, match='truncated'):
-        picture_sizes(str(path), whole=True)
+    assert 'truncated' in look_at(str(path)).error
 
 
 def test_usual_shapes() -> None:
