@@ -4,12 +4,14 @@ import math
 import os
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
+from pathlib import Path
 
 from mmlocalattn.data.boxes import box_problem, check_annotation, check_boxes
 from mmlocalattn.data.findings import Finding
 from mmlocalattn.data.geometry import Size, size_text
-from mmlocalattn.data.picture_files import PictureFacts, check_file, unreadable
+from mmlocalattn.data.picture_files import OTHER_SUFFIXES, PictureFacts, check_file, unreadable
 from mmlocalattn.data.records import OBJECT_TASKS, ObjectRecord, PictureRecord, Records
+from mmlocalattn.data.tree import Tree
 from mmlocalattn.data.write_coco import annotation_of, finish_object
 
 Facts = Mapping[str, PictureFacts]
@@ -37,6 +39,22 @@ def check_pictures(records: Records, facts: Facts, raw: bool) -> Iterator[Findin
         yield from _count_negatives(records)
     if records.task == 'semantic segmentation':
         yield from _count_without_map(records)
+
+
+def check_unread(tree: Tree, records: Records) -> Iterator[Finding]:
+    """Find pictures of the folder that are not read, and that nothing else is said about."""
+    used = {path for picture in records.pictures for path in (picture.path, picture.index_map)}
+    wrong = {Path(it.file).stem for it in records.findings if it.severity == 'error'}
+    left = [path for path in tree.pictures if path not in used and Path(path).stem not in wrong]
+    if left:
+        problem = f'{len(left)} pictures, this one among them, belong to no annotation, class or '
+        problem += 'split, and are not read'
+        yield Finding('note', 'images left out', left[0], '', problem)
+    others = [path for path in tree.ending(*OTHER_SUFFIXES) if path not in used]
+    if others:
+        problem = f'{len(others)} files, this one among them, are pictures of formats that are not '
+        problem += 'read'
+        yield Finding('warning', 'picture format', others[0], '', problem, 'Save them as JPEG')
 
 
 def _unreadable(picture: PictureRecord, reason: str) -> Finding:

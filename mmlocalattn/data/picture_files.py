@@ -17,6 +17,7 @@ from mmlocalattn.data.geometry import Size, size_text
 from mmlocalattn.data.threads import in_threads
 
 SUFFIXES = ('.bmp', '.jpeg', '.jpg', '.png', '.tif', '.tiff', '.webp')
+OTHER_SUFFIXES = ('.avif', '.gif', '.heic', '.heif', '.jfif', '.jp2', '.ppm')  # not read
 BITS_PER_SAMPLE = 258  # TIFF's tag
 ORIENTATION = 0x0112  # EXIF's tag
 # How mmcv reads a picture; its backends cv2 and pillow obey the camera's rotation flag by default.

@@ -187,7 +187,8 @@ def change_coco(root: Path, key: str, index: int, **entries: object) -> None:
 COCO_FAULTS: dict[str, tuple[Break, str, int]] = {
     'image without annotation': (
         lambda root: save(root / 'images' / 'new.png', RGB),
-        'note: {root}/images/new.png: 1 pictures, this one among them, are in no annotation file',
+        'note: {root}/images/new.png: 1 pictures, this one among them, belong to no annotation, '
+        'class or split, and are not read',
         0,
     ),
     'image that is not there': (

@@ -192,6 +192,31 @@ def test_arguments(root: Path) -> None:
     assert not list((root.parent / 'run').glob('.*'))
 
 
+def test_a_description_of_other_programs_is_left_alone(root: Path) -> None:
+    """Others call theirs dataset.json too."""
+    sample_folders.write_coco(root, masks=False)
+    other = root.parent / 'run' / 'data' / 'dataset.json'
+    other.parent.mkdir(parents=True)
+    for text in ('{"labels": {}}', '[1]', 'no JSON'):
+        other.write_text(text)
+        with pytest.raises(ValueError, match='exists and holds something else'):
+            read(root)
+        assert other.read_text() == text
+
+
+def test_pictures_that_are_not_read(root: Path) -> None:
+    sample_folders.write_yolo(root, masks=False)
+    sample_folders.write_pictures(root / 'more', [0, 1])
+    (root / 'more' / 'a.heic').touch()
+    (root / 'more' / 'b.GIF').touch()
+    assert [finding.message for finding in read(root).findings[:2]] == [
+        f'{root}/more/0.png: 2 pictures, this one among them, belong to no annotation, class or '
+        'split, and are not read',
+        f'{root}/more/a.heic: 2 files, this one among them, are pictures of formats that are not '
+        'read. Save them as JPEG',
+    ]
+
+
 def test_one_picture_cannot_be_split(root: Path) -> None:
     sample_folders.write_pictures(root, [0])
     (root / '0.json').write_text(json.dumps(sample_folders.labelme_content(0, False)))

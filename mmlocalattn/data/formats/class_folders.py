@@ -2,7 +2,6 @@
 
 import os
 
-from mmlocalattn.data.findings import Finding
 from mmlocalattn.data.records import PictureRecord, Records
 from mmlocalattn.data.tree import PICTURE_FOLDERS, SplitName, Tree, split_of
 
@@ -31,7 +30,4 @@ def read_class_folders(tree: Tree) -> Records | None:
     records.pictures = [
         PictureRecord(path, split=split, label=labels[name]) for path, name, split in found
     ]
-    if left:
-        problem = f'{len(left)} pictures, this one among them, are in no folder of a class'
-        records.findings.append(Finding('note', 'images left out', min(left), '', problem))
     return records

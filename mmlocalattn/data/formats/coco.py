@@ -2,7 +2,6 @@
 
 import os
 from collections import Counter
-from collections.abc import Iterator
 from pathlib import Path
 
 from mmlocalattn.data.coco import CocoReader, check_ids
@@ -35,19 +34,8 @@ def read_coco(tree: Tree) -> Records | None:
         records.findings.append(Finding('error', 'classes', path, '', problem, 'Merge them'))
     for split, path in files.items():
         _read_file(tree, records, split, path, contents[path])
-    records.findings += _not_named(tree, records)
     records.task = task_of(records.pictures)
     return records
-
-
-def _not_named(tree: Tree, records: Records) -> Iterator[Finding]:
-    """Pictures beside others that no annotation file names."""
-    used = {picture.path for picture in records.pictures}
-    folders = {os.path.dirname(path) for path in used}
-    left = [path for path in tree.pictures if path not in used and os.path.dirname(path) in folders]
-    if left:
-        problem = f'{len(left)} pictures, this one among them, are in no annotation file'
-        yield Finding('note', 'images left out', left[0], '', problem)
 
 
 def _contents(tree: Tree) -> dict[str, dict]:
