@@ -11,7 +11,7 @@ from mmlocalattn.data.findings import Finding
 from mmlocalattn.data.geometry import Size, size_text
 from mmlocalattn.data.picture_files import OTHER_SUFFIXES, PictureFacts, check_file, unreadable
 from mmlocalattn.data.records import OBJECT_TASKS, ObjectRecord, PictureRecord, Records
-from mmlocalattn.data.tree import Tree
+from mmlocalattn.data.tree import SplitName, Tree
 from mmlocalattn.data.write_coco import annotation_of, finish_object
 
 Facts = Mapping[str, PictureFacts]
@@ -25,11 +25,17 @@ def check_pictures(records: Records, facts: Facts, raw: bool) -> Iterator[Findin
         facts: Of each.
         raw: Whether they are read as they are stored, without obeying EXIF's orientation.
     """
+    meant: dict[tuple[str, SplitName | None], PictureRecord] = {}
     for picture in records.pictures:
         known = facts[picture.path]
         if known.error:
             picture.bad = True
             yield _unreadable(picture, known.error)
+            continue
+        first = meant.setdefault((picture.path, picture.split), picture)
+        if _name_of(first) != _name_of(picture):
+            first.bad = picture.bad = True
+            yield _meant_twice(first, picture)
             continue
         yield from check_file(picture.path, known)
         for finding in _check_size(picture, known, raw):
@@ -39,6 +45,25 @@ def check_pictures(records: Records, facts: Facts, raw: bool) -> Iterator[Findin
         yield from _count_negatives(records)
     if records.task == 'semantic segmentation':
         yield from _count_without_map(records)
+
+
+def _name_of(picture: PictureRecord) -> str:
+    """What means a picture: its name in a file of many, or the file."""
+    if picture.source is None:
+        return picture.ann_file
+    return os.path.normpath(picture.source['file_name'].replace('\\', '/'))
+
+
+def _meant_twice(first: PictureRecord, picture: PictureRecord) -> Finding:
+    """The finding of two pictures of which only one is there, and nothing says which."""
+    return Finding(
+        'error',
+        'missing image',
+        picture.ann_file,
+        f'image {_name_of(picture)!r}' if picture.source else '',
+        f'{picture.path!r} is the only picture it can mean, and {_name_of(first)!r} means it too',
+        'Put the other one there, or remove its annotations',
+    )
 
 
 def check_unread(tree: Tree, records: Records) -> Iterator[Finding]:

@@ -276,6 +276,58 @@ def test_coco_that_is_cut_off(root: Path) -> None:
         read(root)
 
 
+def write_coco_splits(root: Path) -> None:
+    for split, numbers in (('train', [0, 1, 2, 3]), ('val', [4, 5])):
+        sample_folders.write_pictures(root / split, numbers)
+        (root / f'{split}.json').write_text(json.dumps(sample_folders.coco_content(True, numbers)))
+
+
+def test_coco_that_is_cut_off_before_its_categories(root: Path) -> None:
+    """Else the other file would be taken for all there is."""
+    write_coco_splits(root)
+    path = root / 'train.json'
+    path.write_text(path.read_text().partition('"categories"')[0])
+    with pytest.raises(ValueError, match=r"train.json': it is no JSON file: Expecting"):
+        read(root)
+
+
+def test_coco_files_that_are_not_read(root: Path) -> None:
+    write_coco_splits(root)
+    (root / 'train.json').rename(root / 'instances_train.json')
+    (root / 'person_train.json').write_text(json.dumps(sample_folders.coco_content(True)))
+    content = {**sample_folders.coco_content(True), 'annotations': []}
+    (root / 'test.json').write_text(json.dumps(content))
+    assert lines(read(root)) == [
+        f'note: {root}/test.json: no annotation of it has a box or mask, so it is not read',
+        f"note: {root}/person_train.json: it is not read, as 'instances_train.json' is there",
+    ]
+
+
+@pytest.mark.parametrize('name', ['images', 'Annotations'])
+def test_a_picture_that_two_entries_mean(root: Path, name: str) -> None:
+    """That of the second is not there, and another one has its name."""
+    if name == 'images':
+        sample_folders.write_coco(root, masks=True)
+        change_coco(root, 'images', 0, file_name='images/1.png')
+        change_coco(root, 'images', 1, file_name='others/1.png')
+        said = (
+            f"error: {root}/annotations.json, image 'others/1.png': '{root}/images/1.png' is the "
+        )
+        other = 'images/1.png'
+    else:
+        sample_folders.write_voc(root, masks=False)
+        (root / name).mkdir()
+        (root / '0.xml').rename(root / name / '1.xml')
+        said = f"error: {root}/{name}/1.xml: '{root}/1.png' is the "
+        other = f'{root}/1.xml'
+    data = read(root, skip_bad=True)
+    assert [line for line in lines(data) if line.startswith('error')] == [
+        f"{said}only picture it can mean, and '{other}' means it too. Put the other one there, or "
+        'remove its annotations'
+    ]
+    assert data.skipped == 2
+
+
 @pytest.mark.parametrize(
     ('old', 'new', 'line'),
     [

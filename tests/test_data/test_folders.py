@@ -161,6 +161,48 @@ def test_class_folders_in_splits(root: Path) -> None:
     assert '0.png' not in Path(data.splits['train'].annotations).read_text()
 
 
+def test_class_folders_beside_splits_are_not_read(root: Path) -> None:
+    """'unsorted' would become a class otherwise."""
+    sample_folders.write_class_folders(root / 'train')
+    for i in range(4):
+        sample_folders.write_class_folders(root / 'train' / f'more{i}')
+    sample_folders.write_pictures(root / 'val' / 'dog', [5])
+    sample_folders.write_pictures(root / 'unsorted' / 'dog', [0])
+    data = read(root)
+    assert 'unsorted' not in data.classes
+    assert data.findings[0].message.startswith(f'{root}/unsorted/dog/0.png: 1 pictures, this one')
+
+
+def test_folders_of_splits_are_no_classes(root: Path) -> None:
+    sample_folders.write_pictures(root / 'train', [0, 1, 2])
+    sample_folders.write_pictures(root / 'val', [3, 4])
+    with pytest.raises(ValueError, match='and no data set that is known'):
+        read(root)
+    sample_folders.write_pictures(root / 'bus', [5])
+    assert read(root).classes == ('bus', 'train', 'val')
+
+
+def test_pictures_beside_those_for_validation_are_for_training(root: Path) -> None:
+    sample_folders.write_yolo(root, masks=False)
+    (root / 'data.yaml').unlink()
+    for folder, suffix in (('images', 'png'), ('labels', 'txt')):
+        (root / folder / 'val').mkdir()
+        (root / folder / f'5.{suffix}').rename(root / folder / 'val' / f'5.{suffix}')
+    data = read(root)
+    assert not data.made_split
+    assert sample_folders.picture_names(data) == {
+        'train': [f'{i}.png' for i in range(5)],
+        'val': ['5.png'],
+    }
+
+
+def test_classes_of_one_picture_cannot_be_split(root: Path) -> None:
+    sample_folders.write_pictures(root / 'cat', [0])
+    sample_folders.write_pictures(root / 'dog', [1])
+    with pytest.raises(ValueError, match='no class has two different pictures, one of the 2 for'):
+        read(root)
+
+
 def test_task_chooses_where_there_is_more_than_one(root: Path) -> None:
     sample_folders.write_maps(root)
     (root / 'annotations.json').write_text(json.dumps(sample_folders.coco_content(True)))

@@ -1,5 +1,6 @@
 """COCO json: one file, or one for each split. Entries are kept as they are."""
 
+import json
 import os
 from collections import Counter
 from pathlib import Path
@@ -19,10 +20,10 @@ def read_coco(tree: Tree) -> Records | None:
     Raises:
         ValueError: If it is not clear which file is meant, or one cannot be read.
     """
-    contents = _contents(tree)
+    records = Records('COCO', 'detection', [])
+    contents = _contents(tree, records)
     if not contents:
         return None
-    records = Records('COCO', 'detection', [])
     files = _choose(tree, list(contents), records)
     first = contents[files.get('train') or next(iter(files.values()))]
     categories = _used_categories(first, list(contents.values()))
@@ -38,8 +39,12 @@ def read_coco(tree: Tree) -> Records | None:
     return records
 
 
-def _contents(tree: Tree) -> dict[str, dict]:
-    """The JSON files of the folder that are COCO's, with their content."""
+def _contents(tree: Tree, records: Records) -> dict[str, dict]:
+    """The JSON files of the folder that are COCO's, with their content.
+
+    Raises:
+        ValueError: If one that looks like it cannot be read.
+    """
     paths = tree.ending('.json')
     if len(paths) > MAX_FILES:
         paths = [path for path in paths if 'annotation' in tree.relative(path).lower()]
@@ -47,17 +52,35 @@ def _contents(tree: Tree) -> dict[str, dict]:
     if len(paths) > MAX_FILES:
         return contents
     reader = CocoReader(Budget())
+    broken: list[str] = []
     for path in paths:
         text = Path(path).read_bytes()
-        if b'"segments_info"' in text or not all(key in text for key in KEYS):
-            continue  # panoptic, captions, or something else
+        if b'"segments_info"' in text or not any(key in text for key in KEYS):
+            continue  # panoptic, or something else
+        if not all(key in text for key in KEYS):
+            broken += _broken(path, text)
+            continue  # captions, or something else
         try:
             content = reader.read(path)
         except ValueError as error:
             raise ValueError(f'{path!r}: {error}') from error
         if content and any('bbox' in it or 'segmentation' in it for it in content['annotations']):
             contents[path] = content
+        else:
+            problem = 'no annotation of it has a box or mask, so it is not read'
+            records.findings.append(Finding('note', 'data set', path, '', problem))
+    if contents and broken:
+        raise ValueError(broken[0])
     return contents
+
+
+def _broken(path: str, text: bytes) -> list[str]:
+    """What is wrong with a file that has a part of what COCO's have, as one that is cut off."""
+    try:
+        json.loads(text)
+    except ValueError as error:
+        return [f'{path!r}: it is no JSON file: {error}']
+    return []
 
 
 def _choose(tree: Tree, paths: list[str], records: Records) -> dict[SplitName | None, str]:
@@ -76,6 +99,10 @@ def _choose(tree: Tree, paths: list[str], records: Records) -> dict[SplitName | 
     files = {}
     for split, several in by_split.items():
         named = [path for path in several if os.path.basename(path).startswith('instances')]
+        if named:
+            for path in set(several) - set(named):
+                problem = f'it is not read, as {os.path.basename(named[0])!r} is there'
+                records.findings.append(Finding('note', 'data set', path, '', problem))
         several = named or several
         if len(several) > 1:
             names = ' and '.join(repr(tree.relative(path)) for path in several[:3])
