@@ -137,6 +137,33 @@ YOLO_FAULTS: dict[str, tuple[Break, str, int]] = {
         'file',
         0,
     ),
+    'empty folder of the yaml': (
+        lambda root: [
+            (root / 'other').mkdir(),
+            (root / 'data.yaml').write_text('train: images\nval: [other]\nnames: [a, b]'),
+        ],
+        "error: {root}/data.yaml, val: 'other' has no picture. Mend the path",
+        0,
+    ),
+    'number in place of a folder': (
+        lambda root: (root / 'data.yaml').write_text('train: images\nval: 5\nnames: [a, b]'),
+        'error: {root}/data.yaml, val: 5 does not exist. Mend the path',
+        0,
+    ),
+    'numbers of classes': (
+        lambda root: (root / 'data.yaml').write_text('train: images\nnames: {1: dog, x: cat}'),
+        'error: {root}/data.yaml, names: names has the numbers 1, x, not 0 to 1',
+        0,
+    ),
+    'labels elsewhere': (
+        lambda root: [
+            (root / 'more').mkdir(),
+            (root / 'more' / '0.txt').write_text('0 0.5 0.5 0.2 0.2'),
+        ],
+        'note: {root}/more/0.txt: 1 label files, this one among them, belong to no picture that '
+        'is read',
+        0,
+    ),
     'folder of the yaml': (
         lambda root: (root / 'data.yaml').write_text('train: images\nval: other\nnames: [a, b]'),
         "error: {root}/data.yaml, val: 'other' does not exist. Mend the path",
@@ -369,7 +396,11 @@ def test_labelme(root: Path) -> None:
     ]
     (root / '0.json').write_text(json.dumps(content))
     (root / '1.json').write_text('{"shapes": [')
+    (root / '3.json').write_text('{"shapes": null}')
     said = sorted(lines(read(root, skip_bad=True)))
+    assert said.pop() == (
+        f'error: {root}/3.json: it has no list of shapes. Mend it, or remove it with its picture'
+    )
     assert len(said) == 3
     assert said[1] == (
         f'error: {root}/0.json, shape 3: its circle cannot be read (not enough values to unpack '
@@ -377,6 +408,36 @@ def test_labelme(root: Path) -> None:
     )
     assert said[2].startswith(f'error: {root}/1.json: it is no JSON file (Expecting value')
     assert said[0].startswith(f'error: {root}/0.json, shape 2: segmentation has a polygon of 4')
+
+
+def test_shapes_without_label_or_of_another_program(root: Path) -> None:
+    sample_folders.write_labelme(root, masks=True)
+    content = sample_folders.labelme_content(0, True)
+    corners = [[1, 1], [9, 1], [9, 9]]
+    content['shapes'] += [
+        dict(label=None, shape_type='polygon', points=corners, group_id=None),
+        dict(label='cat', shape_type='rotation', points=corners, group_id=None),
+    ]
+    (root / '0.json').write_text(json.dumps(content))
+    data = read(root, skip_bad=True)
+    assert data.classes == ('cat', 'dog')
+    assert lines(data) == [
+        f'error: {root}/0.json, shape 3: its rotation cannot be read (known are polygon, '
+        'rectangle, circle, mask). Draw it anew, or remove it',
+        f"error: {root}/0.json, shape 2 ('None'): its class is none of the 2 that are named. Name "
+        'it, or remove the object',
+    ]
+
+
+def test_key_points_that_are_cut_off(root: Path) -> None:
+    sample_folders.write_yolo(root, masks=False)
+    with (root / 'data.yaml').open('a') as file:
+        file.write('kpt_shape: [2, 3]\n')
+    append(root, '0 0.5 0.5 0.2')
+    assert lines(read(root, skip_bad=True))[1] == (
+        f"error: {root}/labels/0.txt, line 2: '0 0.5 0.5 0.2' is no class with a box (4 numbers) "
+        'or a polygon (6 and more). Mend or remove it'
+    )
 
 
 def test_same_picture_for_training_and_validation(root: Path) -> None:

@@ -149,6 +149,18 @@ def test_yolo_list_files(root: Path) -> None:
     (root / 'val.txt').write_text('images/4.png\nimages/5.png\n')
     (root / 'data.yaml').write_text('train: train.txt\nval: val.txt\nnames: [cat, dog]\n')
     assert picture_names(read(root))['val'] == ['4.png', '5.png']
+    (root / 'val.txt').write_text('images/4.png\nimages/50.png\n')
+    data = read(root, skip_bad=True)
+    assert picture_names(data)['val'] == ['4.png']
+    message = f"{root}/val.txt, entry 2: there is no picture 'images/50.png'. Put it there, or "
+    assert f'{message}remove the line' in [finding.message for finding in data.findings]
+
+
+@pytest.mark.parametrize('names', ["{'0': cat, '1': dog}", '{1: dog, 0: cat}', '[cat, dog]'])
+def test_yolo_names(root: Path, names: str) -> None:
+    sample_folders.write_yolo(root, masks=False)
+    (root / 'data.yaml').write_text(f'train: images\nnames: {names}\n')
+    assert read(root).classes == ('cat', 'dog')
 
 
 def test_voc_with_image_sets(root: Path) -> None:
@@ -164,6 +176,13 @@ def test_voc_with_image_sets(root: Path) -> None:
         'train': ['0.png', '1.png', '2.png'],
         'val': ['3.png', '4.png'],
     }
+    (sets / 'val.txt').write_text('2\n3\n4\n7\n8\n')
+    said = [finding.message for finding in read(root, skip_bad=True).findings]
+    assert said[:2] == [
+        f'{sets}/val.txt: 1 of its names are in another list too, and are in val alone',
+        f"{root}: 2 names of ImageSets, '7' among them, are of no picture. Put them there, or take "
+        'the names out',
+    ]
 
 
 def test_difficult_objects_and_the_challenge_s_corners(root: Path) -> None:
