@@ -145,7 +145,7 @@ def read_map(path: str, backend: str) -> tuple[NDArray, bool]:
         with Image.open(path) as image:
             is_jpeg = image.format == 'JPEG'
             labels = np.array(image)
-    except (OSError, SyntaxError, ValueError) as error:
+    except Exception as error:  # whatever a decoder raises of a damaged file
         raise OSError(str(error)) from error
     if backend == 'cv2':  # makes colours of a palette
         labels = np.asarray(cv2.imread(path, cv2.IMREAD_UNCHANGED))

@@ -92,7 +92,7 @@ def look_at(path: str) -> PictureFacts:
                 image.load()
     except (UnidentifiedImageError, Image.DecompressionBombError) as error:
         return _look_with_opencv(content, digest, error)
-    except (OSError, SyntaxError, ValueError) as error:
+    except Exception as error:  # whatever a decoder raises of a damaged file
         reason = str(error).partition(' <')[0]
         return PictureFacts(digest=digest, error=reason or type(error).__name__)
     return facts

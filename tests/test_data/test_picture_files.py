@@ -1,5 +1,6 @@
 """What is known about picture files: sizes as mmcv reads them, and faults."""
 
+import struct
 from pathlib import Path
 
 import cv2
@@ -7,10 +8,12 @@ import mmcv
 import numpy as np
 import pytest
 from PIL import Image
+from PIL.PngImagePlugin import PngImageFile
 
 from mmlocalattn.data.findings import Budget
-from mmlocalattn.data.index_maps import MapData, check_index_map
+from mmlocalattn.data.index_maps import MapData, check_index_map, read_map
 from mmlocalattn.data.labelled_images import LabelData, check_labelled_images
+from mmlocalattn.data.map_files import look_at_map
 from mmlocalattn.data.picture_files import (
     check_file,
     check_shape,
@@ -104,3 +107,18 @@ def test_pictures_too_long_and_thin_to_resize(
     data = LabelData('train_dataloader', [(path, 0)], ('a',))
     assert [*check_labelled_images(data, Budget())] == [finding]
     assert [*check_file(path, look_at(path))] == [finding]
+
+
+def test_whatever_a_decoder_raises(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """As struct.error of a TIFF file that is damaged."""
+    path = str(tmp_path / 'a.png')
+    Image.new('RGB', (4, 6)).save(path)
+
+    def fail(image: Image.Image) -> None:
+        raise struct.error('unpack requires a buffer of 4 bytes')
+
+    monkeypatch.setattr(PngImageFile, 'load', fail)
+    assert look_at(path).error == 'unpack requires a buffer of 4 bytes'
+    assert look_at_map(path).error == 'unpack requires a buffer of 4 bytes'
+    with pytest.raises(OSError, match='unpack requires a buffer of 4 bytes'):
+        read_map(path, 'pillow')

@@ -100,7 +100,7 @@ def _choose(tree: Tree, paths: list[str], records: Records) -> dict[SplitName | 
     for split, several in by_split.items():
         named = [path for path in several if os.path.basename(path).startswith('instances')]
         if named:
-            for path in set(several) - set(named):
+            for path in sorted(set(several) - set(named)):
                 problem = f'it is not read, as {os.path.basename(named[0])!r} is there'
                 records.findings.append(Finding('note', 'data set', path, '', problem))
         several = named or several

@@ -43,6 +43,7 @@ def read_maps(tree: Tree) -> Records | None:
         split = split_of(tree.relative(picture))
         records.pictures.append(PictureRecord(picture, path, split, index_map=path))
     _choose_classes(tree, records, list(contents.values()))
+    records.convert_maps |= not all(content.is_plain for content in contents.values())
     known = {*records.map_labels, IGNORED}
     for record in records.pictures:
         if record.index_map:
