@@ -147,6 +147,11 @@ YOLO_FAULTS: dict[str, tuple[Break, str, int]] = {
         'file',
         0,
     ),
+    'two files of classes': (
+        lambda root: (root / 'other.yaml').write_text('train: images\nnames: [a, b, c]'),
+        "warning: {root}/other.yaml: it is not read, as 'data.yaml' is there too",
+        0,
+    ),
     'empty folder of the yaml': (
         lambda root: [
             (root / 'other').mkdir(),
@@ -421,6 +426,7 @@ def test_shapes_without_label_or_of_another_program(root: Path) -> None:
         dict(label=None, shape_type='polygon', points=corners, group_id=None),
         dict(label='cat', shape_type='rotation', points=corners, group_id=None),
     ]
+    content['shapes'][0]['group_id'] = [1]  # of a program that nests them
     (root / '0.json').write_text(json.dumps(content))
     data = read(root, skip_bad=True)
     assert data.classes == ('cat', 'dog')

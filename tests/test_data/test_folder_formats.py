@@ -163,6 +163,23 @@ def test_yolo_names(root: Path, names: str) -> None:
     assert read(root).classes == ('cat', 'dog')
 
 
+def test_yolo_of_windows(root: Path) -> None:
+    """Its editor puts a mark in front of the text."""
+    sample_folders.write_yolo(root, masks=False)
+    expected = merged(read(root), 'annotations')
+    for path in (root / 'labels').iterdir():
+        path.write_text(path.read_text().replace('\n', '\r\n'), encoding='utf-8-sig')
+    assert merged(read(root), 'annotations') == expected
+
+
+def test_voc_sizes_that_are_no_numbers(root: Path) -> None:
+    sample_folders.write_voc(root, masks=False)
+    for i, size in ((0, 'inf'), (1, ''), (3, 'wide'), (4, '0')):
+        path = root / f'{i}.xml'
+        path.write_text(path.read_text().replace('<width>64', f'<width>{size}'))
+    assert len(merged(read(root), 'annotations')) == 8
+
+
 def test_voc_with_image_sets(root: Path) -> None:
     sample_folders.write_pictures(root / 'JPEGImages')
     (root / 'Annotations').mkdir()

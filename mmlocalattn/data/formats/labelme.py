@@ -100,7 +100,7 @@ def _objects(
 ) -> Iterator[ObjectRecord]:
     """The objects that shapes draw; what cannot be read becomes a finding."""
     labels = {name: label for label, name in enumerate(records.classes)}
-    groups: dict[tuple, ObjectRecord] = {}
+    groups: dict[tuple[str, str], ObjectRecord] = {}
     for number, shape in enumerate(shapes, 1):
         kind = shape.get('shape_type', 'polygon')
         name = str(shape.get('label'))
@@ -120,8 +120,8 @@ def _objects(
             finding = Finding('note', 'boxes', picture.ann_file, entry, problem)
             records.findings.append(finding)
             continue
-        group = shape.get('group_id')
-        first = groups.get((name, group)) if group is not None else None
+        group = repr(shape.get('group_id'))
+        first = groups.get((name, group)) if group != 'None' else None
         if first and item.polygons and first.polygons:
             first.polygons += item.polygons
             first.box = None

@@ -120,7 +120,7 @@ def _size(root: Element) -> Size | None:
     """Width and height as the file gives them; some programs write zeros."""
     try:
         size = int(float(_text(root, 'size/width'))), int(float(_text(root, 'size/height')))
-    except ValueError:
+    except (ValueError, OverflowError):  # no numbers, or infinite ones
         return None
     return size if min(size) > 0 else None
 

@@ -19,11 +19,11 @@ def read_yolo(tree: Tree) -> Records | None:
     Raises:
         ValueError: If the yaml file cannot be read.
     """
-    config_path, config = _config(tree)
+    records = Records('YOLO', 'detection', [])
+    config_path, config = _config(tree, records)
     labels = _Labels(tree)
     if not config and not labels.files:
         return None
-    records = Records('YOLO', 'detection', [])
     pictures = _pictures(tree, config_path, config, labels, records)
     if not config and not any(labels.of(path) for path in pictures):
         return None
@@ -48,8 +48,9 @@ def read_yolo(tree: Tree) -> Records | None:
     return records
 
 
-def _config(tree: Tree) -> tuple[str, dict]:
+def _config(tree: Tree, records: Records) -> tuple[str, dict]:
     """The yaml file that names classes and splits, and its content; empty without one."""
+    first: tuple[str, dict] = '', {}
     for path in tree.ending('.yaml', '.yml'):
         try:
             content = yaml.safe_load(Path(path).read_text(encoding='utf-8-sig'))
@@ -57,15 +58,19 @@ def _config(tree: Tree) -> tuple[str, dict]:
             line = ' '.join(str(error).split())
             raise ValueError(f'{path!r} is no YAML file: {line}') from error
         if isinstance(content, dict) and 'names' in content and {'train', 'val'} & set(content):
-            return path, content
-    return '', {}
+            if first[0]:
+                problem = f'it is not read, as {tree.relative(first[0])!r} is there too'
+                records.findings.append(Finding('warning', 'data set', path, '', problem))
+            else:
+                first = path, content
+    return first
 
 
 def _is_label_file(tree: Tree, path: str) -> bool:
     """Whether a text file is beside or below pictures and begins as labels do, or is empty."""
     if os.path.basename(path).lower() in NO_LABELS:
         return False
-    with open(path, encoding='utf-8', errors='replace') as file:
+    with open(path, encoding='utf-8-sig', errors='replace') as file:
         line = file.readline()
     numbers = len(line.split()) >= 5 and _is_numbers(line)
     return numbers or (Path(path).stem in tree.by_stem and _might_be_labels(tree, path))
@@ -223,7 +228,8 @@ def _number_classes(tree: Tree, records: Records) -> None:
 
 def _objects(path: str, records: Records, boxes_only: bool) -> Iterator[ObjectRecord]:
     """The objects in one label file; what cannot be read becomes a finding."""
-    for number, line in enumerate(Path(path).read_text(errors='replace').splitlines(), 1):
+    text = Path(path).read_text(encoding='utf-8-sig', errors='replace')
+    for number, line in enumerate(text.splitlines(), 1):
         if not line.strip():
             continue
         entry = f'line {number}'
