@@ -10,13 +10,6 @@ import sample_folders
 from sample_folders import contents, merged, picture_names, read
 
 
-@pytest.fixture
-def root(tmp_path: Path) -> Path:
-    folder = tmp_path / 'mine'
-    folder.mkdir()
-    return folder
-
-
 def test_coco_with_splits_is_read_as_it_stands(root: Path) -> None:
     for split, numbers in (('train', [0, 1, 2, 3]), ('val', [4, 5])):
         sample_folders.write_pictures(root / split, numbers)

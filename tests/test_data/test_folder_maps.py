@@ -15,13 +15,6 @@ from mmlocalattn.data.folders import FolderData
 COLOURS = [(0, 0, 0), (0, 128, 0), (9, 9, 200)]
 
 
-@pytest.fixture
-def root(tmp_path: Path) -> Path:
-    folder = tmp_path / 'mine'
-    folder.mkdir()
-    return folder
-
-
 def maps(data: FolderData) -> dict[str, np.ndarray]:
     """Each map by the name of its picture, as mmsegmentation's BaseSegDataset finds it."""
     found = {}

@@ -18,13 +18,6 @@ from mmlocalattn.data.folders import count_table, read_folder
 VOC = 'Pascal VOC'  # has boxes alone
 
 
-@pytest.fixture
-def root(tmp_path: Path) -> Path:
-    folder = tmp_path / 'mine'
-    folder.mkdir()
-    return folder
-
-
 @pytest.fixture(scope='module')
 def val_names(tmp_path_factory: pytest.TempPathFactory) -> list[str]:
     """The validation pictures that are chosen in a folder in COCO's format."""
