@@ -154,6 +154,15 @@ def test_class_folders_in_splits(root: Path) -> None:
     assert '0.png' not in Path(data.splits['train'].annotations).read_text()
 
 
+def test_class_folders_with_splits_below(root: Path) -> None:
+    for number, name in enumerate(('cat', 'dog')):
+        sample_folders.write_pictures(root / name / 'train', [3 * number, 3 * number + 1])
+        sample_folders.write_pictures(root / name / 'val', [3 * number + 2])
+    data = read(root)
+    assert not data.made_split
+    assert Path(data.splits['val'].annotations).read_text() == 'cat/val/2.png 0\ndog/val/5.png 1\n'
+
+
 def test_class_folders_beside_splits_are_not_read(root: Path) -> None:
     """'unsorted' would become a class otherwise."""
     sample_folders.write_class_folders(root / 'train')

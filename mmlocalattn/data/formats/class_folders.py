@@ -11,17 +11,18 @@ MAX_LEFT = 0.1  # of the pictures may be in no folder of a class
 def read_class_folders(tree: Tree) -> Records | None:
     """Read a folder whose folders are classes: at least two, with pictures and nothing else.
 
-    Where some are in folders of splits, the others are not read.
+    Splits are folders above the classes, where those beside them are not read, or below.
     """
     found: list[tuple[str, str, SplitName | None]] = []
+    in_splits: list[tuple[str, str, SplitName | None]] = []
     for path in tree.pictures:
-        parts = tree.relative(path).split(os.sep)
-        split = split_of(parts[0] + os.sep) if len(parts) > 2 else None
-        below = parts[1:] if split else parts
-        if len(below) > 1:
-            found.append((path, below[0], split))
-    if any(split for _, _, split in found):
-        found = [entry for entry in found if entry[2]]
+        first, *below = tree.relative(path).split(os.sep)
+        above = split_of(first + os.sep)
+        if above and len(below) > 1:
+            in_splits.append((path, below[0], above))
+        elif below:
+            found.append((path, first, split_of(os.sep.join(below))))
+    found = in_splits or found
     left = set(tree.pictures) - {path for path, _, _ in found}
     classes = sorted({name for _, name, _ in found})
     if (
