@@ -1,14 +1,13 @@
 """Checks of single annotations in COCO's format: their numbers, boxes and masks."""
 
 import math
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from numbers import Real
 
 from mmlocalattn.data.findings import Finding, Severity
+from mmlocalattn.data.geometry import Size, decode_counts, polygon_area
 
 TOLERANCE = 2.0  # pixels that a box may reach over the edge of its picture: rounding does that
-
-Size = tuple[int, int]  # width and height
 
 
 def check_annotation(ann_file: str, annotation: dict, size: Size, masks: bool) -> Iterator[Finding]:
@@ -128,15 +127,9 @@ def mask_problem(mask: object, size: Size) -> str:
             )
         if not all(map(math.isfinite, polygon)):
             return 'segmentation has a number that is not finite'
-    if not any(_area(polygon) for polygon in mask):
+    if not any(polygon_area(polygon) for polygon in mask):
         return 'the polygons of segmentation have no area'
     return ''
-
-
-def _area(polygon: Sequence[float]) -> float:
-    """Twice the area of a polygon of x1, y1, x2, y2, ..."""
-    xs, ys = polygon[::2], polygon[1::2]
-    return abs(sum(xs[i - 1] * ys[i] - xs[i] * ys[i - 1] for i in range(len(xs))))
 
 
 def _rle_problem(rle: dict, size: Size) -> str:
@@ -161,27 +154,3 @@ def _rle_problem(rle: dict, size: Size) -> str:
     if not sum(runs[1::2]):
         return 'the mask of segmentation has no pixel'
     return ''
-
-
-def decode_counts(text: str) -> list[int]:
-    """The lengths of the runs in a string of COCO's: 5 bits a character, signed, as differences.
-
-    Raises:
-        IndexError: If the string ends too early.
-    """
-    runs: list[int] = []
-    characters: Iterable[int] = (ord(character) - 48 for character in text)
-    value = shift = 0
-    open_ = False
-    for bits in characters:
-        value |= (bits & 0x1F) << shift
-        shift += 5
-        open_ = bool(bits & 0x20)
-        if not open_:
-            if bits & 0x10:
-                value -= 1 << shift
-            runs.append(value + (runs[-2] if len(runs) > 2 else 0))
-            value = shift = 0
-    if open_:
-        raise IndexError('it ends too early')
-    return runs

@@ -4,12 +4,14 @@ import math
 import os
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
+from pathlib import Path
 
 from mmlocalattn.data.boxes import box_problem, check_annotation, check_boxes
 from mmlocalattn.data.findings import Finding
-from mmlocalattn.data.image_files import unreadable
-from mmlocalattn.data.picture_files import PictureFacts, check_file
-from mmlocalattn.data.records import ObjectRecord, PictureRecord, Records, Size
+from mmlocalattn.data.geometry import Size, size_text
+from mmlocalattn.data.picture_files import OTHER_SUFFIXES, PictureFacts, check_file, unreadable
+from mmlocalattn.data.records import OBJECT_TASKS, ObjectRecord, PictureRecord, Records
+from mmlocalattn.data.tree import SplitName, Tree
 from mmlocalattn.data.write_coco import annotation_of, finish_object
 
 Facts = Mapping[str, PictureFacts]
@@ -23,20 +25,61 @@ def check_pictures(records: Records, facts: Facts, raw: bool) -> Iterator[Findin
         facts: Of each.
         raw: Whether they are read as they are stored, without obeying EXIF's orientation.
     """
+    meant: dict[tuple[str, SplitName | None], PictureRecord] = {}
     for picture in records.pictures:
         known = facts[picture.path]
         if known.error:
             picture.bad = True
             yield _unreadable(picture, known.error)
             continue
+        first = meant.setdefault((picture.path, picture.split), picture)
+        if _name_of(first) != _name_of(picture):
+            first.bad = picture.bad = True
+            yield _meant_twice(first, picture)
+            continue
         yield from check_file(picture.path, known)
         for finding in _check_size(picture, known, raw):
             picture.bad = True
             yield finding
-    if records.task in ('detection', 'instance segmentation'):
+    if records.task in OBJECT_TASKS:
         yield from _count_negatives(records)
     if records.task == 'semantic segmentation':
         yield from _count_without_map(records)
+
+
+def _name_of(picture: PictureRecord) -> str:
+    """What means a picture: its name in a file of many, or the file."""
+    if picture.source is None:
+        return picture.ann_file
+    return os.path.normpath(picture.source['file_name'].replace('\\', '/'))
+
+
+def _meant_twice(first: PictureRecord, picture: PictureRecord) -> Finding:
+    """The finding of two pictures of which only one is there, and nothing says which."""
+    return Finding(
+        'error',
+        'missing image',
+        picture.ann_file,
+        f'image {_name_of(picture)!r}' if picture.source else '',
+        f'{picture.path!r} is the only picture it can mean, and {_name_of(first)!r} means it too',
+        'Put the other one there, or remove its annotations',
+    )
+
+
+def check_unread(tree: Tree, records: Records) -> Iterator[Finding]:
+    """Find pictures of the folder that are not read, and that nothing else is said about."""
+    used = {path for picture in records.pictures for path in (picture.path, picture.index_map)}
+    wrong = {Path(it.file).stem for it in records.findings if it.severity == 'error'}
+    left = [path for path in tree.pictures if path not in used and Path(path).stem not in wrong]
+    if left:
+        problem = f'{len(left)} pictures, this one among them, belong to no annotation, class or '
+        problem += 'split, and are not read'
+        yield Finding('note', 'images left out', left[0], '', problem)
+    others = [path for path in tree.ending(*OTHER_SUFFIXES) if path not in used]
+    if others:
+        problem = f'{len(others)} files, this one among them, are pictures of formats that are not '
+        problem += 'read'
+        yield Finding('warning', 'picture format', others[0], '', problem, 'Save them as JPEG')
 
 
 def _unreadable(picture: PictureRecord, reason: str) -> Finding:
@@ -63,17 +106,13 @@ def _check_size(picture: PictureRecord, facts: PictureFacts, raw: bool) -> Itera
     if written in (None, size):
         return
     assert written is not None
-    problem = f'{_text(written)} there, but the picture is {_text(size)}'
+    problem = f'{size_text(written)} there, but the picture is {size_text(size)}'
     fix = 'Write the size of the pictures, and see that what is drawn fits'
     if written == other:
         problem += f' with its EXIF orientation {"ignored" if raw else "obeyed"}, as others need it'
         fix = 'Turn this picture, or annotate it anew'
     kind = 'map size' if picture.index_map else 'image size'
     yield Finding('error', kind, file, entry, problem, fix)
-
-
-def _text(size: Size) -> str:
-    return f'{size[0]}x{size[1]} (width x height)'
 
 
 def choose_orientation(records: Records, facts: Facts) -> tuple[bool, list[Finding]]:

@@ -14,7 +14,7 @@ from typing import Any
 from mmlocalattn.data.boxes import check_annotation, check_boxes
 from mmlocalattn.data.classes import check_categories
 from mmlocalattn.data.findings import Budget, Finding, Severity
-from mmlocalattn.data.image_files import check_size
+from mmlocalattn.data.picture_files import check_size
 
 KINDS: dict[str, Any] = {
     'width': (int, float),

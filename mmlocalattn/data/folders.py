@@ -14,6 +14,7 @@ from mmlocalattn.data.check_records import (
     check_box_format,
     check_objects,
     check_pictures,
+    check_unread,
     choose_orientation,
 )
 from mmlocalattn.data.findings import Finding, first_of_each_kind
@@ -25,9 +26,10 @@ from mmlocalattn.data.formats import (
     read_voc,
     read_yolo,
 )
+from mmlocalattn.data.geometry import Size
 from mmlocalattn.data.palette import make_palette
 from mmlocalattn.data.picture_files import look_at_all
-from mmlocalattn.data.records import Records, Size, Task
+from mmlocalattn.data.records import OBJECT_TASKS, Records, Task
 from mmlocalattn.data.splits import check_duplicates, make_splits
 from mmlocalattn.data.tree import SplitName, Tree, walk
 from mmlocalattn.data.write_coco import annotation_of
@@ -47,7 +49,6 @@ TASKS: dict[Callable[[Tree], Records | None], tuple[Task, ...]] = {
     read_maps: ('semantic segmentation',),
     read_class_folders: ('classification',),
 }
-OBJECT_TASKS: tuple[Task, ...] = ('detection', 'instance segmentation')
 DESCRIPTION = 'dataset.json'
 SHOWN = 3  # findings of each kind in an error
 
@@ -172,10 +173,10 @@ def read_folder(
         )
     fields = tuple(FolderData.__dataclass_fields__)  # a newer version has others
     key = _fingerprint(tree, final, val_fraction, skip_bad, task, fields)
-    path = Path(final, DESCRIPTION)
-    if path.is_file() and (content := json.loads(path.read_bytes()))['fingerprint'] == key:
+    content = _description(Path(final))
+    if content.get('fingerprint') == key:
         return _from_json(content['data'])
-    if os.path.exists(final) and not path.is_file():
+    if os.path.exists(final) and not content:
         raise ValueError(f'{out!r} exists and holds something else: remove it')
     data, write = _read(tree, final, val_fraction, skip_bad, task)
     with whole_folder(Path(final), replace=True) as new:
@@ -223,7 +224,8 @@ def _read(
     facts = look_at_all(sorted({picture.path for picture in records.pictures}))
     check_box_format(records, facts)
     raw, oriented = choose_orientation(records, facts)
-    findings = [*records.findings, *oriented, *check_pictures(records, facts, raw)]
+    findings = [*records.findings, *check_unread(tree, records), *oriented]
+    findings += check_pictures(records, facts, raw)
     findings += check_objects(records, facts, raw)
     if not skip_bad:
         _refuse(tree.root, findings)
@@ -352,6 +354,16 @@ def _fingerprint(tree: Tree, *settings: object) -> str:
         status = os.stat(path) if os.path.exists(path) else os.lstat(path)  # a link to nothing
         digest.update(f'{path} {status.st_size} {status.st_mtime_ns}\n'.encode())
     return digest.hexdigest()
+
+
+def _description(folder: Path) -> dict[str, Any]:
+    """The description of what was read before; empty if a folder has none, or not one of ours."""
+    try:
+        content = json.loads((folder / DESCRIPTION).read_bytes())
+    except (OSError, ValueError):
+        return {}
+    ours = isinstance(content, dict) and set(content) == {'fingerprint', 'data'}
+    return content if ours else {}
 
 
 def _fields(instance: Any) -> dict[str, Any]:

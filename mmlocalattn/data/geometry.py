@@ -7,9 +7,12 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from mmlocalattn.data.boxes import decode_counts
-
 Size = tuple[int, int]  # width and height
+
+
+def size_text(size: Size) -> str:
+    """A size for people to read."""
+    return f'{size[0]}x{size[1]} (width x height)'
 
 
 def polygon_area(polygon: Sequence[float]) -> float:
@@ -33,6 +36,29 @@ def rle_area(rle: dict[str, Any]) -> int:
     """
     counts = rle['counts']
     return sum((decode_counts(counts) if isinstance(counts, str) else counts)[1::2])
+
+
+def decode_counts(text: str) -> list[int]:
+    """The lengths of the runs in a string of COCO's: 5 bits a character, signed, as differences.
+
+    Raises:
+        IndexError: If the string ends too early.
+    """
+    runs: list[int] = []
+    value = shift = 0
+    open_ = False
+    for bits in (ord(character) - 48 for character in text):
+        value |= (bits & 0x1F) << shift
+        shift += 5
+        open_ = bool(bits & 0x20)
+        if not open_:
+            if bits & 0x10:
+                value -= 1 << shift
+            runs.append(value + (runs[-2] if len(runs) > 2 else 0))
+            value = shift = 0
+    if open_:
+        raise IndexError('it ends too early')
+    return runs
 
 
 def encode_mask(

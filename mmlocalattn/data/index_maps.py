@@ -11,9 +11,7 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from mmlocalattn.data.findings import Budget, Finding, Severity
-from mmlocalattn.data.image_files import check_shape, picture_sizes, unreadable
-
-SUFFIXES = ('.bmp', '.jpeg', '.jpg', '.png', '.tif', '.tiff', '.webp')
+from mmlocalattn.data.picture_files import SUFFIXES, check_shape, look_at, unreadable
 
 
 @dataclass(frozen=True)
@@ -95,18 +93,17 @@ def check_index_map(
         path: Of the map, or None.
         pixels: (256,) the number of pixels of each label is added to it.
     """
-    stored = read = None
-    try:
-        stored, read = picture_sizes(picture, whole=True)
-        yield from check_shape(picture, stored)
-    except OSError as reason:
-        yield unreadable(picture, reason)
+    facts = look_at(picture)
+    if facts.error:
+        yield unreadable(picture, facts.error)
+    else:
+        yield from check_shape(picture, facts.stored)
     if path is None:
         return
     try:
         labels, is_jpeg = read_map(path, data.backend)
     except OSError as reason:
-        yield unreadable(path, reason, 'index map')
+        yield unreadable(path, str(reason), 'index map')
         return
 
     def error(kind: str, problem: str, fix: str) -> Finding:
@@ -119,8 +116,8 @@ def check_index_map(
         fix = 'Write maps as PNG files, from what they were made of'
         yield error('colour map', 'JPEG changes the indices where colours change', fix)
         return
-    size = (stored if data.raw else read) if stored else None
-    if size and size != labels.shape[::-1]:
+    size = facts.stored if data.raw else facts.turned
+    if not facts.error and size != labels.shape[::-1]:
         width, height = labels.shape[::-1]
         yield error(
             'map size',
@@ -148,7 +145,7 @@ def read_map(path: str, backend: str) -> tuple[NDArray, bool]:
         with Image.open(path) as image:
             is_jpeg = image.format == 'JPEG'
             labels = np.array(image)
-    except (OSError, SyntaxError, ValueError) as error:
+    except Exception as error:  # whatever a decoder raises of a damaged file
         raise OSError(str(error)) from error
     if backend == 'cv2':  # makes colours of a palette
         labels = np.asarray(cv2.imread(path, cv2.IMREAD_UNCHANGED))

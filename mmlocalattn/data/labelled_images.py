@@ -6,7 +6,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 from mmlocalattn.data.findings import Budget, Finding
-from mmlocalattn.data.image_files import check_shape, picture_sizes, unreadable
+from mmlocalattn.data.picture_files import check_shape, look_at, unreadable
 
 
 @dataclass(frozen=True)
@@ -52,8 +52,8 @@ def check_labelled_images(data: LabelData, budget: Budget) -> Iterator[Finding]:
                     'Add some, or take it out of the classes and num_classes',
                 )
     for path, _ in budget.choose(data.samples, f'images of {data.loader}'):
-        try:
-            stored, _ = picture_sizes(path, whole=True)
-            yield from check_shape(path, stored)
-        except OSError as error:
-            yield unreadable(path, error)
+        facts = look_at(path)
+        if facts.error:
+            yield unreadable(path, facts.error)
+        else:
+            yield from check_shape(path, facts.stored)

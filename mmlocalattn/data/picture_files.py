@@ -1,4 +1,4 @@
-"""Picture files: what a look at each says, and what is odd about it."""
+"""Picture files: what a look at each says, and what is wrong with it or odd about it."""
 
 import hashlib
 import io
@@ -13,12 +13,16 @@ import numpy as np
 from PIL import Image, UnidentifiedImageError
 
 from mmlocalattn.data.findings import Finding
-from mmlocalattn.data.image_files import ORIENTATION, check_shape
+from mmlocalattn.data.geometry import Size, size_text
 from mmlocalattn.data.threads import in_threads
 
-Size = tuple[int, int]  # width and height
-
+SUFFIXES = ('.bmp', '.jpeg', '.jpg', '.png', '.tif', '.tiff', '.webp')
+OTHER_SUFFIXES = ('.avif', '.gif', '.heic', '.heif', '.jfif', '.jp2', '.ppm')  # not read
 BITS_PER_SAMPLE = 258  # TIFF's tag
+ORIENTATION = 0x0112  # EXIF's tag
+# How mmcv reads a picture; its backends cv2 and pillow obey the camera's rotation flag by default.
+RAW_COLOR_TYPES = ('unchanged', 'color_ignore_orientation', 'grayscale_ignore_orientation')
+RAW_BACKENDS = ('turbojpeg', 'tifffile')
 FORMATS = {
     'BMP': ('.bmp',),
     'JPEG': ('.jpg', '.jpeg'),
@@ -27,6 +31,12 @@ FORMATS = {
     'TIFF': ('.tif', '.tiff'),
     'WEBP': ('.webp',),
 }
+
+MOST_TIMES = 4096
+"""That a side of an image may be as long as the other."""
+
+USUAL_TIMES = 256
+"""From where on a resizing that keeps the ratio may leave the shorter side without a pixel."""
 
 
 @dataclass(frozen=True)
@@ -82,7 +92,7 @@ def look_at(path: str) -> PictureFacts:
                 image.load()
     except (UnidentifiedImageError, Image.DecompressionBombError) as error:
         return _look_with_opencv(content, digest, error)
-    except (OSError, SyntaxError, ValueError) as error:
+    except Exception as error:  # whatever a decoder raises of a damaged file
         reason = str(error).partition(' <')[0]
         return PictureFacts(digest=digest, error=reason or type(error).__name__)
     return facts
@@ -109,6 +119,89 @@ def _bits(image: Image.Image, content: bytes) -> int:
 def look_at_all(paths: Sequence[str]) -> dict[str, PictureFacts]:
     """What is known about each of some files."""
     return dict(zip(paths, in_threads(look_at, paths, 'pictures'), strict=True))
+
+
+def unreadable(path: str, reason: str, what: str = 'image') -> Finding:
+    """The finding of a picture or map that is not there or cannot be read."""
+    if not os.path.exists(path):
+        return Finding(
+            'error',
+            f'missing {what}',
+            path,
+            '',
+            f'this {what} does not exist',
+            'Put it there, or take it out of the data set',
+        )
+    return Finding(
+        'error',
+        f'unreadable {what}',
+        path,
+        '',
+        f'this {what} cannot be read ({reason.strip(".")})',
+        'Copy it again, or take it out of the data set',
+    )
+
+
+def ignores_orientation(color_type: str, backend: str) -> bool:
+    """Whether mmcv reads a picture as it is stored, whatever its rotation flag says."""
+    return color_type in RAW_COLOR_TYPES or backend in RAW_BACKENDS
+
+
+def is_too_thin(size: Size) -> bool:
+    """Whether no resizing would keep what is in a picture."""
+    return max(size) > MOST_TIMES * min(size)
+
+
+def check_shape(path: str, size: Size) -> Iterator[Finding]:
+    """Find pictures that a pipeline may not be able to resize.
+
+    Args:
+        path: Of the picture.
+        size: Its width and height, in either order.
+    """
+    if max(size) > USUAL_TIMES * min(size):
+        too_thin = is_too_thin(size)
+        times = MOST_TIMES if too_thin else USUAL_TIMES
+        yield Finding(
+            'error' if too_thin else 'warning',
+            'image shape',
+            path,
+            '',
+            f'it has {size_text(size)}: one side is more than {times} times the other, and a '
+            'resizing may leave the shorter one without a pixel',
+            'Cut it into pieces, or take it out of the data set',
+        )
+
+
+def check_size(ann_file: str, path: str, written: Size, raw: bool) -> Iterator[Finding]:
+    """Compare the size that an annotation file gives a picture with the picture; check that too.
+
+    Args:
+        ann_file: The annotation file.
+        path: Of the picture.
+        written: Its size in the file.
+        raw: Whether the loader ignores the rotation flag of pictures.
+    """
+    facts = look_at(path)
+    if facts.error:
+        yield unreadable(path, facts.error)
+        return
+    yield from check_shape(path, facts.stored)
+    read, other = (facts.stored, facts.turned) if raw else (facts.turned, facts.stored)
+    if written == read:
+        return
+    fix = 'Write the width and height of the pictures into the file, and see that its boxes fit'
+    problem = f'{size_text(written)} in the file, but the picture is {size_text(read)}'
+    if written == other and raw:
+        problem += ' as it is stored, and turned by its EXIF orientation only for who obeys it'
+        fix = "Obey it: dict(type='LoadImageFromFile', color_type='color') in every pipeline"
+    elif written == other:
+        problem += ' once its EXIF orientation is obeyed'
+        fix = (
+            "If it was annotated as it is stored, dict(type='LoadImageFromFile', "
+            "color_type='color_ignore_orientation') in every pipeline; else mend the file"
+        )
+    yield Finding('error', 'image size', ann_file, f'image {path!r}', problem, fix)
 
 
 def check_file(path: str, facts: PictureFacts) -> Iterator[Finding]:

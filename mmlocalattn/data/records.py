@@ -4,10 +4,11 @@ from dataclasses import dataclass, field
 from typing import Any, Literal
 
 from mmlocalattn.data.findings import Finding
+from mmlocalattn.data.geometry import Size
 from mmlocalattn.data.tree import SplitName
 
 Task = Literal['detection', 'instance segmentation', 'semantic segmentation', 'classification']
-Size = tuple[int, int]  # width and height
+OBJECT_TASKS: tuple[Task, ...] = ('detection', 'instance segmentation')
 
 
 @dataclass

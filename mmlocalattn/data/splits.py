@@ -26,10 +26,11 @@ def make_splits(records: Records, facts: Mapping[str, PictureFacts], val_fractio
         Whether a val split was made.
 
     Raises:
-        ValueError: If there are fewer than two different pictures to split.
+        ValueError: If there are fewer than two different pictures to split, of classification
+            in each class.
     """
     present = {picture.split for picture in records.pictures}
-    if {'train', 'val'} <= present:
+    if 'val' in present and present & {'train', None}:
         for picture in records.pictures:
             picture.split = picture.split or 'train'
         return False
@@ -49,6 +50,10 @@ def make_splits(records: Records, facts: Mapping[str, PictureFacts], val_fractio
         for digest, pictures in by_digest.items():
             for picture in pictures:
                 picture.split = 'val' if digest in chosen else 'train'
+    if not any(picture.split == 'val' for picture in pool):
+        raise ValueError(
+            f'no class has two different pictures, one of the {len(pool)} for validation: add some'
+        )
     return True
 
 

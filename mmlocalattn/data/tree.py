@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal
 
-from mmlocalattn.data.index_maps import SUFFIXES
+from mmlocalattn.data.picture_files import SUFFIXES
 
 SplitName = Literal['train', 'val', 'test']
 SPLITS: tuple[SplitName, ...] = ('train', 'val', 'test')
@@ -63,11 +63,22 @@ class Tree:
         return nearest(same or paths, name, beside)
 
     def class_names(self, *names: str) -> tuple[str, list[str]]:
-        """The first file of some names, and its lines: a class each. Both are empty without one."""
-        for path in self.files:
-            if os.path.basename(path).lower() in names:
-                return path, read_lines(path)
-        return '', []
+        """The first file of some names, and its lines: a class each. Both are empty without one.
+
+        Raises:
+            ValueError: If another file of the same name has other lines.
+        """
+        paths = [path for path in self.files if os.path.basename(path).lower() in names]
+        if not paths:
+            return '', []
+        first, *others = paths
+        lines = read_lines(first)
+        for path in others:
+            if os.path.basename(path) == os.path.basename(first) and read_lines(path) != lines:
+                raise ValueError(
+                    f'{first!r} and {path!r} name different classes: which are meant? Remove one'
+                )
+        return first, lines
 
 
 def walk(folder: str) -> Tree:
@@ -75,13 +86,14 @@ def walk(folder: str) -> Tree:
 
     Raises:
         FileNotFoundError: If there is no such folder.
+        OSError: If one in it cannot be listed.
     """
     root = os.path.abspath(folder)
     if not os.path.isdir(root):
         raise FileNotFoundError(f'{folder!r} is no folder: give one with pictures and annotations')
     files = []
     known: set[str] = set()  # folders, so that a link upwards does not go round for ever
-    for path, folders, names in os.walk(root, followlinks=True):
+    for path, folders, names in os.walk(root, onerror=_raise, followlinks=True):
         if (real := os.path.realpath(path)) in known:
             folders.clear()
             continue
@@ -96,6 +108,10 @@ def walk(folder: str) -> Tree:
         by_name.setdefault(os.path.basename(path), []).append(path)
         by_stem.setdefault(Path(path).stem, []).append(path)
     return Tree(root, tuple(files), pictures, by_name, by_stem)
+
+
+def _raise(error: OSError) -> None:
+    raise error
 
 
 def nearest(paths: Sequence[str], name: str, beside: str) -> str | None:

@@ -6,8 +6,8 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from mmlocalattn.data.geometry import box_of, polygon_area, rle_area
-from mmlocalattn.data.records import ObjectRecord, PictureRecord, Records, Size
+from mmlocalattn.data.geometry import Size, box_of, polygon_area, rle_area
+from mmlocalattn.data.records import ObjectRecord, PictureRecord, Records
 from mmlocalattn.files import write_json
 
 DIGITS = 2  # of coordinates in pixels, as COCO's own

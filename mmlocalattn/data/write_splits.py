@@ -5,8 +5,9 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from mmlocalattn.data.geometry import Size
 from mmlocalattn.data.map_files import write_map
-from mmlocalattn.data.records import PictureRecord, Records, Size
+from mmlocalattn.data.records import PictureRecord, Records
 from mmlocalattn.data.tree import SPLITS, SplitName, common_folder
 from mmlocalattn.data.write_coco import write_coco
 from mmlocalattn.files import whole_file

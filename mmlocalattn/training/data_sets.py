@@ -12,9 +12,9 @@ from mmlocalattn.adapt.nodes import dicts
 from mmlocalattn.data.check import Data, leaf_datasets
 from mmlocalattn.data.coco import CocoData
 from mmlocalattn.data.findings import Finding
-from mmlocalattn.data.image_files import ignores_orientation
 from mmlocalattn.data.index_maps import MapData
 from mmlocalattn.data.labelled_images import LabelData
+from mmlocalattn.data.picture_files import ignores_orientation
 
 
 @dataclass(frozen=True)

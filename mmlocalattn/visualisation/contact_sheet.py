@@ -12,6 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
+from mmlocalattn.data.boxes import mask_problem
 from mmlocalattn.data.folders import FolderData
 
 TILE = 320  # longer side of a picture, pixels
@@ -78,8 +79,9 @@ def _samples(data: FolderData, name: str) -> Iterator[Sample]:
     for entry in content['annotations']:
         if entry['image_id'] in objects and names.get(entry['category_id']) in data.classes:
             label = data.classes.index(names[entry['category_id']])
-            polygons = entry.get('segmentation') or []
-            polygons = polygons if isinstance(polygons, list) else []
+            polygons = entry.get('segmentation')
+            if not isinstance(polygons, list) or mask_problem(polygons, (0, 0)):
+                polygons = []  # a run-length encoding, or wrong where masks are not learned
             objects[entry['image_id']].append((label, entry['bbox'], polygons))
     for image in content['images']:
         file = image['file_name']

@@ -16,8 +16,8 @@ from numpy.typing import NDArray
 
 from mmlocalattn.data.check import leaf_datasets
 from mmlocalattn.data.findings import Budget
-from mmlocalattn.data.image_files import MOST_TIMES, is_too_thin
 from mmlocalattn.data.images import as_picture, read_image
+from mmlocalattn.data.picture_files import MOST_TIMES, is_too_thin
 from mmlocalattn.training import build_errors, channels_of
 from mmlocalattn.training.data_check import check_sample
 from mmlocalattn.visualisation.segmentation import draw_maps

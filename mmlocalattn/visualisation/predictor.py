@@ -19,6 +19,7 @@ from numpy.typing import NDArray
 from rich.progress import track
 
 from mmlocalattn.data.images import as_picture, write_image
+from mmlocalattn.data.picture_files import SUFFIXES
 from mmlocalattn.device import usable_device
 from mmlocalattn.files import check_folder, whole_file
 from mmlocalattn.training import (
@@ -39,7 +40,6 @@ from mmlocalattn.visualisation.pictures import (
 MOST_PIXELS = 2**26
 """That the resizing of a config may make of an image that has fewer."""
 
-IMAGES = ('.bmp', '.jpeg', '.jpg', '.png', '.tif', '.tiff', '.webp')
 VIDEOS = ('.avi', '.mkv', '.mov', '.mp4', '.webm')
 _INFERENCERS = {
     'mmdet': 'mmdet.apis.DetInferencer',
@@ -173,7 +173,7 @@ def find_pictures(path: Path) -> list[Path]:
         FileNotFoundError: If there is no such path, or no image and no video in the folder.
         ValueError: If the file is neither.
     """
-    known = IMAGES + VIDEOS
+    known = SUFFIXES + VIDEOS
     if path.is_dir():
         files = [file for file in sorted(path.iterdir()) if file.suffix.lower() in known]
         if not files:

@@ -4,7 +4,8 @@ import numpy as np
 import pytest
 from pycocotools import mask as coco_mask
 
-from mmlocalattn.data.boxes import box_problem, check_annotation, decode_counts, mask_problem
+from mmlocalattn.data.boxes import box_problem, check_annotation, mask_problem
+from mmlocalattn.data.geometry import decode_counts
 
 
 @pytest.mark.parametrize('seed', range(8))

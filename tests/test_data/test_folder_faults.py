@@ -1,42 +1,15 @@
 """Each fault of a folder: the line that a user reads, and that --skip-bad goes on without it."""
 
 import json
-import re
 from collections import Counter
-from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
 import pytest
 import sample_folders
+from broken_folders import RGB, Break, assert_like, lines, read_broken, save
 from PIL import Image
 from sample_folders import read
-
-from mmlocalattn.data.check import KINDS
-from mmlocalattn.data.folders import FolderData
-
-Break = Callable[[Path], object]
-
-
-@pytest.fixture
-def root(tmp_path: Path) -> Path:
-    """A folder for YOLO with polygons."""
-    folder = tmp_path / 'mine'
-    folder.mkdir()
-    return folder
-
-
-def lines(data: FolderData) -> list[str]:
-    """What is said, but for what the good folder says too."""
-    assert {finding.kind for finding in data.findings} <= set(KINDS)
-    usual = ('images without objects', 'class never occurs')
-    return [f'{it.severity}: {it.message}' for it in data.findings if it.kind not in usual]
-
-
-def assert_like(said: str, line: str, root: Path) -> None:
-    """Compare a line with one that has ``{root}`` in it, and ... where versions differ."""
-    parts = line.replace('{root}', str(root)).split('...')
-    assert re.fullmatch('.*'.join(map(re.escape, parts)), said), said
 
 
 def append(root: Path, line: str) -> None:
@@ -47,12 +20,6 @@ def append(root: Path, line: str) -> None:
 def truncate(path: Path) -> None:
     path.write_bytes(path.read_bytes()[:-3000])
 
-
-def save(path: Path, array: np.ndarray, **options: object) -> None:
-    Image.fromarray(array).save(path, **options)
-
-
-RGB = np.zeros((64, 64, 3), np.uint8)
 
 # What breaks the folder, and the line about it; bad entries that are left out.
 YOLO_FAULTS: dict[str, tuple[Break, str, int]] = {
@@ -137,6 +104,38 @@ YOLO_FAULTS: dict[str, tuple[Break, str, int]] = {
         'file',
         0,
     ),
+    'two files of classes': (
+        lambda root: (root / 'other.yaml').write_text('train: images\nnames: [a, b, c]'),
+        "warning: {root}/other.yaml: it is not read, as 'data.yaml' is there too",
+        0,
+    ),
+    'empty folder of the yaml': (
+        lambda root: [
+            (root / 'other').mkdir(),
+            (root / 'data.yaml').write_text('train: images\nval: [other]\nnames: [a, b]'),
+        ],
+        "error: {root}/data.yaml, val: 'other' has no picture. Mend the path",
+        0,
+    ),
+    'number in place of a folder': (
+        lambda root: (root / 'data.yaml').write_text('train: images\nval: 5\nnames: [a, b]'),
+        'error: {root}/data.yaml, val: 5 does not exist. Mend the path',
+        0,
+    ),
+    'numbers of classes': (
+        lambda root: (root / 'data.yaml').write_text('train: images\nnames: {1: dog, x: cat}'),
+        'error: {root}/data.yaml, names: names has the numbers 1, x, not 0 to 1',
+        0,
+    ),
+    'labels elsewhere': (
+        lambda root: [
+            (root / 'more').mkdir(),
+            (root / 'more' / '0.txt').write_text('0 0.5 0.5 0.2 0.2'),
+        ],
+        'note: {root}/more/0.txt: 1 label files, this one among them, belong to no picture that '
+        'is read',
+        0,
+    ),
     'folder of the yaml': (
         lambda root: (root / 'data.yaml').write_text('train: images\nval: other\nnames: [a, b]'),
         "error: {root}/data.yaml, val: 'other' does not exist. Mend the path",
@@ -148,12 +147,8 @@ YOLO_FAULTS: dict[str, tuple[Break, str, int]] = {
 @pytest.mark.parametrize(('change', 'line', 'skipped'), YOLO_FAULTS.values(), ids=YOLO_FAULTS)
 def test_yolo(root: Path, change: Break, line: str, skipped: int) -> None:
     sample_folders.write_yolo(root, masks=True)
-    change(root)
-    data = read(root, skip_bad=True)
-    (said,) = lines(data)
-    assert_like(said, line, root)
-    assert data.skipped == skipped
-    if said.startswith('error'):
+    data = read_broken(root, change, line, skipped)
+    if line.startswith('error'):
         with pytest.raises(ValueError, match=r'1 entries of .* cannot be used; --skip-bad goes on'):
             read(root)
     written = json.loads(Path(data.splits['train'].annotations).read_text())
@@ -177,78 +172,6 @@ def test_cmyk(root: Path) -> None:
     assert len(said) == 6
 
 
-def change_coco(root: Path, key: str, index: int, **entries: object) -> None:
-    path = root / 'annotations.json'
-    content = json.loads(path.read_text())
-    content[key][index] |= entries
-    path.write_text(json.dumps(content))
-
-
-COCO_FAULTS: dict[str, tuple[Break, str, int]] = {
-    'image without annotation': (
-        lambda root: save(root / 'images' / 'new.png', RGB),
-        'note: {root}/images/new.png: 1 pictures, this one among them, are in no annotation file',
-        0,
-    ),
-    'image that is not there': (
-        lambda root: (root / 'images' / '1.png').unlink(),
-        "error: {root}/annotations.json, image '1.png': there is no such picture in the folder. "
-        'Put it there, or remove its annotations',
-        1,
-    ),
-    'size': (
-        lambda root: change_coco(root, 'images', 1, width=640),
-        "error: {root}/annotations.json, image '{root}/images/1.png': 640x64 (width x height) "
-        'there, '
-        'but the picture is 64x64 (width x height). Write the size of the pictures, and see that '
-        'what is drawn fits',
-        1,
-    ),
-    'polygon of two points': (
-        lambda root: change_coco(root, 'annotations', 1, segmentation=[[1, 1, 9, 9]]),
-        'error: {root}/annotations.json, annotation 2: segmentation has a polygon of 4 numbers: an '
-        'even number, and at least 6, are three points. Give it a mask, or take it out; a model '
-        'without masks needs none',
-        1,
-    ),
-    'box of no area': (
-        lambda root: change_coco(root, 'annotations', 1, bbox=[5, 5, 0, 9]),
-        'warning: {root}/annotations.json, annotation 2: bbox [5, 5, 0, 9]: it is less than a '
-        'pixel '
-        'wide or high, so it is not trained on and counts as missed. Mend it, or take it out',
-        1,
-    ),
-    'category that is not there': (
-        lambda root: change_coco(root, 'annotations', 1, category_id=7),
-        'warning: {root}/annotations.json, annotation 2: category_id 7 is not that of a category '
-        'of '
-        'the file, so it is not used. Add a category, or take the annotation out',
-        0,
-    ),
-}
-
-
-@pytest.mark.parametrize(('change', 'line', 'skipped'), COCO_FAULTS.values(), ids=COCO_FAULTS)
-def test_coco(root: Path, change: Break, line: str, skipped: int) -> None:
-    sample_folders.write_coco(root, masks=True)
-    change(root)
-    data = read(root, skip_bad=True)
-    assert lines(data) == [line.replace('{root}', str(root))]
-    assert data.skipped == skipped
-
-
-def test_boxes_that_are_corners(root: Path) -> None:
-    sample_folders.write_coco(root, masks=False)
-    path = root / 'annotations.json'
-    content = json.loads(path.read_text())
-    for entry in content['annotations']:
-        x, y, width, height = entry['bbox']
-        entry['bbox'] = [x, y, x + width, y + height]
-    path.write_text(json.dumps(content))
-    with pytest.raises(ValueError, match=r'annotations.json: 3 of 8 boxes .*they are \(x1, y1, x2'):
-        read(root, skip_bad=True)
-
-
 def test_one_of_each_fault(root: Path) -> None:
     """Each has its line; without them a data set is left."""
     sample_folders.write_yolo(root, masks=True)
@@ -264,14 +187,6 @@ def test_one_of_each_fault(root: Path) -> None:
     )
     assert [split.num_images for split in data.splits.values()] == [4, 1]
     with pytest.raises(ValueError, match=r'^5 entries of '):
-        read(root)
-
-
-def test_coco_that_is_cut_off(root: Path) -> None:
-    sample_folders.write_coco(root, masks=True)
-    path = root / 'annotations.json'
-    path.write_text(path.read_text()[:-20])
-    with pytest.raises(ValueError, match=r"annotations.json': it is no JSON file: Expecting"):
         read(root)
 
 
@@ -316,7 +231,11 @@ def test_labelme(root: Path) -> None:
     ]
     (root / '0.json').write_text(json.dumps(content))
     (root / '1.json').write_text('{"shapes": [')
+    (root / '3.json').write_text('{"shapes": null}')
     said = sorted(lines(read(root, skip_bad=True)))
+    assert said.pop() == (
+        f'error: {root}/3.json: it has no list of shapes. Mend it, or remove it with its picture'
+    )
     assert len(said) == 3
     assert said[1] == (
         f'error: {root}/0.json, shape 3: its circle cannot be read (not enough values to unpack '
@@ -326,32 +245,35 @@ def test_labelme(root: Path) -> None:
     assert said[0].startswith(f'error: {root}/0.json, shape 2: segmentation has a polygon of 4')
 
 
-def test_same_picture_for_training_and_validation(root: Path) -> None:
-    for split, numbers in (('train', [0, 1, 2, 3]), ('val', [3, 4, 5])):
-        sample_folders.write_pictures(root / split, numbers)
-        content = sample_folders.coco_content(True, numbers)
-        if split == 'val':
-            (root / 'val' / '3.png').rename(root / 'val' / 'other.png')
-            content['images'][0]['file_name'] = 'other.png'
-        (root / f'{split}.json').write_text(json.dumps(content))
-    data = read(root)
-    assert lines(data) == [
-        f"warning: {root}/train/3.png: the same picture as '{root}/val/other.png', which is in "
-        'val, '
-        'this one in train: what is measured on it is no test. Remove one of them'
+def test_shapes_without_label_or_of_another_program(root: Path) -> None:
+    sample_folders.write_labelme(root, masks=True)
+    content = sample_folders.labelme_content(0, True)
+    corners = [[1, 1], [9, 1], [9, 9]]
+    content['shapes'] += [
+        dict(label=None, shape_type='polygon', points=corners, group_id=None),
+        dict(label='cat', shape_type='rotation', points=corners, group_id=None),
     ]
-    assert data.converted == ''
-    skipping = read(root, skip_bad=True)
-    assert (skipping.skipped, skipping.splits['train'].num_images) == (1, 3)
+    content['shapes'][0]['group_id'] = [1]  # of a program that nests them
+    (root / '0.json').write_text(json.dumps(content))
+    data = read(root, skip_bad=True)
+    assert data.classes == ('cat', 'dog')
+    assert lines(data) == [
+        f'error: {root}/0.json, shape 3: its rotation cannot be read (known are polygon, '
+        'rectangle, circle, mask). Draw it anew, or remove it',
+        f"error: {root}/0.json, shape 2 ('None'): its class is none of the 2 that are named. Name "
+        'it, or remove the object',
+    ]
 
 
-def test_all_pictures_are_for_training_and_validation(root: Path) -> None:
-    for split in ('train', 'val'):
-        sample_folders.write_pictures(root / split)
-        (root / f'{split}.json').write_text(json.dumps(sample_folders.coco_content(True)))
-    assert len(lines(read(root))) == 6
-    with pytest.raises(ValueError, match='every picture for training is one for validation too'):
-        read(root, skip_bad=True)
+def test_key_points_that_are_cut_off(root: Path) -> None:
+    sample_folders.write_yolo(root, masks=False)
+    with (root / 'data.yaml').open('a') as file:
+        file.write('kpt_shape: [2, 3]\n')
+    append(root, '0 0.5 0.5 0.2')
+    assert lines(read(root, skip_bad=True))[1] == (
+        f"error: {root}/labels/0.txt, line 2: '0 0.5 0.5 0.2' is no class with a box (4 numbers) "
+        'or a polygon (6 and more). Mend or remove it'
+    )
 
 
 def test_orientation_that_nothing_tells(root: Path) -> None:

@@ -10,13 +10,6 @@ import sample_folders
 from sample_folders import contents, merged, picture_names, read
 
 
-@pytest.fixture
-def root(tmp_path: Path) -> Path:
-    folder = tmp_path / 'mine'
-    folder.mkdir()
-    return folder
-
-
 def test_coco_with_splits_is_read_as_it_stands(root: Path) -> None:
     for split, numbers in (('train', [0, 1, 2, 3]), ('val', [4, 5])):
         sample_folders.write_pictures(root / split, numbers)
@@ -149,6 +142,35 @@ def test_yolo_list_files(root: Path) -> None:
     (root / 'val.txt').write_text('images/4.png\nimages/5.png\n')
     (root / 'data.yaml').write_text('train: train.txt\nval: val.txt\nnames: [cat, dog]\n')
     assert picture_names(read(root))['val'] == ['4.png', '5.png']
+    (root / 'val.txt').write_text('images/4.png\nimages/50.png\n')
+    data = read(root, skip_bad=True)
+    assert picture_names(data)['val'] == ['4.png']
+    message = f"{root}/val.txt, entry 2: there is no picture 'images/50.png'. Put it there, or "
+    assert f'{message}remove the line' in [finding.message for finding in data.findings]
+
+
+@pytest.mark.parametrize('names', ["{'0': cat, '1': dog}", '{1: dog, 0: cat}', '[cat, dog]'])
+def test_yolo_names(root: Path, names: str) -> None:
+    sample_folders.write_yolo(root, masks=False)
+    (root / 'data.yaml').write_text(f'train: images\nnames: {names}\n')
+    assert read(root).classes == ('cat', 'dog')
+
+
+def test_yolo_of_windows(root: Path) -> None:
+    """Its editor puts a mark in front of the text."""
+    sample_folders.write_yolo(root, masks=False)
+    expected = merged(read(root), 'annotations')
+    for path in (root / 'labels').iterdir():
+        path.write_text(path.read_text().replace('\n', '\r\n'), encoding='utf-8-sig')
+    assert merged(read(root), 'annotations') == expected
+
+
+def test_voc_sizes_that_are_no_numbers(root: Path) -> None:
+    sample_folders.write_voc(root, masks=False)
+    for i, size in ((0, 'inf'), (1, ''), (3, 'wide'), (4, '0')):
+        path = root / f'{i}.xml'
+        path.write_text(path.read_text().replace('<width>64', f'<width>{size}'))
+    assert len(merged(read(root), 'annotations')) == 8
 
 
 def test_voc_with_image_sets(root: Path) -> None:
@@ -164,6 +186,13 @@ def test_voc_with_image_sets(root: Path) -> None:
         'train': ['0.png', '1.png', '2.png'],
         'val': ['3.png', '4.png'],
     }
+    (sets / 'val.txt').write_text('2\n3\n4\n7\n8\n')
+    said = [finding.message for finding in read(root, skip_bad=True).findings]
+    assert said[:2] == [
+        f'{sets}/val.txt: 1 of its names are in another list too, and are in val alone',
+        f"{root}: 2 names of ImageSets, '7' among them, are of no picture. Put them there, or take "
+        'the names out',
+    ]
 
 
 def test_difficult_objects_and_the_challenge_s_corners(root: Path) -> None:

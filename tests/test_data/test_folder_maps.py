@@ -1,5 +1,6 @@
 """Folders for semantic segmentation: classes from names, values and colours; what is converted."""
 
+import re
 import shutil
 from pathlib import Path
 
@@ -12,13 +13,6 @@ from sample_folders import read
 from mmlocalattn.data.folders import FolderData
 
 COLOURS = [(0, 0, 0), (0, 128, 0), (9, 9, 200)]
-
-
-@pytest.fixture
-def root(tmp_path: Path) -> Path:
-    folder = tmp_path / 'mine'
-    folder.mkdir()
-    return folder
 
 
 def maps(data: FolderData) -> dict[str, np.ndarray]:
@@ -233,4 +227,53 @@ def test_faults(root: Path) -> None:
     ]
     assert sorted(maps(data)) == ['4', '5']
     with pytest.raises(ValueError, match=r'3 entries of .* cannot be used; --skip-bad goes on'):
+        read(root)
+
+
+@pytest.mark.parametrize('kind', ['RGB', 'RGBA', 'LA', 'JPEG'])
+def test_indices_that_no_loader_reads_are_converted(root: Path, kind: str) -> None:
+    """MMSegmentation takes maps of one channel, and no JPEG files."""
+    sample_folders.write_maps(root)
+    (root / 'classes.txt').write_text('nothing\ncat\ndog\n')
+    path = root / 'masks' / '2.png'
+    with Image.open(path) as image:  # nothing is in it
+        if kind == 'JPEG':
+            image.save(path, format='JPEG')
+        else:
+            image.convert(kind).save(path)
+    data = read(root)
+    assert data.converted == f'maps to index maps in {root.parent}/run/data'
+    assert_maps(data)
+
+
+@pytest.mark.parametrize('step', [1, 0.5])
+def test_maps_of_floats(root: Path, step: float) -> None:
+    sample_folders.write_maps(root)
+    for path in (root / 'masks').iterdir():
+        with Image.open(path) as image:
+            labels = np.array(image)
+        Image.fromarray(labels.astype(np.float32) * step).save(path.with_suffix('.tif'))
+        path.unlink()
+    if step == 1:
+        assert_maps(read(root))
+    else:
+        message = 'this index map cannot be read (it has numbers that are not whole)'
+        with pytest.raises(ValueError, match=re.escape(f'{root}/masks/0.tif: {message}')):
+            read(root)
+
+
+def test_one_bit_masks_beside_colour_masks(root: Path) -> None:
+    """Their 1 is a colour of its own, (1, 1, 1), in what is found and in what is written."""
+    sample_folders.write_maps(root, COLOURS)
+    Image.new('1', (64, 64), 1).save(root / 'masks' / '2.png')
+    data = read(root)
+    assert data.classes == ('#000000', '#008000', '#010101', '#0909c8')
+    assert (maps(data)['2'] == 2).all()
+
+
+def test_maps_too_large_to_open(root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    sample_folders.write_maps(root)
+    monkeypatch.setattr(Image, 'MAX_IMAGE_PIXELS', 1000)
+    message = f'{root}/masks/0.png: this index map cannot be read (Image size (4096 pixels) exceeds'
+    with pytest.raises(ValueError, match=re.escape(message)):
         read(root)

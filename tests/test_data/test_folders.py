@@ -18,13 +18,6 @@ from mmlocalattn.data.folders import count_table, read_folder
 VOC = 'Pascal VOC'  # has boxes alone
 
 
-@pytest.fixture
-def root(tmp_path: Path) -> Path:
-    folder = tmp_path / 'mine'
-    folder.mkdir()
-    return folder
-
-
 @pytest.fixture(scope='module')
 def val_names(tmp_path_factory: pytest.TempPathFactory) -> list[str]:
     """The validation pictures that are chosen in a folder in COCO's format."""
@@ -161,6 +154,57 @@ def test_class_folders_in_splits(root: Path) -> None:
     assert '0.png' not in Path(data.splits['train'].annotations).read_text()
 
 
+def test_class_folders_with_splits_below(root: Path) -> None:
+    for number, name in enumerate(('cat', 'dog')):
+        sample_folders.write_pictures(root / name / 'train', [3 * number, 3 * number + 1])
+        sample_folders.write_pictures(root / name / 'val', [3 * number + 2])
+    data = read(root)
+    assert not data.made_split
+    assert Path(data.splits['val'].annotations).read_text() == 'cat/val/2.png 0\ndog/val/5.png 1\n'
+
+
+def test_class_folders_beside_splits_are_not_read(root: Path) -> None:
+    """'unsorted' would become a class otherwise."""
+    sample_folders.write_class_folders(root / 'train')
+    for i in range(4):
+        sample_folders.write_class_folders(root / 'train' / f'more{i}')
+    sample_folders.write_pictures(root / 'val' / 'dog', [5])
+    sample_folders.write_pictures(root / 'unsorted' / 'dog', [0])
+    data = read(root)
+    assert 'unsorted' not in data.classes
+    assert data.findings[0].message.startswith(f'{root}/unsorted/dog/0.png: 1 pictures, this one')
+
+
+def test_folders_of_splits_are_no_classes(root: Path) -> None:
+    sample_folders.write_pictures(root / 'train', [0, 1, 2])
+    sample_folders.write_pictures(root / 'val', [3, 4])
+    with pytest.raises(ValueError, match='and no data set that is known'):
+        read(root)
+    sample_folders.write_pictures(root / 'bus', [5])
+    assert read(root).classes == ('bus', 'train', 'val')
+
+
+def test_pictures_beside_those_for_validation_are_for_training(root: Path) -> None:
+    sample_folders.write_yolo(root, masks=False)
+    (root / 'data.yaml').unlink()
+    for folder, suffix in (('images', 'png'), ('labels', 'txt')):
+        (root / folder / 'val').mkdir()
+        (root / folder / f'5.{suffix}').rename(root / folder / 'val' / f'5.{suffix}')
+    data = read(root)
+    assert not data.made_split
+    assert sample_folders.picture_names(data) == {
+        'train': [f'{i}.png' for i in range(5)],
+        'val': ['5.png'],
+    }
+
+
+def test_classes_of_one_picture_cannot_be_split(root: Path) -> None:
+    sample_folders.write_pictures(root / 'cat', [0])
+    sample_folders.write_pictures(root / 'dog', [1])
+    with pytest.raises(ValueError, match='no class has two different pictures, one of the 2 for'):
+        read(root)
+
+
 def test_task_chooses_where_there_is_more_than_one(root: Path) -> None:
     sample_folders.write_maps(root)
     (root / 'annotations.json').write_text(json.dumps(sample_folders.coco_content(True)))
@@ -190,6 +234,31 @@ def test_arguments(root: Path) -> None:
     with pytest.raises(ValueError, match='exists and holds something else'):
         read(root)
     assert not list((root.parent / 'run').glob('.*'))
+
+
+def test_a_description_of_other_programs_is_left_alone(root: Path) -> None:
+    """Others call theirs dataset.json too."""
+    sample_folders.write_coco(root, masks=False)
+    other = root.parent / 'run' / 'data' / 'dataset.json'
+    other.parent.mkdir(parents=True)
+    for text in ('{"labels": {}}', '[1]', 'no JSON'):
+        other.write_text(text)
+        with pytest.raises(ValueError, match='exists and holds something else'):
+            read(root)
+        assert other.read_text() == text
+
+
+def test_pictures_that_are_not_read(root: Path) -> None:
+    sample_folders.write_yolo(root, masks=False)
+    sample_folders.write_pictures(root / 'more', [0, 1])
+    (root / 'more' / 'a.heic').touch()
+    (root / 'more' / 'b.GIF').touch()
+    assert [finding.message for finding in read(root).findings[:2]] == [
+        f'{root}/more/0.png: 2 pictures, this one among them, belong to no annotation, class or '
+        'split, and are not read',
+        f'{root}/more/a.heic: 2 files, this one among them, are pictures of formats that are not '
+        'read. Save them as JPEG',
+    ]
 
 
 def test_one_picture_cannot_be_split(root: Path) -> None:

@@ -46,6 +46,33 @@ def test_walk_leaves_out_what_is_hidden_and_ends(tmp_path: Path) -> None:
     assert tree.ending('.txt') == [str(tmp_path / 'a' / 'notes.txt')]
 
 
+def test_walk_says_what_it_cannot_list(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / 'a').mkdir()
+    scan = os.scandir
+
+    def refuse(path: str) -> object:
+        if os.path.basename(path) == 'a':
+            raise PermissionError(13, 'Permission denied', path)
+        return scan(path)
+
+    monkeypatch.setattr(os, 'scandir', refuse)
+    with pytest.raises(PermissionError, match=f"'{tmp_path}/a'$"):
+        walk(str(tmp_path))
+
+
+def test_lists_of_classes_that_differ(tmp_path: Path) -> None:
+    for folder, names in (('a', 'cat\ndog'), ('b', 'cat\ndog\n')):
+        (tmp_path / folder).mkdir()
+        (tmp_path / folder / 'classes.txt').write_text(names)
+    names = 'classes.txt', 'labels.txt'
+    assert walk(str(tmp_path)).class_names(*names)[1] == ['cat', 'dog']
+    (tmp_path / 'b' / 'labels.txt').write_text('dog')
+    assert walk(str(tmp_path)).class_names(*names)[1] == ['cat', 'dog']
+    (tmp_path / 'b' / 'classes.txt').write_text('dog\ncat')
+    with pytest.raises(ValueError, match=r"a/classes\.txt' and '.*b/classes\.txt' name different"):
+        walk(str(tmp_path)).class_names(*names)
+
+
 def test_find(tmp_path: Path) -> None:
     for split in ('train', 'val'):
         (tmp_path / 'images' / split).mkdir(parents=True)

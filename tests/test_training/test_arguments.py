@@ -40,3 +40,16 @@ def test_options_are_read_as_mmengine_reads_them(
     argv = [str(file), '--cfg-options', 'a.b=1', 'a.c=[1,(2.5,x)]', 'a.d=true', '--cfg-options']
     cfg = config_of(parser.parse_args([*argv, 'a.e=x=y', 'a.f=None']))
     assert cfg.a.to_dict() == dict(b=1, c=[1, (2.5, 'x')], d=True, e='x=y', f=None)
+
+
+@pytest.mark.parametrize('swap', [[], ['--backbone', 'ssvit_t']])
+def test_a_missing_toolbox_comes_first(
+    parser: argparse.ArgumentParser, tmp_path: Path, swap: list[str]
+) -> None:
+    """Not that the backbone cannot be replaced in a config without a model."""
+    file = tmp_path / 'c.py'
+    file.write_text("default_scope = 'mmnothing'")
+    with pytest.raises(
+        ModuleNotFoundError, match=r'^config .*c\.py. needs mmnothing, which is not'
+    ):
+        config_of(parser.parse_args([str(file), *swap]))

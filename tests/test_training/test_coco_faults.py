@@ -121,8 +121,8 @@ COCO_ERRORS = [
     ),
     (
         lambda cfg: Path('train/1.jpg').write_text('no picture'),
-        "train/1.jpg: this image cannot be read (cannot identify image file 'train/1.jpg'). Copy "
-        'it again, or take it out of the data set',
+        'train/1.jpg: this image cannot be read (cannot identify image file). Copy it again, or '
+        'take it out of the data set',
     ),
     (without('segmentation'), MASKED % 'is missing or empty'),
     (first('annotations', segmentation=[]), MASKED % 'is missing or empty'),

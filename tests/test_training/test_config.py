@@ -123,3 +123,21 @@ def test_validation_data_serve_for_tests(folder: Path) -> None:
     )
     cfg = load_config('c.py')
     assert (cfg.test_dataloader, cfg.test_cfg, cfg.test_evaluator) == (dict(a=1), {}, dict(c=3))
+
+
+def test_options_reach_test_data_that_are_those_of_the_validation(folder: Path) -> None:
+    Path('c.py').write_text('val_dataloader = dict(batch_size=1, num_workers=2, dataset=dict(a=1))')
+    options = {'val_dataloader.num_workers': 3, 'test_dataloader.batch_size': 7}
+    cfg = load_config('c.py', options)
+    assert cfg.val_dataloader == dict(batch_size=1, num_workers=3, dataset=dict(a=1))
+    assert cfg.test_dataloader == dict(batch_size=7, num_workers=3, dataset=dict(a=1))
+
+
+def test_a_scope_that_is_not_installed(folder: Path) -> None:
+    Path('c.py').write_text("default_scope = 'mmnothing'")
+    with pytest.raises(
+        ModuleNotFoundError, match=r'^config .*c\.py. needs mmnothing, which is not'
+    ):
+        load_config('c.py')
+    cfg = load_config('c.py', {'default_scope': 'mmengine'})
+    assert cfg.default_scope == 'mmengine'

@@ -197,8 +197,8 @@ def labelled(folder: Path) -> None:  # noqa: F811
         (
             2,
             lambda: Path('labelled/cat/0.jpg').write_text(''),
-            'labelled/cat/0.jpg: this image cannot be read (cannot identify image file '
-            "'labelled/cat/0.jpg'). Copy it again, or take it out of the data set",
+            'labelled/cat/0.jpg: this image cannot be read (the file is empty). Copy it again, or '
+            'take it out of the data set',
         ),
     ],
 )

@@ -43,3 +43,11 @@ def test_logs_that_are_cut_off_or_none(tmp_path: Path) -> None:
     log.write_text('hello\n')
     with pytest.raises(ValueError, match=r'scalars\.json, line 1 is not JSON: '):
         read_history(log)
+
+
+@pytest.mark.parametrize('line', ['[1, 2]', '{"loss": 0.5}'])
+def test_json_of_another_kind(tmp_path: Path, line: str) -> None:
+    log = write_log(tmp_path, range(1, 3), {'mIoU': 1.0})
+    log.write_text(f'{log.read_text()}{line}\n')
+    with pytest.raises(ValueError, match=r'scalars\.json, line 4 is no line of a log of MMEngine$'):
+        read_history(log)

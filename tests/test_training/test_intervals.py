@@ -6,6 +6,7 @@ import io
 import numpy as np
 import pytest
 import torch
+from mmengine.registry import METRICS
 from pycocotools.coco import COCO
 from pycocotools.cocoeval import COCOeval
 
@@ -114,24 +115,37 @@ def test_interval_leaves_out_draws_without_a_score() -> None:
     assert interval(np.array([*np.linspace(0, 1, 101), np.nan])) == pytest.approx((0.025, 0.975))
 
 
-def test_metrics_of_the_toolboxes() -> None:
-    from mmengine.registry import METRICS
+def evaluate_with(samples: list[dict], **metric: object) -> dict[str, float]:
+    built = METRICS.build(metric)
+    built.dataset_meta = dict(classes=('a', 'b'))
+    for sample in samples:
+        built.process({}, [sample])
+    return built.evaluate(len(samples))
 
-    metric = METRICS.build(dict(type='mmlocalattn.IntervalIoUMetric', iou_metrics=['mIoU']))
-    metric.dataset_meta = dict(classes=('a', 'b'))
+
+def test_iou_is_that_of_mmsegmentation_with_bounds() -> None:
     rng = np.random.default_rng(0)
+    samples = []
     for _ in range(8):
         label = torch.tensor(rng.integers(0, 2, (1, 8, 8)))
         guess = torch.where(torch.tensor(rng.random((1, 8, 8)) < 0.8), label, 1 - label)
-        sample = dict(pred_sem_seg=dict(data=guess), gt_sem_seg=dict(data=label))
-        metric.process({}, [sample])
-    scores = metric.evaluate(8)
-    assert scores['mIoU_low'] < scores['mIoU'] < scores['mIoU_high']
+        samples.append(dict(pred_sem_seg=dict(data=guess), gt_sem_seg=dict(data=label)))
+    scores = evaluate_with(samples, type='mmlocalattn.IntervalIoUMetric', iou_metrics=['mIoU'])
+    low, high = scores.pop('mIoU_low'), scores.pop('mIoU_high')
+    assert low < scores['mIoU'] < high < low + 20
+    assert scores == evaluate_with(samples, type='mmseg.IoUMetric', iou_metrics=['mIoU'])
+    dice = evaluate_with(samples, type='mmlocalattn.IntervalIoUMetric', iou_metrics=['mDice'])
+    assert 'mDice' in dice and not {'mIoU', 'mIoU_low'} & set(dice)  # noqa: PT018
 
-    metric = METRICS.build(dict(type='mmlocalattn.IntervalAccuracy', topk=(1,)))
-    for label in (0, 0, 1, 1, 1, 0, 1, 0):
-        score = torch.tensor([0.7, 0.3])
-        metric.process({}, [dict(pred_score=score, gt_label=torch.tensor([label]))])
-    scores = metric.evaluate(8)
-    assert scores['accuracy/top1'] == 50
-    assert scores['accuracy/top1_low'] < 50 < scores['accuracy/top1_high']
+
+@pytest.mark.parametrize(
+    'predicted', [dict(pred_score=torch.tensor([0.7, 0.3])), dict(pred_label=torch.tensor([0]))]
+)
+def test_accuracy_is_that_of_mmpretrain_with_bounds(predicted: dict[str, torch.Tensor]) -> None:
+    samples = [dict(gt_label=torch.tensor([int(i > 5)]), **predicted) for i in range(8)]
+    scores = evaluate_with(samples, type='mmlocalattn.IntervalAccuracy', topk=(1,))
+    low, high = scores.pop('accuracy/top1_low'), scores.pop('accuracy/top1_high')
+    right = np.array([100.0] * 6 + [0.0] * 2)
+    assert (low, high) == pytest.approx(mean_interval(right), abs=0.005)
+    assert scores == evaluate_with(samples, type='mmpretrain.Accuracy', topk=(1,))
+    assert scores['accuracy/top1'] == 75

@@ -34,6 +34,8 @@ def test_index_maps_are_written_by_the_metric_of_segmentation() -> None:
     assert evaluated('mmseg', dict(type='IoUMetric'), 'maps') == maps
     metrics = [OTHER, dict(type='mmseg.IoUMetric')]
     assert evaluated('mmseg', metrics, 'maps') == [OTHER, {**maps, 'type': 'mmseg.IoUMetric'}]
+    with pytest.raises(ValueError, match=r'^--out needs an IoUMetric, which writes the maps, in '):
+        evaluated('mmseg', [OTHER], 'maps')
 
 
 @pytest.mark.parametrize(

@@ -65,6 +65,10 @@ def test_work_dir(monkeypatch: pytest.MonkeyPatch) -> None:
         (dict(train_cfg=dict(max_epochs=0)), r'^train_cfg\.max_epochs of .* 1 or more, got 0$'),
         (dict(train_cfg=dict(max_iters='a')), r"^train_cfg\.max_iters of .* 1 or more, got 'a'$"),
         (
+            dict(train_cfg=dict(max_epochs=2.0)),
+            r'^train_cfg\.max_epochs of .* must be a whole number, 1 or more, got 2\.0$',
+        ),
+        (
             dict(optim_wrapper=dict(optimizer=dict(type='Nothing'))),
             r"there is no optimizer 'Nothing'; registered are .*, AdamW, .*, SGD",
         ),

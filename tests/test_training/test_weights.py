@@ -108,6 +108,10 @@ def test_nothing_fits(tmp_path: Path) -> None:
     for allow_partial in (False, True):
         with pytest.raises(ValueError, match=r'a\.pth. has no weight that fits this model: 8 miss'):
             load_weights(Net(), 'a.pth', allow_partial=allow_partial)
+    torch.save({'neck.weight': torch.zeros(1)}, 'b.pth')
+    message = r'b\.pth. has no weight that fits the neck of this model: neck\.weight has'
+    with pytest.raises(ValueError, match=message):
+        load_weights(Net().head, 'b.pth', 'neck.')
 
 
 @pytest.fixture(autouse=True)

@@ -1,5 +1,7 @@
 """The contact sheet of a folder: pictures with their boxes, polygons, maps and names of classes."""
 
+import json
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 
@@ -44,3 +46,19 @@ def test_maps_are_painted_half(tmp_path: Path) -> None:
     half = np.array([value // 2 for value in data.palette[0][::-1]])
     difference = painted[:TILE].astype(int) - plain[:TILE]
     assert np.abs(difference - half).sum(-1).min() <= 3
+
+
+def test_polygons_that_are_wrong_are_not_drawn(tmp_path: Path) -> None:
+    """Where only boxes are learned, nothing is wrong with the data."""
+    root = tmp_path / 'mine'
+    root.mkdir()
+    sample_folders.write_coco(root, masks=False)
+    content = sample_folders.coco_content(False)
+    for entry, polygons in zip(content['annotations'], ([[1, 2, 3]], [4, 5, 6, 7]), strict=False):
+        entry['segmentation'] = polygons
+    (root / 'annotations.json').write_text(json.dumps(content))
+    data = read_folder(str(root), str(tmp_path / 'data'))
+    assert data.task == 'detection'
+    sheet = draw_contact_sheet(data, number=6)
+    shutil.rmtree(root / 'images')
+    assert not np.array_equal(sheet, draw_contact_sheet(data, number=6))

@@ -1,14 +1,17 @@
 """Predictions on images and videos, and where the pictures go."""
 
 from pathlib import Path
+from types import SimpleNamespace
 
 import cv2
+import numpy as np
 import pytest
 import tiny_data
 from tiny_data import data, quick  # noqa: F401
 
 from mmlocalattn.training import load_config
-from mmlocalattn.visualisation.predictor import Predictor, plan_outputs
+from mmlocalattn.visualisation import predictor as module
+from mmlocalattn.visualisation.predictor import Predictor, draw_video, plan_outputs
 
 
 @pytest.mark.usefixtures('quick')
@@ -45,3 +48,20 @@ def test_outputs_have_the_names_of_the_inputs(tmp_path: Path) -> None:
     assert not out.exists()
     with pytest.raises(ValueError, match=r"b\.png' would be overwritten; choose another folder"):
         plan_outputs([folder / 'b.png'], folder)
+
+
+def test_a_video_has_frames_of_one_size(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    film = tmp_path / 'film.avi'
+    writer = cv2.VideoWriter(str(film), cv2.VideoWriter.fourcc(*'MJPG'), 5, (48, 32))
+    writer.write(np.zeros((32, 48, 3), np.uint8))
+    writer.release()
+    frames = [np.zeros((32, 48, 3), np.uint8)] * 2
+    predictor = SimpleNamespace(channels=3, draw=lambda frame, source: frame)
+    monkeypatch.setattr(module, '_frames', lambda video: iter(frames))
+    draw_video(predictor, film, tmp_path / 'a.mp4')
+    written = cv2.VideoCapture(str(tmp_path / 'a.mp4'))
+    assert [written.read()[0] for _ in range(3)] == [True, True, False]
+    frames[1] = np.zeros((48, 32, 3), np.uint8)
+    with pytest.raises(ValueError, match=r"film\.avi' has frames of several sizes: cut it apart$"):
+        draw_video(predictor, film, tmp_path / 'b.mp4')
+    assert sorted(path.name for path in tmp_path.iterdir()) == ['a.mp4', 'film.avi']

@@ -1,8 +1,8 @@
 """COCO json: one file, or one for each split. Entries are kept as they are."""
 
+import json
 import os
 from collections import Counter
-from collections.abc import Iterator
 from pathlib import Path
 
 from mmlocalattn.data.coco import CocoReader, check_ids
@@ -20,10 +20,10 @@ def read_coco(tree: Tree) -> Records | None:
     Raises:
         ValueError: If it is not clear which file is meant, or one cannot be read.
     """
-    contents = _contents(tree)
+    records = Records('COCO', 'detection', [])
+    contents = _contents(tree, records)
     if not contents:
         return None
-    records = Records('COCO', 'detection', [])
     files = _choose(tree, list(contents), records)
     first = contents[files.get('train') or next(iter(files.values()))]
     categories = _used_categories(first, list(contents.values()))
@@ -35,23 +35,16 @@ def read_coco(tree: Tree) -> Records | None:
         records.findings.append(Finding('error', 'classes', path, '', problem, 'Merge them'))
     for split, path in files.items():
         _read_file(tree, records, split, path, contents[path])
-    records.findings += _not_named(tree, records)
     records.task = task_of(records.pictures)
     return records
 
 
-def _not_named(tree: Tree, records: Records) -> Iterator[Finding]:
-    """Pictures beside others that no annotation file names."""
-    used = {picture.path for picture in records.pictures}
-    folders = {os.path.dirname(path) for path in used}
-    left = [path for path in tree.pictures if path not in used and os.path.dirname(path) in folders]
-    if left:
-        problem = f'{len(left)} pictures, this one among them, are in no annotation file'
-        yield Finding('note', 'images left out', left[0], '', problem)
+def _contents(tree: Tree, records: Records) -> dict[str, dict]:
+    """The JSON files of the folder that are COCO's, with their content.
 
-
-def _contents(tree: Tree) -> dict[str, dict]:
-    """The JSON files of the folder that are COCO's, with their content."""
+    Raises:
+        ValueError: If one that looks like it cannot be read.
+    """
     paths = tree.ending('.json')
     if len(paths) > MAX_FILES:
         paths = [path for path in paths if 'annotation' in tree.relative(path).lower()]
@@ -59,17 +52,35 @@ def _contents(tree: Tree) -> dict[str, dict]:
     if len(paths) > MAX_FILES:
         return contents
     reader = CocoReader(Budget())
+    broken: list[str] = []
     for path in paths:
         text = Path(path).read_bytes()
-        if b'"segments_info"' in text or not all(key in text for key in KEYS):
-            continue  # panoptic, captions, or something else
+        if b'"segments_info"' in text or not any(key in text for key in KEYS):
+            continue  # panoptic, or something else
+        if not all(key in text for key in KEYS):
+            broken += _broken(path, text)
+            continue  # captions, or something else
         try:
             content = reader.read(path)
         except ValueError as error:
             raise ValueError(f'{path!r}: {error}') from error
         if content and any('bbox' in it or 'segmentation' in it for it in content['annotations']):
             contents[path] = content
+        else:
+            problem = 'no annotation of it has a box or mask, so it is not read'
+            records.findings.append(Finding('note', 'data set', path, '', problem))
+    if contents and broken:
+        raise ValueError(broken[0])
     return contents
+
+
+def _broken(path: str, text: bytes) -> list[str]:
+    """What is wrong with a file that has a part of what COCO's have, as one that is cut off."""
+    try:
+        json.loads(text)
+    except ValueError as error:
+        return [f'{path!r}: it is no JSON file: {error}']
+    return []
 
 
 def _choose(tree: Tree, paths: list[str], records: Records) -> dict[SplitName | None, str]:
@@ -88,6 +99,10 @@ def _choose(tree: Tree, paths: list[str], records: Records) -> dict[SplitName | 
     files = {}
     for split, several in by_split.items():
         named = [path for path in several if os.path.basename(path).startswith('instances')]
+        if named:
+            for path in sorted(set(several) - set(named)):
+                problem = f'it is not read, as {os.path.basename(named[0])!r} is there'
+                records.findings.append(Finding('note', 'data set', path, '', problem))
         several = named or several
         if len(several) > 1:
             names = ' and '.join(repr(tree.relative(path)) for path in several[:3])

@@ -21,6 +21,7 @@ from mmlocalattn.data.tree import Tree, nearest, split_of
 LOOKED_AT = 20  # JSON files, to see whether they are LabelMe's
 CIRCLE_POINTS = 32
 AREAS = ('polygon', 'rectangle', 'circle', 'mask')
+NO_AREAS = ('point', 'points', 'line', 'linestrip')
 NO_CLASSES = ('__ignore__', '_background_')  # first lines of LabelMe's labels.txt
 
 
@@ -39,9 +40,10 @@ def read_labelme(tree: Tree) -> Records | None:
         content = _read(path)
         if isinstance(content, dict):
             contents[path] = {**content, 'imageData': None}
-        elif content:
+        elif content or Path(path).stem in tree.by_stem:
+            problem = content or 'it has no list of shapes'
             fix = 'Mend it, or remove it with its picture'
-            records.findings.append(Finding('error', 'annotation file', path, '', content, fix))
+            records.findings.append(Finding('error', 'annotation file', path, '', problem, fix))
     records.classes = _classes(tree, list(contents.values()))
     masks = any(
         shape.get('shape_type', 'polygon') in ('polygon', 'circle', 'mask')
@@ -73,7 +75,7 @@ def _classes(tree: Tree, contents: list[dict]) -> list[str]:
         str(shape.get('label'))
         for content in contents
         for shape in content['shapes']
-        if shape.get('shape_type', 'polygon') in AREAS
+        if shape.get('shape_type', 'polygon') in AREAS and shape.get('label')
     }
     return [name for name in listed or sorted(found) if name not in NO_CLASSES]
 
@@ -98,7 +100,7 @@ def _objects(
 ) -> Iterator[ObjectRecord]:
     """The objects that shapes draw; what cannot be read becomes a finding."""
     labels = {name: label for label, name in enumerate(records.classes)}
-    groups: dict[tuple, ObjectRecord] = {}
+    groups: dict[tuple[str, str], ObjectRecord] = {}
     for number, shape in enumerate(shapes, 1):
         kind = shape.get('shape_type', 'polygon')
         name = str(shape.get('label'))
@@ -118,8 +120,8 @@ def _objects(
             finding = Finding('note', 'boxes', picture.ann_file, entry, problem)
             records.findings.append(finding)
             continue
-        group = shape.get('group_id')
-        first = groups.get((name, group)) if group is not None else None
+        group = repr(shape.get('group_id'))
+        first = groups.get((name, group)) if group != 'None' else None
         if first and item.polygons and first.polygons:
             first.polygons += item.polygons
             first.box = None
@@ -137,8 +139,10 @@ def _object(
         KeyError, TypeError, ValueError, OSError: If the shape is malformed.
     """
     kind = shape.get('shape_type', 'polygon')
-    if kind not in AREAS:
+    if kind in NO_AREAS:
         return None
+    if kind not in AREAS:
+        raise ValueError(f'known are {", ".join(AREAS)}')
     points = [[float(x), float(y)] for x, y in shape['points']]
     if kind == 'polygon':
         return ObjectRecord(label, entry, polygons=[[value for point in points for value in point]])

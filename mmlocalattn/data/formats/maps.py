@@ -7,8 +7,8 @@ from pathlib import Path
 from typing import Any
 
 from mmlocalattn.data.findings import Finding
-from mmlocalattn.data.image_files import unreadable
 from mmlocalattn.data.map_files import IGNORED, Colour, MapContent, look_at_map
+from mmlocalattn.data.picture_files import unreadable
 from mmlocalattn.data.records import PictureRecord, Records
 from mmlocalattn.data.threads import in_threads
 from mmlocalattn.data.tree import PICTURE_FOLDERS, Tree, nearest, split_of
@@ -43,6 +43,7 @@ def read_maps(tree: Tree) -> Records | None:
         split = split_of(tree.relative(picture))
         records.pictures.append(PictureRecord(picture, path, split, index_map=path))
     _choose_classes(tree, records, list(contents.values()))
+    records.convert_maps |= not all(content.is_plain for content in contents.values())
     known = {*records.map_labels, IGNORED}
     for record in records.pictures:
         if record.index_map:

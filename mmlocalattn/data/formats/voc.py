@@ -6,7 +6,8 @@ from pathlib import Path
 from xml.etree import ElementTree
 
 from mmlocalattn.data.findings import Finding
-from mmlocalattn.data.records import ObjectRecord, PictureRecord, Records, Size, task_of
+from mmlocalattn.data.geometry import Size
+from mmlocalattn.data.records import ObjectRecord, PictureRecord, Records, task_of
 from mmlocalattn.data.tree import SplitName, Tree, nearest, read_lines, split_of
 
 Element = ElementTree.Element
@@ -23,7 +24,7 @@ def read_voc(tree: Tree) -> Records | None:
     roots = dict(_parse(paths, records))
     if not roots:
         return None
-    sets = _image_sets(tree)
+    sets = _image_sets(tree, records)
     records.classes = _classes(tree, list(roots.values()))
     labels = {name: label for label, name in enumerate(records.classes)}
     for path, root in roots.items():
@@ -36,6 +37,7 @@ def read_voc(tree: Tree) -> Records | None:
         picture.objects = list(_objects(path, root, labels, records))
         records.pictures.append(picture)
     _add_negatives(tree, records, sets)
+    records.findings += _listed_without(tree, records, sets)
     records.task = task_of(records.pictures)
     crowds = sum(item.crowd for picture in records.pictures for item in picture.objects)
     if crowds:
@@ -56,7 +58,7 @@ def _parse(paths: list[str], records: Records) -> Iterator[tuple[str, Element]]:
             yield path, root
 
 
-def _image_sets(tree: Tree) -> dict[str, SplitName | None]:
+def _image_sets(tree: Tree, records: Records) -> dict[str, SplitName | None]:
     """The split of each name in the lists of ImageSets; without train and val there are none."""
     sets: dict[str, SplitName | None] = {}
     for path in tree.ending('.txt'):
@@ -64,10 +66,28 @@ def _image_sets(tree: Tree) -> dict[str, SplitName | None]:
         name = Path(path).stem
         if 'ImageSets' in relative and name in ('train', 'val', 'test', 'trainval'):
             split = split_of(relative, file_name=True) if name != 'trainval' else None
+            both = 0
             for line in read_lines(path):
                 stem = line.split()[0]
+                both += bool(split) and sets.get(stem) not in (None, split)
                 sets[stem] = split or sets.get(stem)
+            if both:
+                problem = f'{both} of its names are in another list too, and are in {split} alone'
+                records.findings.append(Finding('note', 'train and val', path, '', problem))
     return sets
+
+
+def _listed_without(
+    tree: Tree, records: Records, sets: dict[str, SplitName | None]
+) -> Iterator[Finding]:
+    """Find names in lists that neither a picture nor an XML file has."""
+    there = {Path(picture.ann_file or picture.path).stem for picture in records.pictures}
+    there |= {Path(finding.file).stem for finding in records.findings}  # those that are broken
+    gone = sorted(set(sets) - there)
+    if gone:
+        problem = f'{len(gone)} names of ImageSets, {gone[0]!r} among them, are of no picture'
+        fix = 'Put them there, or take the names out'
+        yield Finding('error', 'missing image', tree.root, '', problem, fix)
 
 
 def _classes(tree: Tree, roots: list[Element]) -> list[str]:
@@ -100,7 +120,7 @@ def _size(root: Element) -> Size | None:
     """Width and height as the file gives them; some programs write zeros."""
     try:
         size = int(float(_text(root, 'size/width'))), int(float(_text(root, 'size/height')))
-    except ValueError:
+    except (ValueError, OverflowError):  # no numbers, or infinite ones
         return None
     return size if min(size) > 0 else None
 

@@ -19,11 +19,11 @@ def read_yolo(tree: Tree) -> Records | None:
     Raises:
         ValueError: If the yaml file cannot be read.
     """
-    config_path, config = _config(tree)
+    records = Records('YOLO', 'detection', [])
+    config_path, config = _config(tree, records)
     labels = _Labels(tree)
     if not config and not labels.files:
         return None
-    records = Records('YOLO', 'detection', [])
     pictures = _pictures(tree, config_path, config, labels, records)
     if not config and not any(labels.of(path) for path in pictures):
         return None
@@ -48,8 +48,9 @@ def read_yolo(tree: Tree) -> Records | None:
     return records
 
 
-def _config(tree: Tree) -> tuple[str, dict]:
+def _config(tree: Tree, records: Records) -> tuple[str, dict]:
     """The yaml file that names classes and splits, and its content; empty without one."""
+    first: tuple[str, dict] = '', {}
     for path in tree.ending('.yaml', '.yml'):
         try:
             content = yaml.safe_load(Path(path).read_text(encoding='utf-8-sig'))
@@ -57,15 +58,19 @@ def _config(tree: Tree) -> tuple[str, dict]:
             line = ' '.join(str(error).split())
             raise ValueError(f'{path!r} is no YAML file: {line}') from error
         if isinstance(content, dict) and 'names' in content and {'train', 'val'} & set(content):
-            return path, content
-    return '', {}
+            if first[0]:
+                problem = f'it is not read, as {tree.relative(first[0])!r} is there too'
+                records.findings.append(Finding('warning', 'data set', path, '', problem))
+            else:
+                first = path, content
+    return first
 
 
 def _is_label_file(tree: Tree, path: str) -> bool:
     """Whether a text file is beside or below pictures and begins as labels do, or is empty."""
     if os.path.basename(path).lower() in NO_LABELS:
         return False
-    with open(path, encoding='utf-8', errors='replace') as file:
+    with open(path, encoding='utf-8-sig', errors='replace') as file:
         line = file.readline()
     numbers = len(line.split()) >= 5 and _is_numbers(line)
     return numbers or (Path(path).stem in tree.by_stem and _might_be_labels(tree, path))
@@ -136,10 +141,10 @@ def _pictures(
     pictures: dict[str, SplitName | None] = {}
     for split in SPLITS:
         entries = config.get(split) or []
-        for entry in [entries] if isinstance(entries, str) else entries:
-            found = _resolve(tree, config_path, config.get('path') or '', entry)
-            if found is None:
-                problem = f'{entry!r} does not exist'
+        for entry in entries if isinstance(entries, list) else [entries]:
+            found = _resolve(tree, config_path, str(config.get('path') or ''), str(entry), records)
+            if not found:
+                problem = f'{entry!r} ' + ('does not exist' if found is None else 'has no picture')
                 finding = Finding('error', 'data set', config_path, split, problem, 'Mend the path')
                 records.findings.append(finding)
             both = 0
@@ -160,7 +165,9 @@ def _in_both(config_path: str, split: str, number: int) -> Finding:
     )
 
 
-def _resolve(tree: Tree, config_path: str, root: str, entry: str) -> list[str] | None:
+def _resolve(
+    tree: Tree, config_path: str, root: str, entry: str, records: Records
+) -> list[str] | None:
     """The pictures that an entry of the yaml file means: a folder, or a file that lists them."""
     beside = os.path.dirname(config_path)
     tail = entry.replace('\\', '/')
@@ -177,20 +184,36 @@ def _resolve(tree: Tree, config_path: str, root: str, entry: str) -> list[str] |
             inside = path + os.sep
             return [picture for picture in tree.pictures if picture.startswith(inside)]
         if os.path.isfile(path) and path.endswith('.txt'):
-            names = [tree.find(name, path) for name in read_lines(path)]
-            return [name for name in names if name]
+            return list(_listed(tree, path, records))
     return None
+
+
+def _listed(tree: Tree, path: str, records: Records) -> Iterator[str]:
+    """The pictures that a file lists; those that are not there become findings."""
+    for number, name in enumerate(read_lines(path), 1):
+        found = tree.find(name, path)
+        if found:
+            yield found
+        else:
+            problem, fix = f'there is no picture {name!r}', 'Put it there, or remove the line'
+            finding = Finding('error', 'missing image', path, f'entry {number}', problem, fix)
+            records.findings.append(finding)
 
 
 def _classes(tree: Tree, config_path: str, config: dict, records: Records) -> list[str]:
     names = config.get('names')
     if isinstance(names, dict):
-        if sorted(names) != list(range(len(names))):
-            problem = f'names has the numbers {sorted(names)}, not 0 to {len(names) - 1}'
+        found = {str(number): str(name) for number, name in names.items()}
+        numbers = [str(i) for i in range(len(found))]
+        if set(found) != set(numbers):
+            problem = f'names has the numbers {", ".join(found)}, not 0 to {len(found) - 1}'
             records.findings.append(Finding('error', 'classes', config_path, 'names', problem))
-        return [str(names.get(i, i)) for i in range(max(names, default=-1) + 1)]
+        return [found.get(number, number) for number in numbers]
     if isinstance(names, list):
         return [str(name) for name in names]
+    if names is not None:
+        problem, fix = f'names is {names!r}', 'Write a list of them'
+        records.findings.append(Finding('error', 'classes', config_path, 'names', problem, fix))
     return tree.class_names('classes.txt', 'obj.names', 'labels.txt')[1]
 
 
@@ -205,7 +228,8 @@ def _number_classes(tree: Tree, records: Records) -> None:
 
 def _objects(path: str, records: Records, boxes_only: bool) -> Iterator[ObjectRecord]:
     """The objects in one label file; what cannot be read becomes a finding."""
-    for number, line in enumerate(Path(path).read_text(errors='replace').splitlines(), 1):
+    text = Path(path).read_text(encoding='utf-8-sig', errors='replace')
+    for number, line in enumerate(text.splitlines(), 1):
         if not line.strip():
             continue
         entry = f'line {number}'
@@ -215,7 +239,7 @@ def _objects(path: str, records: Records, boxes_only: bool) -> Iterator[ObjectRe
         except ValueError:
             records.findings.append(_malformed(path, entry, line))
             continue
-        if boxes_only or len(values) in (4, 5):  # the fifth is a confidence
+        if len(values) in (4, 5) or (boxes_only and len(values) > 4):  # the fifth is a confidence
             item = ObjectRecord(label, entry, _corner(values[:4]), shares=True)
         elif len(values) >= 6:
             even = values[: len(values) // 2 * 2]
@@ -244,9 +268,15 @@ def _malformed(path: str, entry: str, line: str) -> Finding:
 
 
 def _without_picture(tree: Tree, unused: set[str], used: set[str]) -> Iterator[Finding]:
-    """Label files beside those that are used, which no picture belongs to."""
+    """Label files that are not read: an error beside those that are, without any picture."""
     folders = {os.path.dirname(path) for path in used}
+    left = []
     for path in sorted(unused):
         if os.path.dirname(path) in folders and Path(path).stem not in tree.by_stem:
             problem = 'there is no picture of this name'
             yield Finding('error', 'missing image', path, '', problem, 'Add it, or remove the file')
+        else:
+            left.append(path)
+    if left:
+        problem = f'{len(left)} label files, this one among them, belong to no picture that is read'
+        yield Finding('note', 'data set', left[0], '', problem)

@@ -1,5 +1,6 @@
-"""Sizes of pictures, as mmcv reads them."""
+"""What is known about picture files: sizes as mmcv reads them, and faults."""
 
+import struct
 from pathlib import Path
 
 import cv2
@@ -7,17 +8,19 @@ import mmcv
 import numpy as np
 import pytest
 from PIL import Image
+from PIL.PngImagePlugin import PngImageFile
 
 from mmlocalattn.data.findings import Budget
-from mmlocalattn.data.image_files import (
+from mmlocalattn.data.index_maps import MapData, check_index_map, read_map
+from mmlocalattn.data.labelled_images import LabelData, check_labelled_images
+from mmlocalattn.data.map_files import look_at_map
+from mmlocalattn.data.picture_files import (
+    check_file,
     check_shape,
     check_size,
     ignores_orientation,
-    picture_sizes,
+    look_at,
 )
-from mmlocalattn.data.index_maps import MapData, check_index_map
-from mmlocalattn.data.labelled_images import LabelData, check_labelled_images
-from mmlocalattn.data.picture_files import check_file, look_at
 
 
 @pytest.fixture
@@ -42,7 +45,8 @@ def turned(tmp_path: Path) -> str:
     ],
 )
 def test_sizes_are_those_that_mmcv_reads(turned: str, backend: str, color_type: str) -> None:
-    stored, obeyed = picture_sizes(turned, whole=True)
+    facts = look_at(turned)
+    stored, obeyed = facts.stored, facts.turned
     assert (stored, obeyed) == ((60, 40), (40, 60))
     raw = ignores_orientation(color_type, backend)
     read = mmcv.imread(turned, flag=color_type, backend=backend).shape[1::-1]
@@ -61,7 +65,8 @@ def test_what_only_opencv_reads(tmp_path: Path) -> None:
     cv2.imwrite(path, np.zeros((4, 6, 3), np.float32))
     with pytest.raises(OSError, match='cannot identify'):
         Image.open(path)
-    assert picture_sizes(path, whole=True) == ((6, 4), (6, 4))
+    facts = look_at(path)
+    assert (facts.stored, facts.turned, facts.bits, facts.error) == ((6, 4), (6, 4), 32, '')
 
 
 def test_truncated_files_are_found_where_opencv_says_nothing(tmp_path: Path) -> None:
@@ -70,9 +75,7 @@ def test_truncated_files_are_found_where_opencv_says_nothing(tmp_path: Path) -> 
     Image.fromarray(noise).save(path)
     path.write_bytes(path.read_bytes()[:-900])
     assert cv2.imread(str(path)) is not None
-    assert picture_sizes(str(path), whole=False) == ((64, 64), (64, 64))
-    with pytest.raises(OSError, match='truncated'):
-        picture_sizes(str(path), whole=True)
+    assert 'truncated' in look_at(str(path)).error
 
 
 def test_usual_shapes() -> None:
@@ -104,3 +107,18 @@ def test_pictures_too_long_and_thin_to_resize(
     data = LabelData('train_dataloader', [(path, 0)], ('a',))
     assert [*check_labelled_images(data, Budget())] == [finding]
     assert [*check_file(path, look_at(path))] == [finding]
+
+
+def test_whatever_a_decoder_raises(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """As struct.error of a TIFF file that is damaged."""
+    path = str(tmp_path / 'a.png')
+    Image.new('RGB', (4, 6)).save(path)
+
+    def fail(image: Image.Image) -> None:
+        raise struct.error('unpack requires a buffer of 4 bytes')
+
+    monkeypatch.setattr(PngImageFile, 'load', fail)
+    assert look_at(path).error == 'unpack requires a buffer of 4 bytes'
+    assert look_at_map(path).error == 'unpack requires a buffer of 4 bytes'
+    with pytest.raises(OSError, match='unpack requires a buffer of 4 bytes'):
+        read_map(path, 'pillow')
