@@ -136,7 +136,8 @@ def _load_safely(path: str | Path, mmap: bool, also: Sequence[type]) -> Any:
         with torch.serialization.safe_globals([*also]):
             return torch.load(path, map_location='cpu', mmap=mmap, weights_only=True)
     pickle_module = safe_pickle.only({**_allowed_in_checkpoints(), **_by_name(also)})
-    return torch.load(path, map_location='cpu', mmap=mmap, pickle_module=pickle_module)
+    name = str(path)  # torch 2.1 maps no other paths
+    return torch.load(name, map_location='cpu', mmap=mmap, pickle_module=pickle_module)
 
 
 def _by_name(classes: Iterable[type]) -> dict[str, Any]:
