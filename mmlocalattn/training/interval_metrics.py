@@ -11,7 +11,6 @@ from typing import Any
 import numpy as np
 import torch
 from mmengine.fileio import load
-from torch import Tensor
 
 from mmlocalattn.registry import METRICS
 from mmlocalattn.training.intervals import coco_interval, iou_interval, mean_interval
@@ -74,12 +73,18 @@ def _accuracy(**options: Any) -> Any:
     """Mmpretrain's Accuracy, with ``top1_low`` and ``top1_high``."""
     from mmpretrain.evaluation import Accuracy
 
-    def label(result: dict) -> Tensor:
-        return result['pred_score'].argmax() if 'pred_score' in result else result['pred_label']
+    thresholds = options.get('thrs', 0.0)
+    threshold = next(iter(thresholds)) if isinstance(thresholds, (list, tuple)) else thresholds
+
+    def is_right(result: dict) -> bool:
+        scores = result.get('pred_score')
+        if scores is None:
+            return bool(result['pred_label'] == result['gt_label'])
+        score, label = scores.max(0)
+        return bool(label == result['gt_label']) and (threshold is None or bool(score > threshold))
 
     def bounds(results: list) -> tuple[float, float]:
-        right = [100.0 * bool(label(result) == result['gt_label']) for result in results]
-        return mean_interval(np.array(right))
+        return mean_interval(np.array([100.0 * is_right(result) for result in results]))
 
     return _with_interval(Accuracy, 'top1', bounds)(**options)
 

@@ -149,3 +149,12 @@ def test_accuracy_is_that_of_mmpretrain_with_bounds(predicted: dict[str, torch.T
     assert (low, high) == pytest.approx(mean_interval(right), abs=0.005)
     assert scores == evaluate_with(samples, type='mmpretrain.Accuracy', topk=(1,))
     assert scores['accuracy/top1'] == 75
+
+
+def test_accuracy_above_a_threshold() -> None:
+    scores = [[0.9, 0.1], [0.6, 0.4], [0.2, 0.8], [0.3, 0.7]]
+    samples = [dict(gt_label=torch.tensor([0]), pred_score=torch.tensor(pair)) for pair in scores]
+    found = evaluate_with(samples, type='mmlocalattn.IntervalAccuracy', thrs=0.75)
+    low, high = found.pop('accuracy/top1_low'), found.pop('accuracy/top1_high')
+    assert (low, high) == pytest.approx(mean_interval(np.array([100.0, 0, 0, 0])), abs=0.005)
+    assert found['accuracy/top1'] == 25
