@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 import sample_folders
 from PIL import Image
-from sample_folders import WRITERS, contents, merged, picture_names, read
+from sample_folders import SIX, WRITERS, contents, merged, picture_names, read
 
 from mmlocalattn.data.folders import count_table, read_folder
 
@@ -108,7 +108,7 @@ def test_split_is_the_same_on_each_call_and_by_content(
     names = picture_names(read(root, val_fraction=0.5))
     shutil.rmtree(root.parent / 'run')
     assert picture_names(read(root, val_fraction=0.5)) == names
-    assert sorted(names['train'] + names['val']) == sample_folders.NAMES
+    assert sorted(names['train'] + names['val']) == list(SIX.names)
     assert len(names['val']) == 3
 
 

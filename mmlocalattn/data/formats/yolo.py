@@ -185,10 +185,14 @@ def _resolve(tree: Tree, config_path: str, root: str, entry: str) -> list[str] |
 def _classes(tree: Tree, config_path: str, config: dict, records: Records) -> list[str]:
     names = config.get('names')
     if isinstance(names, dict):
-        if sorted(names) != list(range(len(names))):
-            problem = f'names has the numbers {sorted(names)}, not 0 to {len(names) - 1}'
-            records.findings.append(Finding('error', 'classes', config_path, 'names', problem))
-        return [str(names.get(i, i)) for i in range(max(names, default=-1) + 1)]
+        by_number = {int(key): names[key] for key in names if str(key).isdecimal()}
+        if sorted(by_number) != list(range(len(names))):
+            problem = f'names has the numbers {[*names]}, not 0 to {len(names) - 1}'
+            finding = Finding(
+                'error', 'classes', config_path, 'names', problem, 'Number the classes from 0'
+            )
+            records.findings.append(finding)
+        return [str(by_number.get(i, i)) for i in range(max(by_number, default=-1) + 1)]
     if isinstance(names, list):
         return [str(name) for name in names]
     return tree.class_names('classes.txt', 'obj.names', 'labels.txt')[1]
