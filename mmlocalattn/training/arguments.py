@@ -19,6 +19,7 @@ from mmlocalattn.command_line import (
 )
 from mmlocalattn.data.folders import FolderData, read_folder
 from mmlocalattn.training.config import check_scope, complete_config, read_config
+from mmlocalattn.training.processes import is_first_process
 
 __all__ = [  # command lines of notebooks and scripts find all of them here
     'add_common_arguments',
@@ -70,8 +71,7 @@ def data_of(args: argparse.Namespace) -> FolderData:
         FileNotFoundError, ValueError: Of :func:`~mmlocalattn.data.folders.read_folder`.
     """
     out = os.path.join(getattr(args, 'work_dir', None) or default_work_dir(args), 'data')
-    rank = os.environ.get('RANK') or os.environ.get('SLURM_PROCID') or '0'
-    while rank != '0' and not os.path.exists(out):  # the first process writes
+    while not is_first_process() and not os.path.exists(out):  # the first process writes
         time.sleep(0.5)
     return read_folder(args.data, out, args.val_fraction, args.skip_bad)
 
