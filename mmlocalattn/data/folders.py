@@ -52,6 +52,10 @@ DESCRIPTION = 'dataset.json'
 SHOWN = 3  # findings of each kind in an error
 
 
+class NotRecognised(ValueError):
+    """A folder that holds nothing that is known, or nothing for the task."""
+
+
 @dataclass(frozen=True)
 class ClassCount:
     """How often a class occurs.
@@ -159,8 +163,9 @@ def read_folder(
 
     Raises:
         FileNotFoundError: If there is no such folder.
-        ValueError: If nothing is recognised, or there is nothing to learn, or, without
-            ``skip_bad``, something has an error; each in one line.
+        NotRecognised: If nothing is recognised, or nothing for the task; says what was looked for.
+        ValueError: If there is nothing to learn, or, without ``skip_bad``, something has an error;
+            each in one line.
     """
     if not 0 < val_fraction < 1:
         raise ValueError(f'--val-fraction must be above 0 and below 1, got {val_fraction}')
@@ -193,7 +198,7 @@ def recognise(tree: Tree, task: Task | None = None) -> Records:
         task: That it has to be for; None for any.
 
     Raises:
-        ValueError: If none does; says what was looked for.
+        NotRecognised: If none does; says what was looked for.
     """
     wanted = OBJECT_TASKS if task in OBJECT_TASKS else (task,)
     for reader in READERS:
@@ -207,7 +212,7 @@ def recognise(tree: Tree, task: Task | None = None) -> Records:
         if task is None or set(wanted) & set(TASKS.get(reader, OBJECT_TASKS))
     )
     what = f' for {task}' if task else ''
-    raise ValueError(
+    raise NotRecognised(
         f'{tree.root!r} holds {len(tree.files)} files, {len(tree.pictures)} of them pictures, and '
         f'no data set{what} that is known: {known}. See docs/your_data.md'
     )

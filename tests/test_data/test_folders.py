@@ -13,7 +13,7 @@ import sample_folders
 from PIL import Image
 from sample_folders import SIX, WRITERS, contents, merged, picture_names, read
 
-from mmlocalattn.data.folders import count_table, read_folder
+from mmlocalattn.data.folders import NotRecognised, count_table, read_folder
 
 VOC = 'Pascal VOC'  # has boxes alone
 
@@ -159,6 +159,20 @@ def test_class_folders_in_splits(root: Path) -> None:
     # The same picture as one for training, which is left out of those.
     assert data.skipped == 1
     assert '0.png' not in Path(data.splits['train'].annotations).read_text()
+
+
+def test_folders_that_are_no_classes(root: Path) -> None:
+    """Splits, and pictures that are annotated each."""
+    for name in ('train', 'val'):
+        sample_folders.write_pictures(root / name)
+    with pytest.raises(NotRecognised):
+        read(root, task='classification')
+    (root / 'train').rename(root / 'monday')
+    (root / 'val').rename(root / 'tuesday')
+    assert read(root, task='classification').classes == ('monday', 'tuesday')
+    (root / 'monday' / '1.xml').write_text(sample_folders.voc_xml(1))
+    with pytest.raises(NotRecognised):
+        read(root, task='classification')
 
 
 def test_task_chooses_where_there_is_more_than_one(root: Path) -> None:
