@@ -48,8 +48,8 @@ TASKS: dict[Callable[[Tree], Records | None], tuple[Task, ...]] = {
     read_class_folders: ('classification',),
 }
 OBJECT_TASKS: tuple[Task, ...] = ('detection', 'instance segmentation')
-DESCRIPTION = 'dataset.json'
-SHOWN = 3  # findings of each kind in an error
+DESCRIPTION, FINDINGS = 'dataset.json', 'findings.txt'
+SHOWN = 3  # findings of each kind in an error and at the start of a training
 
 
 class NotRecognised(ValueError):
@@ -104,6 +104,7 @@ class FolderData:
         counts: Of each class.
         skipped: Pictures and objects that were left out.
         findings: What is wrong, or worth knowing.
+        out: Absolute path of the folder that was written.
     """
 
     folder: str
@@ -124,6 +125,16 @@ class FolderData:
     counts: tuple[ClassCount, ...] = ()
     skipped: int = 0
     findings: tuple[Finding, ...] = ()
+    out: str = ''
+
+    @property
+    def report(self) -> list[str]:
+        """What was recognised and what is odd about it, in some lines; a file lists all."""
+        lines = first_of_each_kind(self.findings, SHOWN, by_file=False)
+        if self.skipped or len(lines) < len(self.findings):
+            path = os.path.join(self.out, FINDINGS)
+            lines.append(f'all that was found, and left out: {path}')
+        return [self.summary, *lines]
 
     @property
     def summary(self) -> str:
@@ -186,6 +197,8 @@ def read_folder(
     with whole_folder(Path(final), replace=True) as new:
         written = write(new)
         data = FolderData(**{**_fields(data), **_fields(written)})
+        lines = first_of_each_kind(data.findings, len(data.findings))
+        (new / FINDINGS).write_text(''.join(f'{line}\n' for line in lines), encoding='utf-8')
         write_json(new / DESCRIPTION, {'fingerprint': key, 'data': asdict(data)})
     return data
 
@@ -259,6 +272,7 @@ def _read(
         counts=counts,
         skipped=skipped,
         findings=(*findings, *_check_counts(tree.root, counts)),
+        out=final,
     )
     if skipped:
         records.native = {}
@@ -270,7 +284,7 @@ def _read(
 def _refuse(root: str, findings: list[Finding]) -> None:
     errors = [finding for finding in findings if finding.severity == 'error']
     if errors:
-        lines = '\n'.join(first_of_each_kind(errors, SHOWN))
+        lines = '\n'.join(first_of_each_kind(errors, SHOWN, by_file=False))
         raise ValueError(
             f'{len(errors)} entries of {root!r} cannot be used; --skip-bad goes on without them, '
             f'`python tools/analysis/check_data.py {root}` lists all:\n{lines}'

@@ -89,7 +89,7 @@ def data_of(args: argparse.Namespace, cfg: Config) -> FolderData:
 
 def fit_to_folder(cfg: Config, data: FolderData) -> Config:
     """A config for other data, and images of a size for them; says what the data are."""
-    print(data.summary)
+    print(*data.report, sep='\n')
     fitted = fit_to_data(cfg, data)
     fit_sizes(fitted, data)
     return fitted
