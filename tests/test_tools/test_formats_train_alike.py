@@ -105,7 +105,7 @@ def test_boxes(sample: Sample, tmp_path: Path) -> None:
 
 
 def test_masks(sample: Sample, tmp_path: Path) -> None:
-    losses, scores = assert_alike('DETECTION', SIZE, of_objects(True), sample, tmp_path)
+    losses, scores = assert_alike('DETECTION', '', of_objects(True), sample, tmp_path)
     assert len({row['loss_mask'] for row in losses.values()}) == ITERATIONS
     assert scores['coco/bbox_mAP_50'] > 0
     assert 'coco/segm_mAP' in scores  # masks take longer to learn
