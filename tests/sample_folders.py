@@ -1,53 +1,114 @@
 """The same few pictures with the same objects in each format that people's folders come in."""
 
 import json
+import shutil
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
+import yaml
 from PIL import Image, ImageDraw
 
+from mmlocalattn.data.digit_cards import write_digit_cards
 from mmlocalattn.data.folders import FolderData, read_folder
 
-SIDE = 64  # a power of two: shares of it are exact
-CLASSES = ('cat', 'dog')
-NAMES = [f'{i}.png' for i in range(6)]
-# Label and corners x1, y1, x2, y2, ... of each object; picture 2 has none.
-POLYGONS: list[list[tuple[int, list[float]]]] = [
-    [(0, [4, 4, 30, 4, 30, 20, 4, 20])],
-    [(1, [10, 8, 40, 12, 20, 50]), (0, [2, 40.5, 12, 40.5, 7, 60])],
-    [],
-    [(1, [0, 0, 64, 0, 64, 10, 0, 10])],
-    [
-        (0, [33, 33, 60, 35, 50, 62, 31, 50]),
-        (0, [5, 5, 15, 5, 10, 15]),
-        (1, [40, 2, 60, 2, 50, 12]),
+DIGITS = 2  # of coordinates in pixels
+
+Polygons = Sequence[Sequence[tuple[int, list[float]]]]
+
+
+@dataclass(frozen=True)
+class Sample:
+    """Pictures, and what is in them.
+
+    Attributes:
+        side: Of the pictures, pixels.
+        classes: Names, in alphabetical order: not all formats have another one.
+        names: Of the pictures.
+        polygons: Label and corners x1, y1, x2, y2, ... of each object, for each picture.
+        pictures: Folder that they are copied from; None to make some.
+    """
+
+    side: int
+    classes: tuple[str, ...]
+    names: tuple[str, ...]
+    polygons: Polygons
+    pictures: Path | None = None
+
+
+# A side that is a power of two: shares of it are exact. Picture 2 has no object.
+SIX = Sample(
+    side=64,
+    classes=('cat', 'dog'),
+    names=tuple(f'{i}.png' for i in range(6)),
+    polygons=[
+        [(0, [4, 4, 30, 4, 30, 20, 4, 20])],
+        [(1, [10, 8, 40, 12, 20, 50]), (0, [2, 40.5, 12, 40.5, 7, 60])],
+        [],
+        [(1, [0, 0, 64, 0, 64, 10, 0, 10])],
+        [
+            (0, [33, 33, 60, 35, 50, 62, 31, 50]),
+            (0, [5, 5, 15, 5, 10, 15]),
+            (1, [40, 2, 60, 2, 50, 12]),
+        ],
+        [(1, [12.5, 12.5, 40, 12.5, 40, 40, 12.5, 40])],
     ],
-    [(1, [12.5, 12.5, 40, 12.5, 40, 40, 12.5, 40])],
-]
+)
+
+
+def annotated(sample: Sample) -> list[tuple[int, str]]:
+    """The pictures with objects: number, and name without its suffix."""
+    return [(i, Path(name).stem) for i, name in enumerate(sample.names) if sample.polygons[i]]
+
+
+def digit_cards(folder: Path, number: int) -> Sample:
+    """The sample data set, written into a folder of its own, with so many pictures."""
+    write_digit_cards(folder, number, num_val=1, size=96, digits=(0, 1))
+    content = json.loads((folder / 'annotations' / 'instances_train.json').read_bytes())
+    polygons: dict[int, list] = {image['id']: [] for image in content['images']}
+    for entry in content['annotations']:
+        corners = entry['segmentation'][0]
+        polygons[entry['image_id']].append((entry['category_id'] - 1, corners))
+    return Sample(
+        96,
+        tuple(category['name'] for category in content['categories']),
+        tuple(image['file_name'] for image in content['images']),
+        list(polygons.values()),
+        folder / 'train',
+    )
 
 
 def box_of(polygon: Sequence[float]) -> list[float]:
     xs, ys = polygon[::2], polygon[1::2]
-    return [min(xs), min(ys), max(xs) - min(xs), max(ys) - min(ys)]
+    sides = max(xs) - min(xs), max(ys) - min(ys)
+    return [min(xs), min(ys), *(round(side, DIGITS) for side in sides)]
 
 
 def area_of(polygon: Sequence[float]) -> float:
     xs, ys = polygon[::2], polygon[1::2]
-    return abs(sum(xs[i - 1] * ys[i] - xs[i] * ys[i - 1] for i in range(len(xs)))) / 2
+    twice = abs(sum(xs[i - 1] * ys[i] - xs[i] * ys[i - 1] for i in range(len(xs))))
+    return round(twice / 2, DIGITS)
 
 
-def write_pictures(folder: Path, numbers: Sequence[int] = range(6)) -> None:
+def write_pictures(
+    folder: Path, numbers: Sequence[int] | None = None, sample: Sample = SIX
+) -> None:
     folder.mkdir(parents=True, exist_ok=True)
-    for i in numbers:
-        pixels = np.random.default_rng(i).integers(0, 255, (SIDE, SIDE, 3), np.uint8)
-        Image.fromarray(pixels).save(folder / NAMES[i])
+    for i in range(len(sample.names)) if numbers is None else numbers:
+        path = folder / sample.names[i]
+        if sample.pictures:
+            shutil.copy(sample.pictures / path.name, path)
+            continue
+        shape = sample.side, sample.side, 3
+        Image.fromarray(np.random.default_rng(i).integers(0, 255, shape, np.uint8)).save(path)
 
 
-def coco_content(masks: bool, numbers: Sequence[int] = range(6)) -> dict:
+def coco_content(masks: bool, numbers: Sequence[int] | None = None, sample: Sample = SIX) -> dict:
     images, annotations = [], []
-    for i in range(6):
-        for label, polygon in POLYGONS[i]:
+    wanted = range(len(sample.names)) if numbers is None else numbers
+    for i, (name, objects) in enumerate(zip(sample.names, sample.polygons, strict=True)):
+        for label, polygon in objects:
             x, y, width, height = box_of(polygon)
             annotations.append(
                 dict(
@@ -55,93 +116,105 @@ def coco_content(masks: bool, numbers: Sequence[int] = range(6)) -> dict:
                     image_id=i + 1,
                     category_id=label + 1,
                     bbox=[x, y, width, height],
-                    area=area_of(polygon) if masks else width * height,
+                    area=area_of(polygon) if masks else round(width * height, DIGITS),
                     iscrowd=0,
                     segmentation=[polygon] if masks else [],
                 )
             )
-        images.append(dict(id=i + 1, file_name=NAMES[i], width=SIDE, height=SIDE))
+        images.append(dict(id=i + 1, file_name=name, width=sample.side, height=sample.side))
     return dict(
-        images=[image for image in images if image['id'] - 1 in numbers],
-        annotations=[entry for entry in annotations if entry['image_id'] - 1 in numbers],
-        categories=[dict(id=label + 1, name=name) for label, name in enumerate(CLASSES)],
+        images=[image for image in images if image['id'] - 1 in wanted],
+        annotations=[entry for entry in annotations if entry['image_id'] - 1 in wanted],
+        categories=[dict(id=label + 1, name=name) for label, name in enumerate(sample.classes)],
     )
 
 
-def write_coco(root: Path, masks: bool) -> None:
-    write_pictures(root / 'images')
-    (root / 'annotations.json').write_text(json.dumps(coco_content(masks)))
+def write_coco(root: Path, masks: bool, sample: Sample = SIX) -> None:
+    write_pictures(root / 'images', sample=sample)
+    (root / 'annotations.json').write_text(json.dumps(coco_content(masks, sample=sample)))
 
 
-def yolo_lines(i: int, masks: bool) -> str:
+def write_coco_splits(root: Path, masks: bool, sample: Sample = SIX) -> None:
+    """Files for train and val: the split that is made of one file."""
+    whole = root.parent / f'{root.name}_whole'
+    whole.mkdir()
+    write_coco(whole, masks, sample)
+    data = read_folder(str(whole), str(root.parent / f'{root.name}_out'))
+    for split, content in contents(data).items():
+        numbers = [image['id'] - 1 for image in content['images']]
+        write_pictures(root / split, numbers, sample)
+        content = coco_content(masks, numbers, sample)
+        (root / f'{split}.json').write_text(json.dumps(content))
+
+
+def yolo_lines(i: int, masks: bool, sample: Sample = SIX) -> str:
     lines = []
-    for label, polygon in POLYGONS[i]:
+    for label, polygon in sample.polygons[i]:
         x, y, width, height = box_of(polygon)
         box = [x + width / 2, y + height / 2, width, height]
-        values = [value / SIDE for value in (polygon if masks else box)]
-        lines.append(' '.join(map(str, [label, *values])))
+        shares = [round(value / sample.side, 6) for value in (polygon if masks else box)]
+        lines.append(' '.join(map(str, [label, *shares])))
     return '\n'.join(lines)
 
 
-def write_yolo(root: Path, masks: bool) -> None:
-    write_pictures(root / 'images')
+def write_yolo(root: Path, masks: bool, sample: Sample = SIX) -> None:
+    write_pictures(root / 'images', sample=sample)
     (root / 'labels').mkdir()
-    for i in range(6):
-        if POLYGONS[i]:
-            (root / 'labels' / f'{i}.txt').write_text(yolo_lines(i, masks))
-    (root / 'data.yaml').write_text('path: .\ntrain: images\nnames: {0: cat, 1: dog}\n')
+    for i, stem in annotated(sample):
+        (root / 'labels' / f'{stem}.txt').write_text(yolo_lines(i, masks, sample))
+    names = yaml.safe_dump(dict(enumerate(sample.classes)), default_flow_style=True)
+    (root / 'data.yaml').write_text(f'path: .\ntrain: images\nnames: {names}\n')
 
 
-def voc_xml(i: int, size: tuple[int, int] = (SIDE, SIDE)) -> str:
+def voc_xml(i: int, size: tuple[int, int] | None = None, sample: Sample = SIX) -> str:
     objects = ''
-    for label, polygon in POLYGONS[i]:
-        x, y, width, height = box_of(polygon)
+    size = size or (sample.side, sample.side)
+    for label, polygon in sample.polygons[i]:
+        name = sample.classes[label]
+        xs, ys = polygon[::2], polygon[1::2]
         objects += (
-            f'<object><name>{CLASSES[label]}</name><difficult>0</difficult><bndbox><xmin>{x}</xmin>'
-            f'<ymin>{y}</ymin><xmax>{x + width}</xmax><ymax>{y + height}</ymax></bndbox></object>\n'
+            f'<object><name>{name}</name><difficult>0</difficult><bndbox><xmin>{min(xs)}</xmin>'
+            f'<ymin>{min(ys)}</ymin><xmax>{max(xs)}</xmax><ymax>{max(ys)}</ymax></bndbox></object>\n'
         )
     return (
-        f'<annotation><filename>{NAMES[i]}</filename><size><width>{size[0]}</width>'
+        f'<annotation><filename>{sample.names[i]}</filename><size><width>{size[0]}</width>'
         f'<height>{size[1]}</height><depth>3</depth></size>{objects}</annotation>'
     )
 
 
-def write_voc(root: Path, masks: bool) -> None:
+def write_voc(root: Path, masks: bool, sample: Sample = SIX) -> None:
     assert not masks
-    write_pictures(root)
-    for i in range(6):
-        if POLYGONS[i]:
-            (root / f'{i}.xml').write_text(voc_xml(i))
+    write_pictures(root, sample=sample)
+    for i, stem in annotated(sample):
+        (root / f'{stem}.xml').write_text(voc_xml(i, sample=sample))
 
 
-def labelme_content(i: int, masks: bool) -> dict:
+def labelme_content(i: int, masks: bool, sample: Sample = SIX) -> dict:
     shapes = []
-    for label, polygon in POLYGONS[i]:
-        x, y, width, height = box_of(polygon)
+    for label, polygon in sample.polygons[i]:
         points = [polygon[j : j + 2] for j in range(0, len(polygon), 2)]
-        corners = [[x + width, y + height], [x, y]]
+        xs, ys = polygon[::2], polygon[1::2]
+        corners = [[max(xs), max(ys)], [min(xs), min(ys)]]
         shapes.append(
             dict(
-                label=CLASSES[label],
+                label=sample.classes[label],
                 points=points if masks else corners,
                 group_id=None,
                 shape_type='polygon' if masks else 'rectangle',
                 flags={},
             )
         )
-    return dict(
-        shapes=shapes, imagePath=NAMES[i], imageData=None, imageHeight=SIDE, imageWidth=SIDE
-    )
+    size = dict(imageHeight=sample.side, imageWidth=sample.side)
+    return dict(shapes=shapes, imagePath=sample.names[i], imageData=None, **size)
 
 
-def write_labelme(root: Path, masks: bool) -> None:
-    write_pictures(root)
-    for i in range(6):
-        if POLYGONS[i]:
-            (root / f'{i}.json').write_text(json.dumps(labelme_content(i, masks)))
+def write_labelme(root: Path, masks: bool, sample: Sample = SIX) -> None:
+    write_pictures(root, sample=sample)
+    for i, stem in annotated(sample):
+        (root / f'{stem}.json').write_text(json.dumps(labelme_content(i, masks, sample)))
 
 
-WRITERS: dict[str, Callable[[Path, bool], None]] = {
+WRITERS: dict[str, Callable[..., None]] = {
     'COCO': write_coco,
     'YOLO': write_yolo,
     'Pascal VOC': write_voc,
@@ -149,28 +222,30 @@ WRITERS: dict[str, Callable[[Path, bool], None]] = {
 }
 
 
-def index_map(i: int) -> Image.Image:
+def index_map(i: int, sample: Sample = SIX) -> Image.Image:
     """0 where nothing is, else 1 + the label."""
-    image = Image.new('L', (SIDE, SIDE))
-    for label, polygon in POLYGONS[i]:
+    image = Image.new('L', (sample.side, sample.side))
+    for label, polygon in sample.polygons[i]:
         ImageDraw.Draw(image).polygon(
             [tuple(polygon[j : j + 2]) for j in range(0, len(polygon), 2)], label + 1
         )
     return image
 
 
-def write_maps(root: Path, colours: Sequence[tuple[int, int, int]] = ()) -> None:
-    """Pictures and index maps, or colour masks."""
-    write_pictures(root / 'images')
+def write_maps(
+    root: Path, colours: Sequence[tuple[int, int, int] | int] = (), sample: Sample = SIX
+) -> None:
+    """Pictures and index maps, of other values perhaps, or colour masks."""
+    write_pictures(root / 'images', sample=sample)
     (root / 'masks').mkdir()
-    for i in range(6):
-        labels = np.array(index_map(i))
+    for i, name in enumerate(sample.names):
+        labels = np.array(index_map(i, sample))
         array = np.array(colours, np.uint8)[labels] if colours else labels
-        Image.fromarray(array).save(root / 'masks' / NAMES[i])
+        Image.fromarray(array).save((root / 'masks' / name).with_suffix('.png'))
 
 
 def write_class_folders(root: Path) -> None:
-    for label, name in enumerate(CLASSES):
+    for label, name in enumerate(SIX.classes):
         write_pictures(root / name, range(label * 3, label * 3 + 3))
 
 

@@ -58,7 +58,7 @@ def build_config(args: argparse.Namespace) -> 'Config':
         enable_amp(cfg)
     if args.auto_scale_lr:
         enable_auto_scale_lr(cfg)
-    number = data_of(args).splits['train'].num_images if args.data else None
+    number = data_of(args, cfg).splits['train'].num_images if args.data else None
     fit_recipe(cfg, number, args.minutes, options_of(args))
     check_sample(cfg, ('train', 'val'))
     if args.resume:

@@ -12,9 +12,9 @@ from mmengine.config import Config
 
 from mmlocalattn.adapt.nodes import dicts
 from mmlocalattn.adapt.swap import CannotAdapt
-from mmlocalattn.data.folders import FolderData, Split
+from mmlocalattn.data.folders import FolderData, Split, Task
 
-_SCOPES = {
+_SCOPES: dict[Task, str] = {
     'detection': 'mmdet',
     'instance segmentation': 'mmdet',
     'semantic segmentation': 'mmseg',
@@ -44,6 +44,17 @@ _OTHER_DATA = {
     'semi_train_cfg': 'it learns from images without annotations too (semi-supervised)',
     'tracker': 'it learns from videos',
 }
+
+
+def task_of(cfg: Config) -> Task | None:
+    """What a config learns, boxes and masks of objects alike; None if that is nothing of a folder.
+
+    Args:
+        cfg: With ``default_scope``.
+    """
+    return next(
+        (task for task, scope in _SCOPES.items() if scope == cfg.get('default_scope')), None
+    )
 
 
 def fit_to_data(cfg: Config, data: FolderData) -> Config:

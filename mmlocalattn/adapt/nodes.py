@@ -14,6 +14,22 @@ def dicts(node: object) -> Iterator[dict]:
             yield from dicts(child)
 
 
+def named_dicts(node: object, name: str) -> Iterator[tuple[str, dict]]:
+    """Every dict in nested dicts and lists with what ``--cfg-options`` calls it.
+
+    Args:
+        node: A part of a config.
+        name: Of the part, as ``'model'``.
+    """
+    if isinstance(node, dict):
+        yield name, node
+        children = list(node.items())
+    else:
+        children = list(enumerate(node)) if isinstance(node, (list, tuple)) else []
+    for key, child in children:
+        yield from named_dicts(child, f'{name}.{key}')
+
+
 def preprocessor_of(cfg: Any) -> Mapping:
     """The data preprocessor of a config, in its model or, as in mmpretrain, beside it."""
     model = cfg.get('model') or {}

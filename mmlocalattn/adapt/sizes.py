@@ -4,7 +4,7 @@ The rules are our choice. They are for data that are not COCO: whatever the user
 """
 
 from collections.abc import Iterator, Sequence
-from math import ceil
+from math import ceil, sqrt
 from typing import Any
 
 from mmengine.config import Config
@@ -17,6 +17,7 @@ SHORT_SIDE = 256  # pixels that an image has at least, so that large objects are
 LARGEST_GAIN = 2.0  # enlarging shows no more than there is
 TOLERANCE = 0.1  # sizes that would change by less stay
 MULTIPLE, SMALLEST = 32, 64  # pixels, of sides
+PLACES = sum(4.0**-level for level in (3, 4, 5, 6))  # per pixel, of the maps of strides 8 to 64
 ITERATIONS = 2000  # at least, unless these are more epochs than
 EPOCHS = 300
 VALIDATIONS = 12
@@ -31,7 +32,8 @@ def fit_sizes(cfg: Config, data: FolderData) -> None:
     Detection: the median object gets 48 pixels and the shorter side 256, or more; but images are
     not enlarged more than twofold, nor above the sizes of the config. Segmentation: images that
     are smaller than the config expects keep their size. A model made for one size, and a
-    classifier, stay as they are.
+    classifier, stay as they are. A transformer that takes its queries from its maps gets images
+    whose maps have as many places.
 
     Args:
         cfg: Of :func:`~mmlocalattn.adapt.data.fit_to_data`. Changed in place.
@@ -48,6 +50,7 @@ def fit_sizes(cfg: Config, data: FolderData) -> None:
     if factor > 1 - TOLERANCE:
         return
     longest = MULTIPLE * ceil(max(data.image_size) * now * factor / MULTIPLE)
+    least = _smallest_side(cfg.model)
     for part in _sized_parts(cfg):
         for key in _SIZES:
             if key not in part or part[key] is None:
@@ -55,9 +58,9 @@ def fit_sizes(cfg: Config, data: FolderData) -> None:
             if cfg.default_scope == 'mmseg' and key in _CROPS:
                 part[key] = _at_most(part[key], longest)
             else:
-                part[key] = _scaled(part[key], factor)
+                part[key] = _scaled(part[key], factor, least)
         if isinstance(part.get('border'), (tuple, list)):  # of mosaics that are cut to the middle
-            part['border'] = tuple(-_scaled(-value, factor) for value in part['border'])
+            part['border'] = tuple(-_scaled(-value, factor, SMALLEST) for value in part['border'])
 
 
 def _scale_of(cfg: Config, image_size: Sequence[int]) -> float | None:
@@ -90,12 +93,20 @@ def _sized_parts(cfg: Config) -> Iterator[dict]:
         yield cfg.model.test_cfg
 
 
-def _scaled(value: Any, factor: float) -> Any:
+def _smallest_side(model: dict) -> int:
+    """Of images, so that the maps of a two-stage transformer have a place for each query."""
+    queries = 0.0
+    if model.get('as_two_stage'):
+        queries = model.get('num_queries', 0) * model.get('dense_topk_ratio', 1)
+    return max(SMALLEST, MULTIPLE * ceil(sqrt(queries / PLACES) / MULTIPLE))
+
+
+def _scaled(value: Any, factor: float, least: int) -> Any:
     """Sides of images, whole multiples of 32; shares of an image stay."""
     if isinstance(value, (tuple, list)):
-        return type(value)(_scaled(item, factor) for item in value)
+        return type(value)(_scaled(item, factor, least) for item in value)
     if isinstance(value, int) and value > MULTIPLE:
-        return max(MULTIPLE * round(value * factor / MULTIPLE), SMALLEST)
+        return max(MULTIPLE * round(value * factor / MULTIPLE), least)
     return value
 
 

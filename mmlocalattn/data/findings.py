@@ -98,16 +98,17 @@ class Budget:
         return fits
 
 
-def first_of_each_kind(findings: Iterable[Finding], number: int) -> list[str]:
+def first_of_each_kind(findings: Iterable[Finding], number: int, by_file: bool = True) -> list[str]:
     """Lines for people: the first findings of each kind and file, and how many more there are.
 
     Args:
         findings: Of any severity; errors come first.
         number: Of lines for each kind and file.
+        by_file: Count those of each file by themselves; else those of each kind.
     """
     groups: dict[tuple[str, str, str], list[Finding]] = {}
     for finding in findings:
-        key = finding.severity, finding.kind, finding.file if finding.entry else ''
+        key = finding.severity, finding.kind, finding.file if by_file and finding.entry else ''
         groups.setdefault(key, []).append(finding)
     lines = []
     for severity in SEVERITIES:

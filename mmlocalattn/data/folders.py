@@ -49,8 +49,12 @@ TASKS: dict[Callable[[Tree], Records | None], tuple[Task, ...]] = {
     read_maps: ('semantic segmentation',),
     read_class_folders: ('classification',),
 }
-DESCRIPTION = 'dataset.json'
-SHOWN = 3  # findings of each kind in an error
+DESCRIPTION, FINDINGS = 'dataset.json', 'findings.txt'
+SHOWN = 3  # findings of each kind in an error and at the start of a training
+
+
+class NotRecognised(ValueError):
+    """A folder that holds nothing that is known, or nothing for the task."""
 
 
 @dataclass(frozen=True)
@@ -101,6 +105,7 @@ class FolderData:
         counts: Of each class.
         skipped: Pictures and objects that were left out.
         findings: What is wrong, or worth knowing.
+        out: Absolute path of the folder that was written.
     """
 
     folder: str
@@ -121,6 +126,16 @@ class FolderData:
     counts: tuple[ClassCount, ...] = ()
     skipped: int = 0
     findings: tuple[Finding, ...] = ()
+    out: str = ''
+
+    @property
+    def report(self) -> list[str]:
+        """What was recognised and what is odd about it, in some lines; a file lists all."""
+        lines = first_of_each_kind(self.findings, SHOWN, by_file=False)
+        if self.skipped or len(lines) < len(self.findings):
+            path = os.path.join(self.out, FINDINGS)
+            lines.append(f'all that was found, and left out: {path}')
+        return [self.summary, *lines]
 
     @property
     def summary(self) -> str:
@@ -160,8 +175,9 @@ def read_folder(
 
     Raises:
         FileNotFoundError: If there is no such folder.
-        ValueError: If nothing is recognised, or there is nothing to learn, or, without
-            ``skip_bad``, something has an error; each in one line.
+        NotRecognised: If nothing is recognised, or nothing for the task; says what was looked for.
+        ValueError: If there is nothing to learn, or, without ``skip_bad``, something has an error;
+            each in one line.
     """
     if not 0 < val_fraction < 1:
         raise ValueError(f'--val-fraction must be above 0 and below 1, got {val_fraction}')
@@ -182,6 +198,8 @@ def read_folder(
     with whole_folder(Path(final), replace=True) as new:
         written = write(new)
         data = FolderData(**{**_fields(data), **_fields(written)})
+        lines = first_of_each_kind(data.findings, len(data.findings))
+        (new / FINDINGS).write_text(''.join(f'{line}\n' for line in lines), encoding='utf-8')
         write_json(new / DESCRIPTION, {'fingerprint': key, 'data': asdict(data)})
     return data
 
@@ -194,7 +212,7 @@ def recognise(tree: Tree, task: Task | None = None) -> Records:
         task: That it has to be for; None for any.
 
     Raises:
-        ValueError: If none does; says what was looked for.
+        NotRecognised: If none does; says what was looked for.
     """
     wanted = OBJECT_TASKS if task in OBJECT_TASKS else (task,)
     for reader in READERS:
@@ -208,7 +226,7 @@ def recognise(tree: Tree, task: Task | None = None) -> Records:
         if task is None or set(wanted) & set(TASKS.get(reader, OBJECT_TASKS))
     )
     what = f' for {task}' if task else ''
-    raise ValueError(
+    raise NotRecognised(
         f'{tree.root!r} holds {len(tree.files)} files, {len(tree.pictures)} of them pictures, and '
         f'no data set{what} that is known: {known}. See docs/your_data.md'
     )
@@ -256,6 +274,7 @@ def _read(
         counts=counts,
         skipped=skipped,
         findings=(*findings, *_check_counts(tree.root, counts)),
+        out=final,
     )
     if skipped:
         records.native = {}
@@ -267,7 +286,7 @@ def _read(
 def _refuse(root: str, findings: list[Finding]) -> None:
     errors = [finding for finding in findings if finding.severity == 'error']
     if errors:
-        lines = '\n'.join(first_of_each_kind(errors, SHOWN))
+        lines = '\n'.join(first_of_each_kind(errors, SHOWN, by_file=False))
         raise ValueError(
             f'{len(errors)} entries of {root!r} cannot be used; --skip-bad goes on without them, '
             f'`python tools/analysis/check_data.py {root}` lists all:\n{lines}'

@@ -9,6 +9,7 @@ from pathlib import Path
 from mmengine.config import Config, DictAction
 
 from mmlocalattn.adapt import describe_changes, fit_to_data, swap_backbone
+from mmlocalattn.adapt.data import task_of
 from mmlocalattn.adapt.sizes import fit_sizes
 from mmlocalattn.command_line import (
     add_common_arguments,
@@ -17,8 +18,9 @@ from mmlocalattn.command_line import (
     image_size,
     one_line_errors,
 )
-from mmlocalattn.data.folders import FolderData, read_folder
+from mmlocalattn.data.folders import FolderData, NotRecognised, read_folder
 from mmlocalattn.training.config import check_scope, complete_config, read_config
+from mmlocalattn.training.processes import is_first_process
 
 __all__ = [  # command lines of notebooks and scripts find all of them here
     'add_common_arguments',
@@ -55,7 +57,7 @@ def config_of(args: argparse.Namespace, path: str | None = None) -> Config:
     elif args.keep_optimizer:
         raise ValueError('--keep-optimizer says nothing without --backbone')
     if getattr(args, 'data', None):
-        changed = fit_to_folder(changed, data_of(args))
+        changed = fit_to_folder(changed, data_of(args, changed))
     if changed is not cfg:
         names = ' and '.join(filter(None, [args.backbone, getattr(args, 'data', None)]))
         print(f'{path} with {names}:', *describe_changes(cfg, changed), sep='\n  ')
@@ -63,22 +65,31 @@ def config_of(args: argparse.Namespace, path: str | None = None) -> Config:
     return changed
 
 
-def data_of(args: argparse.Namespace) -> FolderData:
+def data_of(args: argparse.Namespace, cfg: Config) -> FolderData:
     """The data set in the folder of ``--data``; what had to be converted is in the work dir.
+
+    A folder that holds more than one thing is read for the task of the config. One that holds
+    nothing for it is read too, so that what it holds can be told.
+
+    Args:
+        args: Of :func:`add_data_arguments`.
+        cfg: That is to learn it.
 
     Raises:
         FileNotFoundError, ValueError: Of :func:`~mmlocalattn.data.folders.read_folder`.
     """
     out = os.path.join(getattr(args, 'work_dir', None) or default_work_dir(args), 'data')
-    rank = os.environ.get('RANK') or os.environ.get('SLURM_PROCID') or '0'
-    while rank != '0' and not os.path.exists(out):  # the first process writes
+    while not is_first_process() and not os.path.exists(out):  # the first process writes
         time.sleep(0.5)
-    return read_folder(args.data, out, args.val_fraction, args.skip_bad)
+    try:
+        return read_folder(args.data, out, args.val_fraction, args.skip_bad, task_of(cfg))
+    except NotRecognised:
+        return read_folder(args.data, out, args.val_fraction, args.skip_bad)
 
 
 def fit_to_folder(cfg: Config, data: FolderData) -> Config:
     """A config for other data, and images of a size for them; says what the data are."""
-    print(data.summary)
+    print(*data.report, sep='\n')
     fitted = fit_to_data(cfg, data)
     fit_sizes(fitted, data)
     return fitted

@@ -23,9 +23,9 @@ from mmlocalattn.training.model_check import (
     check_single_class,
     class_settings,
 )
+from mmlocalattn.training.processes import is_first_process
 
 CHECK_ALL = 'python tools/analysis/check_data.py'
-RANK = ('RANK', 'SLURM_PROCID', 'OMPI_COMM_WORLD_RANK')
 
 
 def check_sample(
@@ -56,7 +56,7 @@ def check_sample(
         more = f' ({len(errors) - 1} more: {CHECK_ALL} {config})' if len(errors) > 1 else ''
         raise ValueError(errors[0].message + more)
     complete_annotations(cfg, described, reader)
-    if _is_first_process():
+    if is_first_process():
         print(*first_of_each_kind(findings, 1), sep='\n', end='\n' if findings else '')
         if budget.skipped:
             print(f'not checked: {"; ".join(budget.skipped)} ({CHECK_ALL} {config} does)')
@@ -198,15 +198,10 @@ def complete_annotations(
                 # The checksum tells apart files of the same name.
                 name = f'{Path(path).stem}_{zlib.crc32(path.encode()):08x}.json'
                 target = folder.resolve() / name
-                if _is_first_process():
+                if is_first_process():
                     with whole_file(target) as partial:
                         partial.write_text(json.dumps(whole))
                 user['ann_file'] = str(target)
-
-
-def _is_first_process() -> bool:
-    """Whether this is the one process, or the first of many, which the launcher says."""
-    return next((os.environ[name] for name in RANK if name in os.environ), '0') == '0'
 
 
 def check_all(

@@ -12,7 +12,7 @@ from mmengine.runner import Runner
 
 from mmlocalattn.adapt.nodes import dicts
 from mmlocalattn.files import check_folder
-from mmlocalattn.training.weights import check_weight_files
+from mmlocalattn.training.weight_files import check_weight_files
 
 _LAUNCHERS = {
     'pytorch': ('RANK', 'torchrun, as `bash tools/dist_train.sh CONFIG GPUS`'),

@@ -3,12 +3,11 @@
 import logging
 import re
 from collections import OrderedDict
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from mmengine.config import Config
 from mmengine.hooks import Hook
 from mmengine.logging import print_log
 from mmengine.model import BaseTTAModel, is_model_wrapper
@@ -16,13 +15,13 @@ from mmengine.optim import BaseOptimWrapper, OptimWrapperDict
 from mmengine.runner import Runner
 from torch import Tensor, nn
 
-from mmlocalattn.adapt.nodes import dicts
 from mmlocalattn.converters.marks import families_of
 from mmlocalattn.registry import HOOKS
 from mmlocalattn.tables import markdown_table
 from mmlocalattn.training.checkpoint import not_finite, read_checkpoint
 from mmlocalattn.training.errors import RunError
 from mmlocalattn.training.unreadable import use_converter, weight_names
+from mmlocalattn.training.weight_files import is_local, pretrained_parts
 
 ROWS = 12  # of each kind in a table; more weights are put together by the beginnings of their names
 
@@ -244,48 +243,6 @@ def _shapes(line: str) -> tuple[str, str, str]:
     size = r'torch\.Size\((.*?)\)'
     match = re.search(rf'size mismatch for (\S+): .*?{size} from checkpoint, .*?{size}', line)
     return (match[1], match[2], match[3]) if match else (line.strip(), 'another', 'its own')
-
-
-def check_weight_files(cfg: Config) -> None:
-    """Read the checkpoints that a training starts from, before its model is built.
-
-    These are ``load_from``, and those of ``init_cfg`` and ``pretrained`` in the model. Files that
-    are named by an address are left to MMEngine.
-
-    Raises:
-        FileNotFoundError: If one does not exist; names its entry.
-        ValueError: If one is no checkpoint, or has no weight with the ``prefix`` of its entry.
-    """
-    entries = [('load_from', cfg.get('load_from'), '')]
-    for part in dicts(cfg.model):
-        entries += [('pretrained', part.get('pretrained'), '')]
-        entries += [
-            ('init_cfg.checkpoint', init.get('checkpoint'), init.get('prefix') or '')
-            for init in pretrained_parts(part.get('init_cfg'))
-        ]
-    for key, path, prefix in entries:
-        if not is_local(path):
-            continue
-        if not Path(path).exists():
-            raise FileNotFoundError(f'{key} of {cfg.filename}: {str(path)!r} does not exist')
-        names = weight_names(read_checkpoint(path, mmap=True))
-        if prefix and not any(name.startswith(f'{prefix.rstrip(".")}.') for name in names):
-            raise ValueError(
-                f'{key} of {cfg.filename}: {str(path)!r} has no weight with prefix={prefix!r}; '
-                f'its names begin with {", ".join(sorted({n.partition(".")[0] for n in names}))}'
-            )
-
-
-def pretrained_parts(init_cfg: Any) -> Iterable[Mapping]:
-    """What of an ``init_cfg``, a dict or a list of them, loads a checkpoint."""
-    entries = init_cfg if isinstance(init_cfg, (list, tuple)) else [init_cfg]
-    parts = [part for part in entries if isinstance(part, Mapping)]
-    return [part for part in parts if part.get('type') == 'Pretrained']
-
-
-def is_local(path: Any) -> bool:
-    """Whether this names a file on this machine, and not an address or a name of a zoo."""
-    return isinstance(path, (str, Path)) and bool(str(path)) and '://' not in str(path)
 
 
 @HOOKS.register_module()

@@ -3,8 +3,10 @@
 from collections.abc import Sequence
 from pathlib import Path
 
+import torch
 from mmengine.hooks import Hook
 from mmengine.runner import Runner
+from mmengine.structures import BaseDataElement, InstanceData
 from mmengine.visualization import Visualizer
 
 from mmlocalattn.data.images import read_image, write_image
@@ -62,7 +64,27 @@ class PicturesHook(Hook):
             if self._visualizer is None or self._drawn == self.number:
                 return
             image = read_image(sample.img_path, self._as_stored)
-            picture = draw_sample(self._visualizer, image, sample.cpu())
+            sample = _on_the_picture(sample.cpu(), image.shape[:2])
+            picture = draw_sample(self._visualizer, image, sample)
             name = f'{self._drawn:04d}_{Path(sample.img_path).stem}.png'
             write_image(self.folder / name, picture)
             self._drawn += 1
+
+
+def _on_the_picture(sample: BaseDataElement, size: tuple[int, int]) -> BaseDataElement:
+    """Bring objects back to the size of the picture, of a pipeline that resizes after loading them.
+
+    Args:
+        sample: Of mmdet; without masks the pipeline's size is not known, and nothing is done.
+        size: Height and width of the picture.
+    """
+    instances = sample.get('gt_instances')
+    masks = None if instances is None else instances.get('masks')
+    if masks is None or (masks.height, masks.width) == size:
+        return sample
+    ratios = torch.tensor([size[1] / masks.width, size[0] / masks.height] * 2)
+    sample = sample.clone()
+    sample.gt_instances = InstanceData(
+        bboxes=instances.bboxes * ratios, labels=instances.labels, masks=masks.resize(size)
+    )
+    return sample

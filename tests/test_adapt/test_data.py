@@ -26,6 +26,7 @@ MASK_CONFIGS = [
     'mmdet::queryinst/queryinst_r50_fpn_1x_coco.py',
     'mmdet::mask2former/mask2former_r50_8xb2-lsj-50e_coco.py',
     'mmdet::mask2former/mask2former_r50_8xb2-lsj-50e_coco-panoptic.py',
+    'mmdet::maskformer/maskformer_r50_ms-16xb1-75e_coco.py',
     'mmdet::lvis/mask-rcnn_r50_fpn_sample1e-3_ms-2x_lvis-v0.5.py',
     'mmdet::cityscapes/mask-rcnn_r50_fpn_1x_cityscapes.py',
     'mmdet::seesaw_loss/mask-rcnn_r50_fpn_seesaw-loss_sample1e-3-ms-2x_lvis-v1.py',
@@ -130,11 +131,12 @@ def test_everything_knows_the_classes(path: str, data: FolderData) -> None:
     [
         ('mmdet::rtmdet/rtmdet-ins_tiny_8xb32-300e_coco.py', MASKS),
         ('mmdet::mask2former/mask2former_r50_8xb2-lsj-50e_coco-panoptic.py', MASKS),
+        ('mmdet::maskformer/maskformer_r50_ms-16xb1-75e_coco.py', MASKS),
         ('mmdet::deformable_detr/deformable-detr_r50_16xb2-50e_coco.py', BOXES),
         ('mmseg::segformer/segformer_mit-b0_8xb2-160k_ade20k-512x512.py', MAPS),
         ('mmpretrain::resnet/resnet18_8xb32_in1k.py', LABELS),
     ],
-    ids=['rtmdet', 'panoptic', 'deformable', 'segformer', 'resnet'],
+    ids=['rtmdet', 'panoptic', 'maskformer', 'deformable', 'segformer', 'resnet'],
 )
 def test_the_models_run(path: str, data: FolderData) -> None:
     run_model(fit_to_data(load_config(path), data))

@@ -8,6 +8,7 @@ from mmengine.registry import DefaultScope
 from users_data import BOXES, LABELS, MAPS
 
 from mmlocalattn.adapt import fit_to_data
+from mmlocalattn.adapt.nodes import dicts
 from mmlocalattn.adapt.sizes import fit_length, fit_sizes
 from mmlocalattn.data.folders import FolderData
 from mmlocalattn.training import load_config
@@ -61,6 +62,24 @@ def test_all_sizes_of_an_augmentation() -> None:
     mosaic, affine = cfg.train_dataloader.dataset.pipeline[:2]
     assert (mosaic.img_scale, affine.border) == ((512, 512), (-256, -256))
     assert cfg.model.data_preprocessor.batch_augments[0].random_size_range == (256, 512)
+
+
+@pytest.mark.parametrize(
+    ('path', 'least'),
+    [
+        ('mmdet::dino/dino-4scale_r50_8xb2-12e_coco.py', 224),
+        ('mmdet::ddq/ddq-detr-4scale_r50_8xb2-12e_coco.py', 256),
+        ('mmdet::deformable_detr/deformable-detr_r50_16xb2-50e_coco.py', 128),
+    ],
+    ids=['dino', 'ddq', 'queries of its own'],
+)
+def test_maps_have_a_place_for_each_query(path: str, least: int) -> None:
+    cfg = fitted(path, replace(BOXES, object_size=200))
+    resizes = [step for step in dicts(cfg.train_dataloader.to_dict()) if 'scales' in step]
+    assert min(side for step in resizes for scale in step['scales'] for side in scale) == least
+    queries = cfg.model.num_queries * cfg.model.get('dense_topk_ratio', 1)
+    places = sum((least // stride) ** 2 for stride in (8, 16, 32, 64))
+    assert places >= queries or not cfg.model.as_two_stage
 
 
 @pytest.mark.parametrize(

@@ -190,6 +190,26 @@ def test_one_of_each_fault(root: Path) -> None:
         read(root)
 
 
+def test_what_a_training_says(root: Path) -> None:
+    """The first findings of each kind; a file has all of them."""
+    sample_folders.write_yolo(root, masks=True)
+    for i in range(6):
+        (root / 'labels' / f'gone{i}.txt').write_text('0 0.5 0.5 0.2 0.2')
+    data = read(root, skip_bad=True)
+    assert data.report[0] == data.summary
+    said = [line for line in data.report if 'no picture of this name' in line]
+    assert len(said) == 3
+    assert 'error: and 3 more like it (missing image)' in data.report
+    path = root.parent / 'run' / 'data' / 'findings.txt'
+    assert data.report[-1] == f'all that was found, and left out: {path}'
+    listed = path.read_text().splitlines()
+    assert len(listed) == len(data.findings)
+    assert sum('no picture of this name' in line for line in listed) == 6
+    with pytest.raises(ValueError, match=r'entries of') as stopped:
+        read(root)
+    assert str(stopped.value).count('\n') == 4
+
+
 @pytest.mark.parametrize(
     ('old', 'new', 'line'),
     [

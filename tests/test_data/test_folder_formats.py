@@ -115,6 +115,17 @@ def test_yolo_without_yaml(root: Path) -> None:
     assert 'the classes are called 0 to 1' in ' '.join(it.message for it in data.findings)
 
 
+def test_yolo_numbers_of_classes(root: Path) -> None:
+    """As text too; with gaps they are no numbers of classes."""
+    sample_folders.write_yolo(root, masks=False)
+    path = root / 'data.yaml'
+    path.write_text("train: images\nnames: {'0': cat, '1': dog}\n")
+    assert read(root).classes == ('cat', 'dog')
+    path.write_text('train: images\nnames: {a: cat, 1: dog}\n')
+    with pytest.raises(ValueError, match=r'names: names has the numbers a, 1, not 0 to 1'):
+        read(root)
+
+
 def test_yolo_of_key_points(root: Path) -> None:
     sample_folders.write_yolo(root, masks=False)
     for path in (root / 'labels').iterdir():

@@ -11,9 +11,9 @@ import numpy as np
 import pytest
 import sample_folders
 from PIL import Image
-from sample_folders import WRITERS, contents, merged, picture_names, read
+from sample_folders import SIX, WRITERS, contents, merged, picture_names, read
 
-from mmlocalattn.data.folders import count_table, read_folder
+from mmlocalattn.data.folders import NotRecognised, count_table, read_folder
 
 VOC = 'Pascal VOC'  # has boxes alone
 
@@ -101,7 +101,7 @@ def test_split_is_the_same_on_each_call_and_by_content(
     names = picture_names(read(root, val_fraction=0.5))
     shutil.rmtree(root.parent / 'run')
     assert picture_names(read(root, val_fraction=0.5)) == names
-    assert sorted(names['train'] + names['val']) == sample_folders.NAMES
+    assert sorted(names['train'] + names['val']) == list(SIX.names)
     assert len(names['val']) == 3
 
 
@@ -203,6 +203,20 @@ def test_classes_of_one_picture_cannot_be_split(root: Path) -> None:
     sample_folders.write_pictures(root / 'dog', [1])
     with pytest.raises(ValueError, match='no class has two different pictures, one of the 2 for'):
         read(root)
+
+
+def test_folders_that_are_no_classes(root: Path) -> None:
+    """Splits, and pictures that are annotated each."""
+    for name in ('train', 'val'):
+        sample_folders.write_pictures(root / name)
+    with pytest.raises(NotRecognised):
+        read(root, task='classification')
+    (root / 'train').rename(root / 'monday')
+    (root / 'val').rename(root / 'tuesday')
+    assert read(root, task='classification').classes == ('monday', 'tuesday')
+    (root / 'monday' / '1.xml').write_text(sample_folders.voc_xml(1))
+    with pytest.raises(NotRecognised):
+        read(root, task='classification')
 
 
 def test_task_chooses_where_there_is_more_than_one(root: Path) -> None:

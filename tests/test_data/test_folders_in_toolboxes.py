@@ -10,7 +10,7 @@ from mmengine.registry import init_default_scope
 from mmpretrain.datasets import CustomDataset
 from mmseg.datasets import BaseSegDataset
 from PIL import Image
-from sample_folders import WRITERS, read
+from sample_folders import SIX, WRITERS, read
 
 
 @pytest.fixture
@@ -43,9 +43,9 @@ def test_mmdet(root: Path, source: str) -> None:
             objects += [
                 (found[-1], item['bbox_label'], item['bbox']) for item in entry['instances']
             ]
-    assert sorted(found) == sample_folders.NAMES
+    assert sorted(found) == list(SIX.names)
     expected = []
-    for name, polygons in zip(sample_folders.NAMES, sample_folders.POLYGONS, strict=True):
+    for name, polygons in zip(SIX.names, SIX.polygons, strict=True):
         for label, polygon in polygons:
             x, y, width, height = sample_folders.box_of(polygon)
             expected.append((name, label, [x, y, x + width, y + height]))
@@ -73,7 +73,7 @@ def test_mmseg(root: Path, colours: list[tuple[int, int, int]]) -> None:
                 labels = np.array(image)
             number = int(Path(entry['img_path']).stem)
             np.testing.assert_array_equal(labels, np.array(sample_folders.index_map(number)))
-    assert sorted(found) == sample_folders.NAMES
+    assert sorted(found) == list(SIX.names)
 
 
 def test_mmpretrain(root: Path) -> None:

@@ -109,6 +109,28 @@ def test_by_the_clock(
     assert 'mmlocalattn.ClockTrainLoop' in capsys.readouterr().out
 
 
+@pytest.mark.parametrize('task', ['DETECTION', 'SEGMENTATION', 'CLASSIFICATION'])
+def test_what_the_config_learns_is_read(
+    task: str,
+    tmp_path: Path,
+    data: Path,  # noqa: F811
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Of a folder with boxes and maps; there are no classes of whole pictures."""
+    monkeypatch.chdir(tmp_path)
+    folder, config = make_folder('SEGMENTATION', data, tmp_path), write_config(task, tmp_path)
+    shutil.copy(data / 'coco.json', folder)
+    args = TRAIN.parse_args([config, '--data', str(folder), '--work-dir', str(tmp_path / 'work')])
+    if task == 'CLASSIFICATION':
+        with pytest.raises(ValueError, match=r'learns a class for each image, and .* holds'):
+            TRAIN.build_config(args)
+        return
+    dataset = TRAIN.build_config(args).train_dataloader.dataset
+    path = dict(DETECTION='annotations/train.json', SEGMENTATION='train.txt')[task]
+    assert dataset.ann_file == str(tmp_path / 'work' / 'data' / path)
+    assert ('seg_map_path' in dataset.data_prefix) == (task == 'SEGMENTATION')
+
+
 def test_what_cannot_be_trained(tmp_path: Path, data: Path) -> None:  # noqa: F811
     folder, config = (
         make_folder('SEGMENTATION', data, tmp_path),

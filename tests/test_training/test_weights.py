@@ -13,7 +13,7 @@ from torch import nn
 from toy_run import ToyModel, quick, toy_config  # noqa: F401
 
 from mmlocalattn.training import RunError, build_runner, load_weights, save_checkpoint
-from mmlocalattn.training.weights import Misfit, check_weight_files
+from mmlocalattn.training.weights import Misfit
 
 pytestmark = pytest.mark.usefixtures('quick')
 
@@ -216,29 +216,3 @@ def test_testing_needs_all(tmp_path: Path, allow_partial: bool) -> None:
     else:
         with pytest.raises(RunError, match=r'head.weight has shape \[5, 3\] in the checkpoint and'):
             runner.load_or_resume()
-
-
-def test_files_are_read_before_a_model_is_built() -> None:
-    write_checkpoint(5)
-    Path('text.pth').write_text('hello')
-
-    def check(**entries: object) -> None:
-        model = dict(type='Toy', backbone=entries.pop('backbone', {}))
-        check_weight_files(Config(dict(model=model, **entries), filename=__file__))
-
-    pretrained = dict(type='Pretrained', checkpoint='a.pth')
-    check(load_from='a.pth')
-    check(load_from='https://example.org/a.pth')
-    check(backbone=dict(init_cfg=[dict(type='Normal', layer='Conv2d'), pretrained]))
-    check(backbone=dict(init_cfg={**pretrained, 'prefix': 'body.'}))
-    with pytest.raises(FileNotFoundError, match=r"load_from of .*py: 'no\.pth' does not exist"):
-        check(load_from='no.pth')
-    with pytest.raises(FileNotFoundError, match=r"pretrained of .*py: 'no\.pth' does not exist"):
-        check(backbone=dict(pretrained='no.pth'))
-    with pytest.raises(FileNotFoundError, match=r'init_cfg.checkpoint of .*py: .no.pth. does not'):
-        check(backbone=dict(init_cfg={**pretrained, 'checkpoint': 'no.pth'}))
-    with pytest.raises(ValueError, match=r"'text\.pth' is no checkpoint: torch\.save has not"):
-        check(load_from='text.pth')
-    message = r"'a.pth' has no weight with prefix='backbone.'; its names begin with body, head"
-    with pytest.raises(ValueError, match=message):
-        check(backbone=dict(init_cfg={**pretrained, 'prefix': 'backbone.'}))

@@ -92,7 +92,10 @@ def main(argv: Sequence[str] | None = None) -> None:
         for number, severity in zip(numbers, SEVERITIES, strict=True)
     )
     if numbers[0]:
-        raise SystemExit(f'error: {summary} in the data of {args.config}')
+        skip = (
+            '; train.py goes on without them with --skip-bad' if os.path.isdir(args.config) else ''
+        )
+        raise SystemExit(f'error: {summary} in the data of {args.config}{skip}')
     print(f'{summary} in the data of {args.config}')
 
 

@@ -1,6 +1,7 @@
 """Classification: a folder of pictures for each class, perhaps in a folder for each split."""
 
 import os
+from pathlib import Path
 
 from mmlocalattn.data.records import PictureRecord, Records
 from mmlocalattn.data.tree import PICTURE_FOLDERS, SplitName, Tree, split_of
@@ -12,6 +13,7 @@ def read_class_folders(tree: Tree) -> Records | None:
     """Read a folder whose folders are classes: at least two, with pictures and nothing else.
 
     Splits are folders above the classes, where those beside them are not read, or below.
+    Pictures that have an annotation file of their name are in no class.
     """
     found: list[tuple[str, str, SplitName | None]] = []
     in_splits: list[tuple[str, str, SplitName | None]] = []
@@ -30,6 +32,7 @@ def read_class_folders(tree: Tree) -> Records | None:
         or len(classes) < 2
         or any(name.lower() in PICTURE_FOLDERS for name in classes)
         or all(split_of(name + os.sep) for name in classes)
+        or any(Path(path).stem in tree.by_stem for path in tree.ending('.json', '.xml'))
     ):
         return None  # a folder called images is no class, nor are train and val
     records = Records('class folders', 'classification', classes)
