@@ -1,5 +1,6 @@
 """How many images a training step takes: tried on this machine."""
 
+import time
 from pathlib import Path
 from typing import Any
 
@@ -16,19 +17,21 @@ from mmlocalattn.adapt.trial import random_batch, small_model
 TRIED = 2  # images of the step that is measured on a CPU: batch norms need more than one
 MEMORY_SHARE = 0.7  # of what is available: workers and the images of the next batch need some too
 OBJECTS = 20  # on each of the random images
+ITERATIONS = 100  # that a training by the clock has time for, if two images at once allow it
 
 
-def fit_batch(cfg: Config, num_images: int) -> None:
+def fit_batch(cfg: Config, num_images: int, seconds: float | None = None) -> None:
     """Take as many images at once as fit in memory, and scale the learning rate with them.
 
     With a GPU that is the batch that the learning rate of the config is meant for, or half of it,
     or a quarter, ...: the largest that one step on images of the largest size runs with. Without
-    one it is the batch of the config, if memory allows that many times what a step was measured to
-    take: a CPU is no faster with more.
+    one it is the batch of the config, if memory, and the time if that is limited, allow that many
+    times what a step was measured to take: a CPU is no faster with more.
 
     Args:
         cfg: Changed in place.
         num_images: For training.
+        seconds: That the training has; None if it has all it needs.
     """
     loader = cfg.train_dataloader
     usual = (cfg.get('auto_scale_lr') or {}).get('base_batch_size')
@@ -40,7 +43,9 @@ def fit_batch(cfg: Config, num_images: int) -> None:
     else:
         number = min(loader.batch_size, num_images)
         if number > TRIED:
-            number = max(TRIED, min(number, int(_affordable_on_cpu(cfg, size))))
+            fitting, took = _try_on_cpu(cfg, size)
+            in_time = number if seconds is None else seconds / ITERATIONS / took
+            number = max(TRIED, int(min(number, fitting, in_time)))
     if number != loader.batch_size:
         print_log(f'{number} images at once, tried with {size[0]} x {size[1]} pixels', 'current')
     loader.batch_size = number
@@ -86,15 +91,22 @@ def _fits_on_gpu(cfg: Config, size: tuple[int, int], number: int) -> bool:
     return True
 
 
-def _affordable_on_cpu(cfg: Config, size: tuple[int, int]) -> float:
-    """Images that memory is enough for, if each takes its share of a step that is measured."""
+def _try_on_cpu(cfg: Config, size: tuple[int, int]) -> tuple[float, float]:
+    """Measure a step.
+
+    Returns:
+        The images that memory is enough for, if each takes its share of the step's, and the seconds
+        that each took.
+    """
     available = _kilobytes('/proc/meminfo', 'MemAvailable')
     before = _kilobytes('/proc/self/status', 'VmHWM')
-    if available is None or before is None:
-        return float(cfg.train_dataloader.batch_size)
+    began = time.monotonic()
     _step(cfg, size, TRIED, 'cpu')
-    after = _kilobytes('/proc/self/status', 'VmHWM') or before
-    return MEMORY_SHARE * available / max((after - before) / TRIED, 1.0)
+    took = (time.monotonic() - began) / TRIED
+    after = _kilobytes('/proc/self/status', 'VmHWM')
+    if available is None or before is None or after is None:
+        return float(cfg.train_dataloader.batch_size), took
+    return MEMORY_SHARE * available / max((after - before) / TRIED, 1.0), took
 
 
 def _kilobytes(file: str, name: str) -> float | None:

@@ -33,7 +33,7 @@ def fit_recipe(
     if num_images is not None:
         is_tried = cfg.get('launcher', 'none') == 'none'  # else processes would share memory
         if is_tried and 'train_dataloader.batch_size' not in given:
-            fit_batch(cfg, num_images)
+            fit_batch(cfg, num_images, 60 * minutes if minutes else None)
         if minutes is None and not is_length_given:
             fit_length(cfg, num_images)
     if minutes is not None:

@@ -159,6 +159,21 @@ def test_batch_on_a_cpu(monkeypatch: pytest.MonkeyPatch) -> None:
     assert cfg.auto_scale_lr.enable is True
 
 
+@pytest.mark.parametrize(('seconds', 'expected'), [(None, 8), (900, 4), (60, 2)])
+def test_batch_of_a_training_by_the_clock(
+    seconds: float | None, expected: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A hundred steps have to fit, of two images at least."""
+    from mmlocalattn.training import batch
+
+    monkeypatch.setattr(batch, 'get_device', lambda: 'cpu')
+    monkeypatch.setattr(batch, '_try_on_cpu', lambda cfg, size: (100.0, 2.0))
+    cfg = load_config(RETINANET)
+    cfg.train_dataloader.batch_size = 8
+    fit_batch(cfg, 1000, seconds)
+    assert cfg.train_dataloader.batch_size == expected
+
+
 def test_batch_on_a_gpu(monkeypatch: pytest.MonkeyPatch) -> None:
     from mmlocalattn.training import batch
 
