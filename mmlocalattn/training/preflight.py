@@ -12,6 +12,7 @@ from mmengine.runner import Runner
 
 from mmlocalattn.adapt.nodes import dicts
 from mmlocalattn.files import check_folder
+from mmlocalattn.training.best_metric import check_best_metric
 from mmlocalattn.training.weights import check_weight_files
 
 _LAUNCHERS = {
@@ -76,6 +77,7 @@ def check_run(cfg: Config, task: str) -> None:
         _check_length(cfg)
         _check_optimizer(cfg)
         _check_checkpoint_hook(cfg)
+        check_best_metric(cfg)
         check_weight_files(cfg)
 
 
