@@ -123,3 +123,16 @@ def test_validation_data_serve_for_tests(folder: Path) -> None:
     )
     cfg = load_config('c.py')
     assert (cfg.test_dataloader, cfg.test_cfg, cfg.test_evaluator) == (dict(a=1), {}, dict(c=3))
+
+
+def test_options_that_would_change_nothing(tmp_path: Path) -> None:
+    path = tmp_path / 'c.py'
+    path.write_text(
+        "data_root = 'a/'\nown = 1\nload_from = None\n"
+        'train_dataloader = dict(dataset=dict(data_root=data_root))\n'
+    )
+    message = r'^data_root is a variable of .*c\.py, which has used its value already: set '
+    message += r'train_dataloader\.dataset\.data_root instead$'
+    with pytest.raises(ValueError, match=message):
+        load_config(str(path), {'data_root': 'b/'})
+    assert load_config(str(path), {'own': 2, 'load_from': 'x'}).own == 2
