@@ -1,5 +1,6 @@
 """Whether the parts of a model fit each other, and its data: what stops the first batch."""
 
+import contextlib
 import random
 import traceback
 from collections.abc import Iterator, Mapping, Sequence
@@ -81,8 +82,9 @@ def _said_strides(model: Any) -> Iterator[tuple[str, list[float], bool]]:
             key = 'anchor_generator' if hasattr(generator, 'base_anchors') else 'prior_generator'
             yield f'{name}.{key}.strides', [pair[0] for pair in generator.strides], True
     for name in ('bbox_roi_extractor', 'mask_roi_extractor'):
-        found = getattr(getattr(model, 'roi_head', None), name, None)
-        for extractor in found if isinstance(found, nn.ModuleList) else [found]:
+        found: Any = getattr(getattr(model, 'roi_head', None), name, None)
+        extractors: list[Any] = list(found) if isinstance(found, nn.ModuleList) else [found]
+        for extractor in extractors:
             if hasattr(extractor, 'featmap_strides'):
                 yield f'roi_head.{name}.featmap_strides', list(extractor.featmap_strides), False
 
@@ -184,17 +186,17 @@ class FirstItemHook(Hook):
                     _validate(runner, item)
 
 
-class _random_numbers_kept:
-    def __enter__(self) -> None:
-        self.states = random.getstate(), np.random.get_state()
-        devices = [torch.cuda.current_device()] if torch.cuda.is_available() else []
-        self.fork = torch.random.fork_rng(devices)
-        self.fork.__enter__()
-
-    def __exit__(self, *error: Any) -> None:
-        self.fork.__exit__(*error)
-        random.setstate(self.states[0])
-        np.random.set_state(self.states[1])
+@contextlib.contextmanager
+def _random_numbers_kept() -> Iterator[None]:
+    """Leave the generators of Python, NumPy and PyTorch as they are."""
+    states = random.getstate(), np.random.get_state()
+    devices = [torch.cuda.current_device()] if torch.cuda.is_available() else []
+    try:
+        with torch.random.fork_rng(devices):
+            yield
+    finally:
+        random.setstate(states[0])
+        np.random.set_state(states[1])
 
 
 def _first_item(runner: Runner, split: str, loader: Any) -> dict | None:
@@ -213,7 +215,7 @@ def _first_item(runner: Runner, split: str, loader: Any) -> dict | None:
         item = dataset[0]
     except Exception as error:  # of whatever a pipeline uses
         raise RunError(f'{where}: {_transform(error)}{reason_of(error)}') from error
-    if not isinstance(item, Mapping) or 'inputs' not in item:
+    if not isinstance(item, dict) or 'inputs' not in item:
         raise RunError(
             f"{where} makes no 'inputs' for the model: it must end with dict(type="
             f"'{PACKERS[scope]}')"
@@ -244,7 +246,8 @@ def _missing_labels(sample: Any) -> str:
 
 def _validate(runner: Runner, item: dict) -> None:
     """Let the model predict for an item, and the metrics take that in."""
-    model, evaluator = bare_model(runner.model), runner.val_loop.evaluator
+    model: Any = bare_model(runner.model)
+    evaluator = runner.val_loop.evaluator
     batch = runner.val_dataloader.collate_fn([item])
     model.eval()
     try:
