@@ -6,9 +6,11 @@ import copy
 import importlib.util
 import traceback
 from collections.abc import Iterator, Mapping
+from inspect import signature
 from pathlib import Path
 
 from mmengine.config import Config
+from mmengine.runner import Runner
 
 from mmlocalattn.adapt.nodes import dicts
 from mmlocalattn.adapt.type_names import with_type_names
@@ -92,12 +94,39 @@ def check_scope(cfg: Config) -> None:
 
 
 def _merge(cfg: Config, options: Mapping) -> None:
+    _refuse_variables(cfg, options)
     try:
         cfg.merge_from_dict(dict(options))
     except (AttributeError, KeyError, TypeError) as error:
         message = f'the options {dict(options)} do not fit {cfg.filename}: {error}'
         raise ValueError(message) from error
     _read_classes(cfg)
+
+
+def _refuse_variables(cfg: Config, options: Mapping) -> None:
+    """Raise a ValueError for an option that changes a variable which the file has used already."""
+    for name in options:
+        key, _, rest = name.partition('.')
+        if rest or key not in cfg or key in signature(Runner.__init__).parameters:
+            continue
+        uses = [path for path in _paths(cfg._cfg_dict, key, cfg[key]) if path != key]
+        if uses:
+            raise ValueError(
+                f'{key} is a variable of {cfg.filename}, which has used its value already: set '
+                f'{", ".join(uses[:4])}{" ..." if len(uses) > 4 else ""} instead'
+            )
+
+
+def _paths(node: object, key: str, value: object, path: str = '') -> Iterator[str]:
+    """Where a config has an entry of this name and value."""
+    if isinstance(node, (list, tuple)):
+        node = dict(enumerate(node))
+    if isinstance(node, Mapping):
+        for name, inner in node.items():
+            where = f'{path}.{name}'.lstrip('.')
+            if name == key and inner == value:
+                yield where
+            yield from _paths(inner, key, value, where)
 
 
 VISUALIZERS = {

@@ -4,6 +4,7 @@ import contextlib
 import traceback
 from collections.abc import Iterator
 
+from mmengine.runner import Runner
 from mmengine.runner.base_loop import BaseLoop
 
 
@@ -41,21 +42,39 @@ def build_errors(config: str | None = None) -> Iterator[None]:
     except RunError:
         raise
     except Exception as error:  # of any class that a config names
-        if _has_begun(error):
+        loops = _loops(error)
+        if not loops:
+            raise RunError(f'{config or "the config"}: {reason_of(error)}') from error
+        runner = _runner_of_first_batch(error, loops)
+        if runner is None:
             raise
-        raise RunError(f'{config or "the config"}: {_in_one_line(error)}') from error
+        from mmlocalattn.training.fit_check import misfit  # which imports this
+
+        message = misfit(error, runner.model, runner.cfg)
+        raise RunError(f'{config or "the config"}: {message}') from error
 
 
-def _has_begun(error: BaseException) -> bool:
-    """Whether an error is of a run that trains or tests."""
+def _loops(error: BaseException) -> list[tuple[BaseLoop, int]]:
+    """The loops of a run that an error came through, with the numbers of their batches from 0."""
     frames = [frame for frame, _ in traceback.walk_tb(error.__traceback__)]
-    return any(
-        frame.f_code.co_name == 'run' and isinstance(frame.f_locals.get('self'), BaseLoop)
+    return [
+        (frame.f_locals['self'], frame.f_locals.get('idx', 0))
         for frame in frames
-    )
+        if frame.f_code.co_name == 'run' and isinstance(frame.f_locals.get('self'), BaseLoop)
+    ]
 
 
-def _in_one_line(error: BaseException) -> str:
+def _runner_of_first_batch(
+    error: BaseException, loops: list[tuple[BaseLoop, int]]
+) -> Runner | None:
+    """The runner whose model does not take the first batch, before which nothing is done."""
+    names = {frame.f_code.co_name for frame, _ in traceback.walk_tb(error.__traceback__)}
+    loop, index = loops[-1]
+    is_first = index == 0 and loop.runner.iter == 0
+    return loop.runner if is_first and names & {'train_step', 'val_step', 'test_step'} else None
+
+
+def reason_of(error: BaseException) -> str:
     """Which type of a config goes wrong, in which way, and where."""
     if isinstance(error, TypeError) and isinstance(error.__context__, TypeError):
         error = error.__context__  # MMEngine puts the address of a hook behind it

@@ -259,7 +259,11 @@ def _bad_settings(runner: Runner) -> Iterator[str]:
     """What of a config makes trainings diverge."""
     scaling = runner.cfg.get('auto_scale_lr') or {}
     base, is_scaled = scaling.get('base_batch_size'), scaling.get('enable', False)
-    per_step = (runner.train_dataloader.batch_size or 1) * get_world_size()
+    loader = runner.train_dataloader
+    # A loader with a batch sampler, as mmdet's by aspect ratio, has no size of its own.
+    per_step = (loader.batch_size or getattr(loader.batch_sampler, 'batch_size', 1)) * (
+        get_world_size()
+    )
     per_step *= (runner.cfg.get('optim_wrapper') or {}).get('accumulative_counts', 1)
     if base and not is_scaled and per_step < base:
         yield (

@@ -8,9 +8,11 @@ from mmengine.registry import RUNNERS
 from mmengine.runner import Runner
 
 from mmlocalattn.adapt.nodes import dicts
+from mmlocalattn.training.best_metric import BestMetricHook
 from mmlocalattn.training.checkpoint import allow_mmengine_checkpoints
 from mmlocalattn.training.errors import build_errors
 from mmlocalattn.training.first_start import check_first_start
+from mmlocalattn.training.fit_check import FirstItemHook, check_levels
 from mmlocalattn.training.invalid_loss import InvalidLossHook
 from mmlocalattn.training.resume import ExactResumeHook
 from mmlocalattn.training.schedule import ScheduleHook
@@ -39,7 +41,11 @@ def build_runner(cfg: Config, allow_partial: bool = False) -> Runner:
     with build_errors(cfg.filename):
         runner = RUNNERS.build(cfg) if 'runner_type' in cfg else Runner.from_cfg(cfg)
     check_first_start(runner.model)
-    hooks = (ExactResumeHook(), ScheduleHook(), WeightsHook(allow_partial), InvalidLossHook())
+    check_levels(runner.model, cfg)
+    hooks = (
+        *(ExactResumeHook(), ScheduleHook(), WeightsHook(allow_partial), InvalidLossHook()),
+        *(FirstItemHook(), BestMetricHook()),
+    )
     for hook in hooks:
         runner.register_hook(hook)
     return runner

@@ -12,6 +12,7 @@ from mmengine.runner import Runner
 
 from mmlocalattn.adapt.nodes import dicts
 from mmlocalattn.files import check_folder
+from mmlocalattn.training.best_metric import check_best_metric
 from mmlocalattn.training.weight_files import check_weight_files
 
 _LAUNCHERS = {
@@ -72,10 +73,12 @@ def check_run(cfg: Config, task: str) -> None:
     check_folder(cfg.work_dir)
     complete_parts(cfg, task)
     _check_iou_metrics(cfg)
+    _check_samplers(cfg)
     if task == 'train':
         _check_length(cfg)
         _check_optimizer(cfg)
         _check_checkpoint_hook(cfg)
+        check_best_metric(cfg)
         check_weight_files(cfg)
 
 
@@ -119,6 +122,18 @@ def _check_length(cfg: Config) -> None:
     by_mmengine = loop.get('type') in (None, 'EpochBasedTrainLoop', 'IterBasedTrainLoop')
     if by_mmengine and (loop.get('max_epochs') is None) == (loop.get('max_iters') is None):
         raise ValueError(f'train_cfg of {cfg.filename} must have either max_epochs or max_iters')
+
+
+def _check_samplers(cfg: Config) -> None:
+    """Raise a ValueError for a pass over the data that would never end."""
+    for name in _LOADERS:
+        sampler = str(_entry(cfg, f'{name}.sampler.type')).rpartition('.')[2]
+        by_epoch = name != 'train_dataloader' or _entry(cfg, 'train_cfg.max_epochs')
+        if sampler == 'InfiniteSampler' and by_epoch:
+            raise ValueError(
+                f'{name}.sampler of {cfg.filename} is an InfiniteSampler, with which no epoch '
+                "ends: set its type='DefaultSampler'"
+            )
 
 
 def _check_checkpoint_hook(cfg: Config) -> None:

@@ -141,3 +141,16 @@ def test_a_scope_that_is_not_installed(folder: Path) -> None:
         load_config('c.py')
     cfg = load_config('c.py', {'default_scope': 'mmengine'})
     assert cfg.default_scope == 'mmengine'
+
+
+def test_options_that_would_change_nothing(tmp_path: Path) -> None:
+    path = tmp_path / 'c.py'
+    path.write_text(
+        "data_root = 'a/'\nown = 1\nload_from = None\n"
+        'train_dataloader = dict(dataset=dict(data_root=data_root))\n'
+    )
+    message = r'^data_root is a variable of .*c\.py, which has used its value already: set '
+    message += r'train_dataloader\.dataset\.data_root instead$'
+    with pytest.raises(ValueError, match=message):
+        load_config(str(path), {'data_root': 'b/'})
+    assert load_config(str(path), {'own': 2, 'load_from': 'x'}).own == 2

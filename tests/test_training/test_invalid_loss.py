@@ -11,9 +11,10 @@ from types import SimpleNamespace
 import pytest
 import torch
 from mmengine.config import Config
+from torch.utils.data import BatchSampler, DataLoader
 from toy_run import PASS, quick, toy_config, train  # noqa: F401
 
-from mmlocalattn.training import InvalidLossHook, RunError, read_checkpoint
+from mmlocalattn.training import InvalidLossHook, RunError, invalid_loss, read_checkpoint
 from mmlocalattn.training.checkpoint import last_whole_checkpoint, not_finite
 
 pytestmark = pytest.mark.usefixtures('quick')
@@ -194,3 +195,11 @@ def test_all_processes_stop(tmp_path: Path) -> None:
     assert messages[0] == messages[1]
     assert messages[0].startswith('error: loss_cls is nan at epoch 1, iteration 5, ')
     assert checkpoints(tmp_path / 'run') == ['iter_4.pth']
+
+
+def test_the_batch_is_that_of_the_batch_sampler() -> None:
+    sampler = BatchSampler(range(8), batch_size=4, drop_last=False)
+    loader = DataLoader(range(8), batch_sampler=sampler)
+    cfg = Config(dict(auto_scale_lr=dict(base_batch_size=4)))
+    runner = SimpleNamespace(cfg=cfg, train_dataloader=loader)
+    assert list(invalid_loss._bad_settings(runner)) == []

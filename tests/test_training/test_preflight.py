@@ -166,3 +166,15 @@ def test_a_test_needs_nothing_of_a_training() -> None:
 def test_parts_without_a_default(task: str, entries: dict, message: str) -> None:
     with pytest.raises(ValueError, match=rf'^{__file__} {message}'):
         complete_parts(config(**entries), task)
+
+
+def test_epochs_that_never_end() -> None:
+    sampler = dict(type='mmengine.InfiniteSampler')
+    loader = dict(dataset={}, sampler=sampler)
+    message = r'^train_dataloader\.sampler of .* is an InfiniteSampler, .* no epoch ends: set its'
+    with pytest.raises(ValueError, match=message):
+        check_run(config(**{**TRAIN, 'train_dataloader': loader}), 'train')
+    by_iteration = dict(type='IterBasedTrainLoop', max_iters=1)
+    check_run(config(**{**TRAIN, 'train_dataloader': loader, 'train_cfg': by_iteration}), 'train')
+    with pytest.raises(ValueError, match=r'^val_dataloader\.sampler'):
+        check_run(config(**{**TRAIN, **VAL, 'val_dataloader': loader}), 'train')
