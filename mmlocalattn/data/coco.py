@@ -75,8 +75,11 @@ class CocoReader:
 
 
 def _read(path: str) -> dict:
+    text = Path(path).read_bytes()
+    if (encoding := json.detect_encoding(text)) != 'utf-8':  # which pycocotools does not read
+        raise ValueError(f'it is written in {encoding}: save it as UTF-8 without byte-order mark')
     try:
-        content = json.loads(Path(path).read_bytes())
+        content = json.loads(text)
     except ValueError as error:
         raise ValueError(f'it is no JSON file: {error}') from error
     if not isinstance(content, dict):

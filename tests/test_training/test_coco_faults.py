@@ -188,6 +188,11 @@ COCO_ERRORS = [
         "column 13 (char 12). Write it in COCO's format",
     ),
     (
+        lambda cfg: Path('train.json').write_text(Path('train.json').read_text(), 'utf-8-sig'),
+        'train.json: train_dataloader cannot read it: it is written in utf-8-sig: save it as UTF-8 '
+        "without byte-order mark. Write it in COCO's format",
+    ),
+    (
         with_file(lambda content: content['images'][1].pop('width')),
         'train.json: train_dataloader cannot read it: entry 1 of its images has no width. Write it '
         "in COCO's format",
