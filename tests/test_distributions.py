@@ -142,7 +142,8 @@ def test_the_source_distribution_installs(
     assert done.returncode == 0, done.stderr
     code = 'import mmlocalattn.registry as r; print(r.__file__, r.MODELS.get("SSViT").__name__)'
     run = subprocess.run(
-        [sys.executable, '-P', '-W', 'ignore', '-c', code],
+        [sys.executable, '-W', 'ignore', '-c', code],
+        cwd=tmp_path,
         env={**os.environ, 'PYTHONPATH': str(tmp_path)},
         capture_output=True,
         text=True,

@@ -302,7 +302,9 @@ def test_setup_env_asks_for_disk(tmp_path: Path) -> None:
 def test_setup_env_asks_for_the_package_index(tmp_path: Path) -> None:
     """Before the download; the virtual environment is there by then."""
     nothing = {'PIP_CONFIG_FILE': os.devnull, 'PIP_NO_INDEX': '1', 'PIP_FIND_LINKS': ''}
-    run = setup_env(tmp_path / 'venv', {'PYTHON': sys.executable, **nothing})
+    stack = {(3, 10): 'classic', (3, 13): 'onedl'}.get(sys.version_info[:2], '')
+    python = {'PYTHON': sys.executable, 'MMLOCALATTN_STACK': stack}
+    run = setup_env(tmp_path / 'venv', {**python, **nothing})
     assert run.returncode == 1
     assert 'pip cannot fetch from its package index, see above; a proxy goes to' in run.stderr
     assert 'packages' not in run.stdout

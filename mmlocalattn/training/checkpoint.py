@@ -14,7 +14,7 @@ from mmengine.logging import HistoryBuffer
 
 from mmlocalattn.files import whole_file
 from mmlocalattn.training import safe_pickle
-from mmlocalattn.training.unreadable import why_unreadable
+from mmlocalattn.training.unreadable import is_torch_script, why_unreadable
 
 
 def allow_mmengine_checkpoints() -> None:
@@ -135,6 +135,8 @@ def _load_safely(path: str | Path, mmap: bool, also: Sequence[type]) -> Any:
         allow_mmengine_checkpoints()
         with torch.serialization.safe_globals([*also]):
             return torch.load(path, map_location='cpu', mmap=mmap, weights_only=True)
+    if is_torch_script(path):  # which torch.load would compile
+        raise ValueError('a TorchScript program')
     pickle_module = safe_pickle.only({**_allowed_in_checkpoints(), **_by_name(also)})
     name = str(path)  # torch 2.1 maps no other paths
     return torch.load(name, map_location='cpu', mmap=mmap, pickle_module=pickle_module)

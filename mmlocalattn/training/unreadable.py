@@ -17,6 +17,14 @@ CONTAINERS = ('state_dict', 'model', 'model_state_dict', 'state_dict_ema', 'mode
 _LEGACY = b'\x80\x02\x8a\nl\xfc\x9cF\xf9 j\xa8P\x19.'  # the magic number of torch.save, pickled
 
 
+def is_torch_script(path: str | Path) -> bool:
+    """Whether a file is a TorchScript program."""
+    if not zipfile.is_zipfile(path):
+        return False
+    with zipfile.ZipFile(path) as archive:
+        return any('/code/' in name for name in archive.namelist())
+
+
 def why_unreadable(path: str | Path, allowed: Mapping[str, Any], error: Exception) -> str:
     """Why PyTorch does not read a checkpoint, in words that follow the name of the file.
 
@@ -42,7 +50,7 @@ def why_unreadable(path: str | Path, allowed: Mapping[str, Any], error: Exceptio
             names = archive.namelist()
         if any(name.endswith('.npy') for name in names):
             return f'is an archive of NumPy: `{CONVERT} qna_vit` reads those of QnA'
-        if any('/code/' in name for name in names):
+        if is_torch_script(path):
             return 'is a TorchScript program and no checkpoint'
         if not any(name.endswith('/data.pkl') for name in names):
             return 'is a zip archive and no checkpoint'

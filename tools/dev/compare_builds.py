@@ -104,7 +104,7 @@ class Side:
         env.pop('MMLOCALATTN_CPU_ISA', None)
         if isa is not None:
             env['MMLOCALATTN_CPU_ISA'] = isa
-        command = [sys.executable, '-P', str(WORKER)]
+        command = [sys.executable, str(WORKER)]
         if threads is not None:
             command += ['--threads', str(threads)]
         with log.open('w') as stderr:
