@@ -12,7 +12,8 @@ from mmengine.config import Config
 
 from mmlocalattn.adapt.nodes import dicts
 from mmlocalattn.adapt.swap import CannotAdapt
-from mmlocalattn.data.folders import FolderData, Split, Task
+from mmlocalattn.data.folders import FolderData, Split
+from mmlocalattn.data.records import Task
 
 _SCOPES: dict[Task, str] = {
     'detection': 'mmdet',

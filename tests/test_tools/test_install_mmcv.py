@@ -85,30 +85,32 @@ CUDA_FILES = {
 }
 
 
-def test_headers_of_cuda_files_that_would_clash(
-    tool: ModuleType, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
-) -> None:
-    """Two headers define `side`; what one header defines may be in a unit twice."""
+@pytest.fixture
+def csrc(tmp_path: Path) -> Path:
     for name, text in CUDA_FILES.items():
         (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
         (tmp_path / name).write_text(text)
+    return tmp_path
+
+
+def test_headers_of_cuda_files_that_would_clash(
+    tool: ModuleType, monkeypatch: pytest.MonkeyPatch, csrc: Path
+) -> None:
+    """Two headers define `side`; what one header defines may be in a unit twice."""
     monkeypatch.setattr(tool, 'has_cuda', lambda: True)
-    assert tool.merge_sources(tmp_path) == (4, 3)
-    units = [unit.read_text() for unit in sorted(tmp_path.glob('pytorch/cuda/unit*.cu'))]
+    assert tool.merge_sources(csrc) == (4, 3)
+    units = [unit.read_text() for unit in sorted(csrc.glob('pytorch/cuda/unit*.cu'))]
     included = [tool.INCLUDE.findall(unit) for unit in units]
     assert sorted(included) == [['a.cu.inc', 'a2.cu.inc'], ['b.cu.inc']]
-    assert (tmp_path / 'pytorch' / 'unit0.cpp').is_file()
+    assert (csrc / 'pytorch' / 'unit0.cpp').is_file()
 
 
 def test_cuda_files_are_left_without_cuda(
-    tool: ModuleType, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+    tool: ModuleType, monkeypatch: pytest.MonkeyPatch, csrc: Path
 ) -> None:
-    for name, text in CUDA_FILES.items():
-        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
-        (tmp_path / name).write_text(text)
     monkeypatch.setattr(tool, 'has_cuda', lambda: False)
-    assert tool.merge_sources(tmp_path) == (1, 1)
-    assert not list(tmp_path.glob('pytorch/cuda/unit*'))
+    assert tool.merge_sources(csrc) == (1, 1)
+    assert not list(csrc.glob('pytorch/cuda/unit*'))
 
 
 @pytest.fixture

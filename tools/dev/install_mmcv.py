@@ -61,7 +61,8 @@ def defined_names(source: str) -> set[str]:
             open_braces.append(is_nameless)
             head = ''
         elif char == '}':
-            open_braces and open_braces.pop()
+            if open_braces:
+                open_braces.pop()
             head = ''
         elif char == ';' and outside:
             names |= {*CONSTANT.findall(head)}
