@@ -33,6 +33,7 @@ ALLOWED = {
     'adapt': (
         'mmengine',
         'mmlocalattn.data.folders',
+        'mmlocalattn.data.records',
         # Random data are packed as the data loader of each toolbox does it.
         'mmdet.structures.DetDataSample',
         'mmdet.testing.demo_mm_inputs',

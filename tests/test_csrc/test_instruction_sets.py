@@ -34,7 +34,7 @@ def needed(instruction: str) -> str | None:
         return 'avx512'
     if not instruction.startswith('v'):
         return None
-    if 'bf16' in instruction:
+    if 'bf16' in instruction.split()[0]:
         return 'avx512_bf16'
     return 'avx512' if AVX512.search(instruction) else 'avx2'
 
@@ -104,6 +104,7 @@ def test_reading_of_objdump() -> None:
     1004:\tret
 000000000000100a <mmlocalattn::cpu::Kernels<float> mmlocalattn::cpu::kernels_avx2<float>()>:
     100a:\tvmovups %xmm1,(%rax)
+    100e:\tvbroadcastss 0xbf165(%rip),%ymm4        # c0173 <std::max(long, long)>
 0000000000001010 <std::max(long, long)>:
     1010:\tmovaps %xmm1,%xmm15
 0000000000001020 <void at::parallel_for<mmlocalattn::cpu::avx512::run()::{lambda(long)#1}>(long)>:
