@@ -44,7 +44,7 @@ LINK_FLAGS = {'races': '', 'asan': KERNEL_FLAGS['asan']}
 # What most of the time goes to is compiled once.
 TORCH_HEADERS = '#include <ATen/ATen.h>\n#include <torch/library.h>\n'
 NINJA_FILE = """\
-compile = {cxx} -std=c++17 -O1 -g1 -fPIC -w -fno-omit-frame-pointer $
+compile = {cxx} -std=c++17 -O1 -g1 -fPIC -w -fno-omit-frame-pointer -fpch-preprocess $
   -DMMLOCALATTN_CUDA_EMULATION -D_GLIBCXX_USE_CXX11_ABI={abi:d} {includes}
 rule precompile
   command = $compile $flags -x c++-header -c $in -o $out
