@@ -32,6 +32,16 @@ def add_common_arguments(parser: argparse.ArgumentParser) -> None:
     )
 
 
+def add_dtype_argument(parser: argparse.ArgumentParser) -> None:
+    """Add what :func:`~mmlocalattn.training.launch.set_dtype` takes."""
+    parser.add_argument(
+        '--dtype',
+        choices=('float32', 'bfloat16'),
+        help='of the backbone, the neck and the heads; boxes stay in float32. Default: that of '
+        'the config, float32 if it names none',
+    )
+
+
 def add_config_arguments(parser: argparse.ArgumentParser, many: bool = False) -> None:
     """Add what names a config, or ``many``, and changes it.
 

@@ -103,6 +103,7 @@ ALLOWED = {
     'command_line': ('mmlocalattn.adapt.zoo', 'mmlocalattn.files'),
     'device': (),
     'files': (),
+    'memory': (),
     'tables': (),
     'engine': ('mmlocalattn.training',),
     'collect_env': ('mmengine.utils.dl_utils', 'mmlocalattn.__version__', 'mmlocalattn.ops'),

@@ -10,7 +10,13 @@ import argparse
 from collections.abc import Sequence
 from pathlib import Path
 
-from mmlocalattn.command_line import add_config_arguments, one_line_errors, output_folder, share
+from mmlocalattn.command_line import (
+    add_config_arguments,
+    add_dtype_argument,
+    one_line_errors,
+    output_folder,
+    share,
+)
 
 
 def parse_args(argv: Sequence[str] | None = None) -> argparse.Namespace:
@@ -27,6 +33,7 @@ def parse_args(argv: Sequence[str] | None = None) -> argparse.Namespace:
     )
     parser.add_argument('--out-dir', type=output_folder, default='work_dirs/demo')
     parser.add_argument('--device', help='cpu, cuda, cuda:N, ...; default a GPU if there is one')
+    add_dtype_argument(parser)
     parser.add_argument(
         '--score-thr', type=share, default=0.3, help='detection: lowest score that is drawn'
     )
@@ -37,15 +44,18 @@ def main(argv: Sequence[str] | None = None) -> None:
     args = parse_args(argv)
     from mmengine.device import get_device
 
-    from mmlocalattn.training import config_of
+    from mmlocalattn.memory import keep_freed_memory
+    from mmlocalattn.training import config_of, set_dtype
     from mmlocalattn.visualisation.predictor import Predictor, draw_files, is_video, plan_outputs
 
     device = args.device or get_device()
     with one_line_errors():
         targets = plan_outputs(args.inputs, args.out_dir)
-        predictor = Predictor(
-            config_of(args), args.checkpoint, device, args.score_thr, args.allow_partial
-        )
+        cfg = config_of(args)
+        if args.dtype:
+            set_dtype(cfg, args.dtype)
+        keep_freed_memory()
+        predictor = Predictor(cfg, args.checkpoint, device, args.score_thr, args.allow_partial)
         draw_files(predictor, targets)
     videos = sum(map(is_video, targets))
     print(f'{len(targets) - videos} images and {videos} videos in {args.out_dir}')

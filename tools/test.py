@@ -5,7 +5,12 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from mmlocalattn.command_line import add_common_arguments, one_line_errors, output_folder
+from mmlocalattn.command_line import (
+    add_common_arguments,
+    add_dtype_argument,
+    one_line_errors,
+    output_folder,
+)
 
 if TYPE_CHECKING:
     from mmengine.config import Config
@@ -15,6 +20,7 @@ def parse_args(argv: Sequence[str] | None = None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(description='Test a detector, segmentor or classifier.')
     add_common_arguments(parser)
     parser.add_argument('checkpoint', help='checkpoint file')
+    add_dtype_argument(parser)
     parser.add_argument(
         '--allow-partial',
         action='store_true',
@@ -43,6 +49,7 @@ def build_config(args: argparse.Namespace) -> 'Config':
         read_checkpoint,
         run_config_of,
         save_predictions,
+        set_dtype,
     )
     from mmlocalattn.training.data_check import check_sample
 
@@ -51,6 +58,8 @@ def build_config(args: argparse.Namespace) -> 'Config':
     check_run(cfg, 'test')
     check_sample(cfg, ('test',))
     cfg.load_from = args.checkpoint
+    if args.dtype:
+        set_dtype(cfg, args.dtype)
     if args.show_dir:
         draw_predictions(cfg, str(args.show_dir))
     if args.out:
@@ -62,8 +71,10 @@ def main(argv: Sequence[str] | None = None) -> None:
     args = parse_args(argv)
     with one_line_errors():
         cfg = build_config(args)
+    from mmlocalattn.memory import keep_freed_memory
     from mmlocalattn.training import build_runner, run_errors
 
+    keep_freed_memory()
     with run_errors(cfg.filename):
         build_runner(cfg, args.allow_partial).test()
 

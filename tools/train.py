@@ -32,7 +32,7 @@ def parse_args(argv: Sequence[str] | None = None) -> argparse.Namespace:
         metavar='CKPT',
         help='continue from CKPT, or from the last whole checkpoint in the work dir',
     )
-    parser.add_argument('--amp', action='store_true', help='mixed precision')
+    parser.add_argument('--amp', action='store_true', help='mixed precision; on a CPU bfloat16')
     parser.add_argument(
         '--auto-scale-lr', action='store_true', help='scale the learning rate with the batch size'
     )
@@ -71,9 +71,11 @@ def main(argv: Sequence[str] | None = None) -> None:
     args = parse_args(argv)
     with one_line_errors():
         cfg = build_config(args)
+    from mmlocalattn.memory import keep_freed_memory
     from mmlocalattn.training import build_runner, run_errors, start_clock
     from mmlocalattn.visualisation.training_report import register_report
 
+    keep_freed_memory()
     with run_errors(cfg.filename):
         runner = build_runner(cfg)
         if args.data or args.minutes:

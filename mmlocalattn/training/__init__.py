@@ -34,8 +34,10 @@ from mmlocalattn.training.launch import (
     build_runner,
     enable_amp,
     enable_auto_scale_lr,
+    set_dtype,
 )
 from mmlocalattn.training.layer_decay import LayerDecayOptimWrapperConstructor
+from mmlocalattn.training.low_precision import autocast_parts, has_bfloat16_units
 from mmlocalattn.training.predictions import draw_predictions, save_predictions
 from mmlocalattn.training.preflight import check_run, complete_parts
 from mmlocalattn.training.resume import ExactResumeHook, apply_resume
@@ -60,6 +62,7 @@ __all__ = [
     'allow_mmengine_checkpoints',
     'apply_clock',
     'apply_resume',
+    'autocast_parts',
     'build_errors',
     'build_runner',
     'channels_of',
@@ -70,6 +73,7 @@ __all__ = [
     'enable_amp',
     'enable_auto_scale_lr',
     'find_config',
+    'has_bfloat16_units',
     'image_size',
     'last_whole_checkpoint',
     'load_config',
@@ -83,5 +87,6 @@ __all__ = [
     'run_errors',
     'save_checkpoint',
     'save_predictions',
+    'set_dtype',
     'start_clock',
 ]

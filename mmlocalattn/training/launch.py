@@ -4,6 +4,7 @@ import torch
 from mmengine.config import Config
 from mmengine.device import get_device
 from mmengine.logging import print_log
+from mmengine.model import is_model_wrapper
 from mmengine.registry import RUNNERS
 from mmengine.runner import Runner
 
@@ -14,6 +15,7 @@ from mmlocalattn.training.errors import build_errors
 from mmlocalattn.training.first_start import check_first_start
 from mmlocalattn.training.fit_check import FirstItemHook, check_levels
 from mmlocalattn.training.invalid_loss import InvalidLossHook
+from mmlocalattn.training.low_precision import autocast_parts, has_bfloat16_units
 from mmlocalattn.training.resume import ExactResumeHook
 from mmlocalattn.training.schedule import ScheduleHook
 from mmlocalattn.training.weights import WeightsHook
@@ -29,7 +31,7 @@ def build_runner(cfg: Config, allow_partial: bool = False) -> Runner:
 
     Args:
         cfg: With its ``work_dir``. Changed in place by :func:`adapt_to_device` and
-            :func:`adapt_loaders`.
+            :func:`adapt_loaders`. ``model_dtype='bfloat16'`` is for :func:`autocast_parts`.
         allow_partial: Test with a checkpoint of which only a part fits.
 
     Raises:
@@ -40,6 +42,8 @@ def build_runner(cfg: Config, allow_partial: bool = False) -> Runner:
     adapt_loaders(cfg)
     with build_errors(cfg.filename):
         runner = RUNNERS.build(cfg) if 'runner_type' in cfg else Runner.from_cfg(cfg)
+        model = runner.model.module if is_model_wrapper(runner.model) else runner.model
+        autocast_parts(model, cfg.get('model_dtype', 'float32'))
     check_first_start(runner.model)
     check_levels(runner.model, cfg)
     hooks = (
@@ -52,12 +56,32 @@ def build_runner(cfg: Config, allow_partial: bool = False) -> Runner:
 
 
 def enable_amp(cfg: Config) -> None:
-    """Train in mixed precision, with a loss scale that follows the gradients.
+    """Train in mixed precision.
+
+    On a GPU it is MMEngine's, with a loss scale that follows the gradients, on a CPU bfloat16, see
+    :func:`set_dtype`.
 
     Args:
         cfg: Changed in place.
     """
-    cfg.optim_wrapper.update(type='AmpOptimWrapper', loss_scale='dynamic')
+    if get_device() == 'cpu':
+        set_dtype(cfg, 'bfloat16')
+    else:
+        cfg.optim_wrapper.update(type='AmpOptimWrapper', loss_scale='dynamic')
+
+
+def set_dtype(cfg: Config, dtype: str) -> None:
+    """Run the parts of the model in a dtype, see :func:`autocast_parts`, and say what to expect.
+
+    Args:
+        cfg: Changed in place.
+        dtype: ``'float32'`` or ``'bfloat16'``.
+    """
+    cfg.model_dtype = dtype
+    if dtype == 'bfloat16' and get_device() == 'cpu' and not has_bfloat16_units():
+        print_log(
+            'This CPU has no units for bfloat16: it will be slower than float32.', logger=None
+        )
 
 
 def enable_auto_scale_lr(cfg: Config) -> None:
@@ -97,8 +121,8 @@ def adapt_to_device(cfg: Config) -> None:
     """Let a config written for GPUs run where there is none, and say so.
 
     MMEngine's AMP needs an accelerator, SyncBN needs a GPU, and MMEngine's launcher assumes CUDA.
-    Without one, training is in float32 with BN, and processes talk through gloo. (With one GPU,
-    MMEngine itself replaces SyncBN.)
+    Without one, training is with BN, in bfloat16 on CPUs with units for it and else in float32, and
+    processes talk through gloo. (With one GPU, MMEngine itself replaces SyncBN.)
 
     Args:
         cfg: Changed in place.
@@ -110,7 +134,11 @@ def adapt_to_device(cfg: Config) -> None:
         wrapper.type = 'OptimWrapper'
         for key in ('loss_scale', 'dtype', 'use_fsdp'):
             wrapper.pop(key, None)
-        print_log('No GPU found: training in float32 instead of mixed precision.', logger=None)
+        if 'model_dtype' not in cfg:
+            cfg.model_dtype = 'bfloat16' if has_bfloat16_units() else 'float32'
+        print_log(
+            f'No GPU found: mixed precision is {cfg.model_dtype} on this machine.', logger=None
+        )
     for part in dicts(cfg.model):
         if part.get('type') == 'SyncBN':
             part['type'] = 'BN'

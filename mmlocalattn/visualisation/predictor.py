@@ -24,6 +24,7 @@ from mmlocalattn.device import usable_device
 from mmlocalattn.files import check_folder, whole_file
 from mmlocalattn.training import (
     adapt_to_device,
+    autocast_parts,
     build_errors,
     channels_of,
     load_weights,
@@ -53,7 +54,8 @@ class Predictor:
 
     Args:
         cfg: Of the model, with its test data, whose classes and colors are drawn. Changed in
-            place, and its scope becomes the default one.
+            place, and its scope becomes the default one. ``model_dtype='bfloat16'`` is for
+            :func:`~mmlocalattn.training.low_precision.autocast_parts`.
         checkpoint: Weights of the model.
         device: To run on.
         score_thr: Detection: lowest score that is drawn.
@@ -97,6 +99,7 @@ class Predictor:
             self.inferencer: Any = inferencer_type(cfg, None, device=device)
         model = self.inferencer.model
         content = load_weights(model, checkpoint, allow_partial=allow_partial)
+        autocast_parts(model, cfg.get('model_dtype', 'float32'))
         if 'classes' not in meta:  # not told before the files are read: of the checkpoint then
             saved = content.get('meta', {}).get('dataset_meta')
             self.visualizer.dataset_meta.update(saved or getattr(model, 'dataset_meta', None) or {})

@@ -32,15 +32,20 @@ def gpu_config(**kwargs: object) -> Config:
     )
 
 
-def test_without_a_gpu(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture) -> None:
+@pytest.mark.parametrize(('has_units', 'dtype'), [(True, 'bfloat16'), (False, 'float32')])
+def test_without_a_gpu(
+    has_units: bool, dtype: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture
+) -> None:
     monkeypatch.setattr(launch, 'get_device', lambda: 'cpu')
+    monkeypatch.setattr(launch, 'has_bfloat16_units', lambda: has_units)
     cfg = gpu_config()
     adapt_to_device(cfg)
     assert cfg.optim_wrapper == dict(type='OptimWrapper', optimizer=dict(lr=1))
     assert cfg.model.norm_cfg == dict(type='BN', requires_grad=True)
     assert [head.norm_cfg.type for head in cfg.model.heads] == ['BN', 'GN']
     assert 'model_wrapper_cfg' not in cfg
-    assert 'training in float32' in capsys.readouterr().out
+    assert cfg.model_dtype == dtype
+    assert f'mixed precision is {dtype} on this machine' in capsys.readouterr().out
 
 
 def test_several_processes_without_a_gpu(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -68,7 +73,8 @@ def test_test_only_config_without_a_gpu(monkeypatch: pytest.MonkeyPatch) -> None
     assert cfg.model == ConfigDict(norm_cfg=dict(type='BN'))
 
 
-def test_options_of_training() -> None:
+def test_options_of_training(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(launch, 'get_device', lambda: 'cuda')
     cfg = Config(dict(optim_wrapper=dict(type='OptimWrapper', optimizer=dict(lr=1))))
     enable_amp(cfg)
     amp = dict(type='AmpOptimWrapper', loss_scale='dynamic', optimizer=dict(lr=1))
@@ -78,6 +84,19 @@ def test_options_of_training() -> None:
     cfg.auto_scale_lr = dict(base_batch_size=16, enable=False)
     enable_auto_scale_lr(cfg)
     assert cfg.auto_scale_lr.enable is True
+
+
+@pytest.mark.parametrize('has_units', [True, False])
+def test_mixed_precision_on_a_cpu(
+    has_units: bool, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture
+) -> None:
+    monkeypatch.setattr(launch, 'get_device', lambda: 'cpu')
+    monkeypatch.setattr(launch, 'has_bfloat16_units', lambda: has_units)
+    cfg = Config(dict(optim_wrapper=dict(type='OptimWrapper', optimizer=dict(lr=1))))
+    enable_amp(cfg)
+    assert cfg.model_dtype == 'bfloat16'
+    assert cfg.optim_wrapper.type == 'OptimWrapper'
+    assert ('slower than float32' in capsys.readouterr().out) is not has_units
 
 
 def test_loaders_without_workers(capsys: pytest.CaptureFixture) -> None:

@@ -43,6 +43,11 @@ def parse_args(argv: Sequence[str] | None = None) -> argparse.Namespace:
         help='of autocast, which float32 leaves off',
     )
     parser.add_argument(
+        '--keep-freed-memory',
+        action='store_true',
+        help='as train.py and test.py do; memory cannot be told then',
+    )
+    parser.add_argument(
         '--compile',
         action='store_true',
         help='time each backbone also as torch.compile makes it: one graph, for the size, or '
@@ -72,13 +77,16 @@ def main(argv: Sequence[str] | None = None) -> None:
     from benchmarking.timing import environment, write_results
 
     from mmlocalattn.device import usable_device
+    from mmlocalattn.memory import keep_freed_memory
     from mmlocalattn.training import config_of, load_config
 
+    if args.keep_freed_memory:
+        keep_freed_memory()
     paths = [args.config, *args.baseline]
     with one_line_errors():
         args.device = usable_device(args.device)
         configs = [config_of(args), *map(load_config, args.baseline)]
-    models: list[Any] = [build(cfg, args.whole).to(args.device) for cfg in configs]
+    models: list[Any] = [build(cfg, args.whole, args.dtype).to(args.device) for cfg in configs]
     for model in models:
         model.train(args.train)  # mmdet's ResNet does not return itself
     names = [Path(path).stem for path in paths]

@@ -18,16 +18,23 @@ from benchmarking.timing import Run, peak_memory, synchronize, time_in_turns
 from mmlocalattn.adapt.nodes import channels_of
 from mmlocalattn.adapt.trial import random_batch
 from mmlocalattn.tables import markdown_table
+from mmlocalattn.training.low_precision import autocast_parts
 
 OBJECTS = 8  # on each image
 
 
-def build(cfg: Config, whole: bool) -> nn.Module:
-    """The model or its backbone as in one process, with random weights."""
+def build(cfg: Config, whole: bool, dtype: str = 'float32') -> nn.Module:
+    """The model or its backbone as in one process, with random weights.
+
+    The parts of a whole model run in the dtype as ``tools/test.py --dtype`` has it.
+    """
     init_default_scope(cfg.get('default_scope', 'mmengine'))
     if whole and cfg.get('data_preprocessor'):
         cfg.model.setdefault('data_preprocessor', cfg.data_preprocessor)
-    return revert_sync_batchnorm(MODELS.build(cfg.model if whole else cfg.model.backbone))
+    model = revert_sync_batchnorm(MODELS.build(cfg.model if whole else cfg.model.backbone))
+    if whole:
+        autocast_parts(model, dtype)
+    return model
 
 
 def make_run(cfg: Config, model: Any, size: tuple[int, int], args: argparse.Namespace) -> Run:
@@ -40,7 +47,7 @@ def make_run(cfg: Config, model: Any, size: tuple[int, int], args: argparse.Name
     else:
         images = torch.randn(args.batch, channels_of(cfg), *size, device=args.device)
     amp: contextlib.AbstractContextManager = contextlib.nullcontext()
-    if args.dtype != 'float32':
+    if not args.whole and args.dtype != 'float32':
         amp = torch.autocast(args.device.type, getattr(torch, args.dtype))
 
     def run() -> None:
