@@ -19,6 +19,11 @@ def pytest_addoption(parser: pytest.Parser) -> None:
         action='store_true',
         help='hide mmlocalattn._ext, so that the references serve',
     )
+    parser.addoption(
+        '--record-old-answers',
+        action='store_true',
+        help="write what the backbones give now to tests/data/old_answers.json (with '-n 0')",
+    )
 
 
 def pytest_configure(config: pytest.Config) -> None:

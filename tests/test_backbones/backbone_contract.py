@@ -2,15 +2,46 @@
 :class:`BackboneContract`."""
 
 import copy
+import json
+from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from mmlocalattn.registry import MODELS
 
 IMAGE_SIZES = ((1, 1), (32, 32), (37, 53), (64, 20))
+OLD_ANSWERS = Path(__file__).parents[1] / 'data' / 'old_answers.json'
+
+
+def waves(tensor: Tensor, phase: float = 0.0) -> Tensor:
+    """Numbers in the shape of a tensor that no random generator and no version of torch changes."""
+    steps = torch.arange(tensor.numel(), dtype=torch.float64)
+    return torch.sin(steps * 0.7 + steps.square() * 1e-4 + phase).view(tensor.shape)
+
+
+def answers(model: nn.Module) -> list[float]:
+    """What a backbone makes of one image, and its gradient: some sums of it.
+
+    Args:
+        model: Its weights are overwritten: matrices and kernels wholly, the others are changed.
+    """
+    model.double().eval()
+    with torch.no_grad():
+        for index, weight in enumerate(model.parameters()):
+            if weight.dim() > 1:
+                weight.copy_(waves(weight, index) * 1.5 * weight[0].numel() ** -0.5)
+            else:
+                weight.add_(waves(weight, index) * 0.1)
+    image = waves(torch.empty(1, 3, 109, 150)).requires_grad_()
+    outputs = model(image)
+    sums = [(output * waves(output)).mean() for output in outputs]
+    sum(sums).backward()
+    means = [output.abs().mean() for output in outputs]
+    gradient = [(image.grad * waves(image)).sum(), image.grad.abs().sum()]
+    return [value.item() for value in (*sums, *means, *gradient)]
 
 
 class BackboneContract:
@@ -85,6 +116,15 @@ class BackboneContract:
             model(torch.randn(1, 3, 37, 53))
             model(torch.randn(1, 3, 64, 64))
         assert {name: tensor.shape for name, tensor in model.state_dict().items()} == before
+
+    def test_old_answers_stay(self, request: pytest.FixtureRequest) -> None:
+        """A change of results is written in CHANGELOG.md; then pytest --record-old-answers."""
+        actual = answers(self.build())
+        known = json.loads(OLD_ANSWERS.read_text()) if OLD_ANSWERS.exists() else {}
+        if request.config.getoption('--record-old-answers'):
+            known[type(self).__name__] = actual
+            OLD_ANSWERS.write_text(json.dumps(dict(sorted(known.items())), indent=1) + '\n')
+        assert actual == pytest.approx(known[type(self).__name__], rel=1e-6, abs=0)
 
     def test_a_batch_is_its_images(self) -> None:
         model, images = self.build().eval(), torch.randn(2, 3, 72, 100)
