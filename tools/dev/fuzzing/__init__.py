@@ -1,0 +1,1 @@
+"""Random calls of the operators, and what they must give."""
