@@ -63,6 +63,7 @@ ALLOWED = {
     'hub': (
         'mmlocalattn.adapt.zoo',
         'mmlocalattn.backbones',
+        'mmlocalattn.converters',
         'mmlocalattn.training.weights',
     ),
     'export': (
@@ -102,6 +103,7 @@ ALLOWED = {
     'check': ('mmlocalattn.files', 'mmlocalattn.ops', 'mmlocalattn.tables'),
     'command_line': ('mmlocalattn.adapt.zoo', 'mmlocalattn.files'),
     'device': (),
+    'download': ('filelock', 'rich'),
     'files': (),
     'tables': (),
     'engine': ('mmlocalattn.training',),
@@ -124,6 +126,14 @@ ALLOWED_IN_FILE = {
         'mmlocalattn.layers',
         'mmlocalattn.training',
     ),
+    'converters/by_name.py': (
+        'mmengine.logging',
+        'mmlocalattn.download',
+        'mmlocalattn.files',
+        'mmlocalattn.registry',
+        'mmlocalattn.training',
+    ),
+    'converters/released.py': ('mmlocalattn.tables', 'yaml'),
     'ops/through_natten.py': ('natten',),
     'visualisation/predictor.py': ('mmlocalattn.training', 'rich'),
 }
