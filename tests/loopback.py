@@ -76,6 +76,8 @@ def serve(content: bytes) -> Iterator[Loopback]:
     with Loopback(content) as server:
         thread = threading.Thread(target=server.serve_forever, kwargs=dict(poll_interval=0.01))
         thread.start()
-        yield server
-        server.shutdown()
-        thread.join()
+        try:
+            yield server
+        finally:
+            server.shutdown()
+            thread.join()

@@ -75,7 +75,10 @@ def _fetch_released(cfg: Config, name: str, init: Mapping) -> None:
     try:
         WEIGHT_INITIALIZERS.build(dict(init)).load()
     except (OSError, TypeError, ValueError) as error:
-        raise ValueError(f'{name} of {cfg.filename}: {error}') from error
+        raise ValueError(
+            f'{name} of {cfg.filename}: {error}. With --cfg-options {name}=None it starts from '
+            'random weights'
+        ) from error
 
 
 def _released_parts(init_cfg: Any) -> Iterable[Mapping]:
