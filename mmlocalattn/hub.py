@@ -12,7 +12,7 @@ from typing import Any
 from torch import Tensor, nn
 
 from mmlocalattn import backbones
-from mmlocalattn.adapt.zoo import BACKBONES
+from mmlocalattn.adapt.zoo import BACKBONES, ZooEntry
 from mmlocalattn.backbones.pyramid import PyramidBackbone
 from mmlocalattn.converters.released import RELEASED
 from mmlocalattn.training.weights import load_content, load_weights
@@ -105,6 +105,18 @@ def list_models(pattern: str = '*') -> list[str]:
     return fnmatch.filter(BACKBONES, pattern)
 
 
+def find_model(name: str) -> ZooEntry:
+    """The entry of a backbone.
+
+    Raises:
+        ValueError: If there is none of this name; names those that are close.
+    """
+    if name not in BACKBONES:
+        near = difflib.get_close_matches(name, BACKBONES) or list(BACKBONES)
+        raise ValueError(f'no backbone is called {name!r}: take {", ".join(near)}')
+    return BACKBONES[name]
+
+
 def list_released(pattern: str = '*') -> list[str]:
     """The released weights that :func:`create` takes, those that match a pattern."""
     return fnmatch.filter(RELEASED, pattern)
@@ -143,9 +155,7 @@ def create(
         ValueError: If the name is unknown, the checkpoint is of another model, or an argument does
             not fit.
     """
-    if name not in BACKBONES:
-        near = difflib.get_close_matches(name, BACKBONES) or list(BACKBONES)
-        raise ValueError(f'no backbone is called {name!r}: take {", ".join(near)}')
+    entry = find_model(name)
     if not features_only:
         raise ValueError(
             'features_only must be True: a classifier is built from a config, see configs/'
@@ -155,21 +165,26 @@ def create(
             'pretrained must be a name of released weights, as in hub.list_released(), or the path '
             'of a checkpoint, got True'
         )
-    config = BACKBONES[name].backbone('mmdet')
+    config = entry.backbone('mmdet')
     cls = getattr(backbones, config.pop('type').removeprefix('mmlocalattn.'))
     config |= dict(in_channels=in_chans, out_indices=out_indices) | options
     model = FeatureListNet(cls(**config))
     if pretrained:
-        _load(model.backbone, os.fspath(pretrained))
+        load_pretrained(model.backbone, pretrained)
     return model
 
 
-def _load(backbone: nn.Module, pretrained: str) -> None:
-    """Load released weights by their name, or a checkpoint."""
-    # Reads all releases, which costs time that random weights need not wait for.
+def load_pretrained(backbone: PyramidBackbone, pretrained: str | os.PathLike[str]) -> None:
+    """Load released weights by their name, or a checkpoint, as :func:`create` does it.
+
+    Raises:
+        OSError: If there is no such checkpoint, or it cannot be downloaded.
+        ValueError: If it is of another model.
+    """
+    # Imports all releases, for which random weights need not wait.
     from mmlocalattn.converters.by_name import load_released, may_be_absent
 
-    optional = may_be_absent(backbone)
+    pretrained, optional = os.fspath(pretrained), may_be_absent(backbone)
     if pretrained in RELEASED:
         load_content(backbone, load_released(pretrained).weights, pretrained, 'backbone.', optional)
     else:

@@ -134,6 +134,11 @@ ALLOWED_IN_FILE = {
         'mmlocalattn.training',
     ),
     'converters/released.py': ('mmlocalattn.tables', 'yaml'),
+    'compat/transformers.py': (
+        'mmlocalattn.backbones.pyramid',
+        'mmlocalattn.hub',
+        'transformers',
+    ),
     'ops/through_natten.py': ('natten',),
     'visualisation/predictor.py': ('mmlocalattn.training', 'rich'),
 }
