@@ -139,6 +139,12 @@ ALLOWED_IN_FILE = {
         'mmlocalattn.hub',
         'transformers',
     ),
+    'heads/det_tta.py': (
+        'mmcv.ops.batched_nms',
+        'mmdet.models.test_time_augs',
+        'mmdet.structures',
+        'mmengine.structures',
+    ),
     'ops/through_natten.py': ('natten',),
     'visualisation/predictor.py': ('mmlocalattn.training', 'rich'),
 }
