@@ -84,7 +84,7 @@ def _check(parser: argparse.ArgumentParser, args: argparse.Namespace) -> None:
         try:
             args.dst = output_file(dst)
         except argparse.ArgumentTypeError as error:
-            parser.error(str(error))
+            parser.error(f'argument dst: {error}')
 
 
 def parse_arch(text: str | None) -> str | dict | None:
