@@ -195,26 +195,27 @@ def _fetch(address: str, part: Path, start: int, version: str) -> None:
     with response:
         if response.status != 206:
             start = 0
-        _receive(response, part, start, _answer_of(response, address, start))
+        place, _, whole = response.headers.get('Content-Range', '').rpartition('/')
+        if start and not place.startswith(f'bytes {start}-'):
+            _forget(part)
+            raise _Broken(f'it sends other bytes than those asked for, {place!r}')
+        size = whole if start else response.headers.get('Content-Length', '')
+        answer = _answer_of(response, address, size)
+        if not start:  # before it is recorded of what the next bytes are
+            _forget(part)
+        _receive(response, part, start, answer)
 
 
-def _answer_of(response: http.client.HTTPResponse, address: str, start: int) -> _Answer:
+def _answer_of(response: http.client.HTTPResponse, address: str, size: str) -> _Answer:
     headers = response.headers
     if headers.get_content_type() == 'text/html':
         raise DownloadError(
             f'{address} answers with a web page and not with the file: open it in a browser'
         )
-    if response.status == 206:
-        place, _, whole = headers.get('Content-Range', '').rpartition('/')
-        if not place.startswith(f'bytes {start}-'):
-            raise DownloadError(f'{address} sends other bytes than those asked for: {place!r}')
-        size = int(whole) if whole.isdecimal() else None
-    else:
-        length = headers.get('Content-Length', '')
-        size = int(length) if length.isdecimal() else None
     etag = headers.get('ETag', '')
     version = '' if etag.startswith('W/') else etag  # a weak one does not tell bytes apart
-    return _Answer(address, version or headers.get('Last-Modified', ''), size)
+    version = version or headers.get('Last-Modified', '')
+    return _Answer(address, version, int(size) if size.isdecimal() else None)
 
 
 def _receive(response: Any, part: Path, start: int, answer: _Answer) -> None:

@@ -14,6 +14,7 @@ class Loopback(ThreadingHTTPServer):
         breaks: After how many bytes each of the next answers ends.
         etag: Of the file; '' for a server that names no version.
         ranges: Whether parts can be asked for.
+        shift: Of the bytes that a part is said to begin with.
         statuses: Instead of the file, of the next answers.
         headers: That are sent beside those of the file.
         gate: Answers wait for it.
@@ -28,10 +29,14 @@ class Loopback(ThreadingHTTPServer):
         self.breaks: list[int] = []
         self.etag = '"one"'
         self.ranges = True
+        self.shift = 0
         self.statuses: list[int] = []
         self.headers: dict[str, str] = {}
         self.gate = threading.Event()
         self.gate.set()
+
+    def handle_error(self, request: object, client_address: object) -> None:
+        """Print nothing about a client that hung up."""
 
     def url(self, name: str) -> str:
         return f'http://127.0.0.1:{self.server_address[1]}/{name}'
@@ -57,7 +62,9 @@ class _Handler(BaseHTTPRequestHandler):
             return
         self.send_response(206 if start else 200)
         if start:
-            self.send_header('Content-Range', f'bytes {start}-{size - 1}/{size}')
+            self.send_header(
+                'Content-Range', f'bytes {start + self.server.shift}-{size - 1}/{size}'
+            )
         if self.server.etag:
             self.send_header('ETag', self.server.etag)
         sent = {'Content-Length': str(size - start)} | self.server.headers

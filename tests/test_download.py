@@ -112,6 +112,22 @@ def test_a_file_of_which_all_is_there_already(server: Loopback, path: Path) -> N
     assert path.read_bytes() == CONTENT
 
 
+def test_other_bytes_than_those_asked_for(server: Loopback, path: Path) -> None:
+    give_up(server, path)
+    server.shift = 1
+    download(server.url('a.pth'), path, SHA256)
+    assert server.requests == ['bytes=1000-', '']
+
+
+def test_a_web_page_in_its_place_spoils_nothing(server: Loopback, path: Path) -> None:
+    give_up(server, path)
+    kept = path.with_name('.a.pth.part').read_bytes()
+    server.headers, server.etag = {'Content-Type': 'text/html'}, '"portal"'
+    with pytest.raises(DownloadError, match='answers with a web page'):
+        download(server.url('a.pth'), path)
+    assert path.with_name('.a.pth.part').read_bytes() == kept == CONTENT[:1000]
+
+
 def test_a_server_that_is_busy_is_asked_again(server: Loopback, path: Path) -> None:
     server.statuses = [503, 429]
     download(server.url('a.pth'), path, SHA256)

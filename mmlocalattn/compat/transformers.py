@@ -10,8 +10,7 @@ their config::
     backbone = LocalAttentionConfig(backbone_name='ssvit_s', out_indices=(0, 1, 2, 3))
     model = Mask2FormerForUniversalSegmentation(Mask2FormerConfig(backbone_config=backbone))
 
-Needs torch, mmengine and transformers 5. mmpretrain 1.2 does not import where transformers 5 is
-installed.
+Needs torch, mmengine and transformers 5, beside which mmpretrain does not import.
 """
 
 import os
