@@ -53,11 +53,13 @@ def enable_test_time_augmentation(cfg: Config, scales: Sequence[float] = ()) -> 
 
 def _merger(cfg: Config, scope: str) -> dict[str, Any]:
     """What merges the predictions of a model."""
+    model = cfg.model
     if scope == 'mmseg':
+        if type_name(model) == 'DepthEstimator':
+            raise ValueError(f'test-time augmentation merges no depth: {cfg.filename} predicts it')
         return dict(type='SegTTAModel')
     if scope == 'mmpretrain':
         return dict(type='AverageClsScoreTTA')
-    model = cfg.model
     settings = model.get('test_cfg') or {}
     if settings.get('panoptic_on', 'panoptic_fusion_head' in model):
         raise ValueError(f'test-time augmentation merges no panoptic maps: {cfg.filename} has them')

@@ -14,7 +14,10 @@ import pytest
 
 ROOT = Path(__file__).parents[2]
 FOLDER = Path(sys.prefix, 'transformers')
-pytestmark = pytest.mark.needs_torch('2.4', 'transformers')
+pytestmark = [
+    pytest.mark.needs_torch('2.4', 'transformers'),
+    pytest.mark.xdist_group('transformers'),  # they share a process of their own
+]
 
 PREAMBLE = """
 import sys

@@ -94,6 +94,12 @@ def test_a_config_may_have_its_own() -> None:
         ('mmdet', [LOAD], {}, r'ends with PackDetInputs: that of the test of .* is LoadImageFro'),
         ('mmdet', [], {}, r'is empty$'),
         (
+            'mmseg',
+            [PACK],
+            dict(model=dict(type='DepthEstimator')),
+            r'merges no depth: .*py predicts it$',
+        ),
+        (
             'mmdet',
             [PACK],
             dict(model=dict(type='PanopticFPN', panoptic_fusion_head={})),
