@@ -12,11 +12,11 @@ from typing import Any
 from torch import Tensor, nn
 
 from mmlocalattn import backbones
-from mmlocalattn.adapt.zoo import BACKBONES
+from mmlocalattn.adapt.zoo import BACKBONES, ZooEntry
 from mmlocalattn.backbones.pyramid import PyramidBackbone
-from mmlocalattn.training.weights import load_weights
+from mmlocalattn.converters.released import RELEASED
+from mmlocalattn.training.weights import load_content, load_weights
 
-_STAGES = 4
 _STRIDE = 4
 """Of the first stage, in every family; each stage doubles it."""
 
@@ -105,6 +105,23 @@ def list_models(pattern: str = '*') -> list[str]:
     return fnmatch.filter(BACKBONES, pattern)
 
 
+def find_model(name: str) -> ZooEntry:
+    """The entry of a backbone.
+
+    Raises:
+        ValueError: If there is none of this name; names those that are close.
+    """
+    if name not in BACKBONES:
+        near = difflib.get_close_matches(name, BACKBONES) or list(BACKBONES)
+        raise ValueError(f'no backbone is called {name!r}: take {", ".join(near)}')
+    return BACKBONES[name]
+
+
+def list_released(pattern: str = '*') -> list[str]:
+    """The released weights that :func:`create` takes, those that match a pattern."""
+    return fnmatch.filter(RELEASED, pattern)
+
+
 def create(
     name: str,
     features_only: bool = True,
@@ -121,9 +138,11 @@ def create(
         in_chans: Channels of the image.
         out_indices: Increasing numbers of the stages whose maps are returned. Stages behind the
             last one are not built.
-        pretrained: Path of a checkpoint whose names of weights begin with ``backbone.``: a
-            converted release, a detector trained with MMEngine, or the weights of what this
-            returns. Output norms may be missing. None leaves random weights.
+        pretrained: Name of released weights, which are downloaded once:
+            :data:`~mmlocalattn.converters.released.RELEASED`. Or path of a checkpoint whose names
+            of weights begin with ``backbone.``: a converted release, a detector trained with
+            MMEngine, or the weights of what this returns. Output norms may be missing. None leaves
+            random weights.
         **options: Of the backbone's class, as ``drop_path_rate=0.1`` or ``output_norm=False``; the
             others are those with which its detectors are trained.
 
@@ -132,29 +151,41 @@ def create(
         ``feature_info.reduction()`` their channels and strides.
 
     Raises:
-        FileNotFoundError: If there is no such checkpoint.
+        OSError: If there is no such checkpoint, or it cannot be downloaded.
         ValueError: If the name is unknown, the checkpoint is of another model, or an argument does
             not fit.
     """
-    if name not in BACKBONES:
-        near = difflib.get_close_matches(name, BACKBONES) or list(BACKBONES)
-        raise ValueError(f'no backbone is called {name!r}: take {", ".join(near)}')
+    entry = find_model(name)
     if not features_only:
         raise ValueError(
             'features_only must be True: a classifier is built from a config, see configs/'
         )
     if isinstance(pretrained, bool) and pretrained:
         raise ValueError(
-            'pretrained must be the path of a checkpoint, got True: nothing is downloaded here; '
-            'tools/convert_checkpoint.py makes one from released weights'
+            'pretrained must be a name of released weights, as in hub.list_released(), or the path '
+            'of a checkpoint, got True'
         )
-    config = BACKBONES[name].backbone('mmdet')
+    config = entry.backbone('mmdet')
     cls = getattr(backbones, config.pop('type').removeprefix('mmlocalattn.'))
     config |= dict(in_channels=in_chans, out_indices=out_indices) | options
     model = FeatureListNet(cls(**config))
     if pretrained:
-        not_built = [f'stages.{stage}.' for stage in range(len(model.backbone.stages), _STAGES)]
-        load_weights(
-            model.backbone, os.fspath(pretrained), 'backbone.', ('output_norms.', *not_built)
-        )
+        load_pretrained(model.backbone, pretrained)
     return model
+
+
+def load_pretrained(backbone: PyramidBackbone, pretrained: str | os.PathLike[str]) -> None:
+    """Load released weights by their name, or a checkpoint, as :func:`create` does it.
+
+    Raises:
+        OSError: If there is no such checkpoint, or it cannot be downloaded.
+        ValueError: If it is of another model.
+    """
+    # Imports all releases, for which random weights need not wait.
+    from mmlocalattn.converters.by_name import load_released, may_be_absent
+
+    pretrained, optional = os.fspath(pretrained), may_be_absent(backbone)
+    if pretrained in RELEASED:
+        load_content(backbone, load_released(pretrained).weights, pretrained, 'backbone.', optional)
+    else:
+        load_weights(backbone, pretrained, 'backbone.', optional)

@@ -19,6 +19,7 @@ OPTIM_WRAPPER_CONSTRUCTORS = _child(roots.OPTIM_WRAPPER_CONSTRUCTORS, 'mmlocalat
 HOOKS = _child(roots.HOOKS, 'mmlocalattn.training', 'mmlocalattn.visualisation.pictures_hook')
 LOOPS = _child(roots.LOOPS, 'mmlocalattn.training')
 METRICS = _child(roots.METRICS, 'mmlocalattn.training')
+WEIGHT_INITIALIZERS = _child(roots.WEIGHT_INITIALIZERS, 'mmlocalattn.converters.by_name')
 
 # Nothing of the package's own yet. As children they let code whose scope this is use MMEngine's,
 # mmcv's and others' without a warning that the scope has no such registry.

@@ -17,7 +17,12 @@ from packaging.specifiers import SpecifierSet
 import mmlocalattn
 
 ROOT = Path(__file__).parents[1]
-PACKAGE_DATA = ('py.typed', 'visualisation/page.css', 'visualisation/page.html')
+PACKAGE_DATA = (
+    'converters/released.yml',
+    'py.typed',
+    'visualisation/page.css',
+    'visualisation/page.html',
+)
 
 
 @pytest.fixture(scope='module')

@@ -80,7 +80,7 @@ def test_options_go_to_the_class() -> None:
     ('options', 'message'),
     [
         (dict(features_only=False), 'a classifier is built from a config'),
-        (dict(pretrained=True), 'pretrained must be the path of a checkpoint, got True'),
+        (dict(pretrained=True), r'pretrained must be a name of released weights, .*, got True'),
         (dict(out_indices=(3, 4)), r'out_indices must be increasing stage numbers in 0\.\.3'),
     ],
 )

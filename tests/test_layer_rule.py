@@ -63,6 +63,7 @@ ALLOWED = {
     'hub': (
         'mmlocalattn.adapt.zoo',
         'mmlocalattn.backbones',
+        'mmlocalattn.converters',
         'mmlocalattn.training.weights',
     ),
     'export': (
@@ -102,6 +103,7 @@ ALLOWED = {
     'check': ('mmlocalattn.files', 'mmlocalattn.ops', 'mmlocalattn.tables'),
     'command_line': ('mmlocalattn.adapt.zoo', 'mmlocalattn.files'),
     'device': (),
+    'download': ('filelock', 'rich'),
     'files': (),
     'memory': (),
     'tables': (),
@@ -124,6 +126,25 @@ ALLOWED_IN_FILE = {
         'mmlocalattn.files',
         'mmlocalattn.layers',
         'mmlocalattn.training',
+    ),
+    'converters/by_name.py': (
+        'mmengine.logging',
+        'mmlocalattn.download',
+        'mmlocalattn.files',
+        'mmlocalattn.registry',
+        'mmlocalattn.training',
+    ),
+    'converters/released.py': ('mmlocalattn.tables', 'yaml'),
+    'compat/transformers.py': (
+        'mmlocalattn.backbones.pyramid',
+        'mmlocalattn.hub',
+        'transformers',
+    ),
+    'heads/det_tta.py': (
+        'mmcv.ops.batched_nms',
+        'mmdet.models.test_time_augs',
+        'mmdet.structures',
+        'mmengine.structures',
     ),
     'ops/through_natten.py': ('natten',),
     'visualisation/predictor.py': ('mmlocalattn.training', 'rich'),

@@ -66,7 +66,11 @@ def test_the_scope_may_be_left_out_inside_it(our_scope):
 
 
 @pytest.mark.parametrize(
-    'name', ['HOOKS', 'METRICS', 'MODELS', 'OPTIM_WRAPPER_CONSTRUCTORS', 'TRANSFORMS']
+    'name',
+    [
+        *('HOOKS', 'METRICS', 'MODELS', 'OPTIM_WRAPPER_CONSTRUCTORS', 'TRANSFORMS'),
+        'WEIGHT_INITIALIZERS',
+    ],
 )
 def test_each_is_the_child_of_its_root(name):
     child = getattr(mmlocalattn.registry, name)

@@ -181,6 +181,16 @@ install_reference() {
     requirements_hash >"$stamp"
 }
 
+# Needs torch 2.4 or newer, which the classic row has not.
+install_transformers() {
+    local pins=requirements/transformers.txt folder=$venv/transformers
+    [ "$stack" != classic ] && ! cmp -s "$pins" "$folder/pins.txt" || return 0
+    rm -rf "$folder"
+    pip_install --quiet --no-compile --no-deps --target "$folder" -r "$pins" ||
+        die "pip cannot install $pins, see above"
+    cp "$pins" "$folder/pins.txt"
+}
+
 install_package() {
     MMLOCALATTN_WITH_OPS=0 pip_install --quiet --no-build-isolation --no-deps -e . || return
     # Objects are kept for each stack, so that swapping the kernels only links them.
@@ -197,4 +207,5 @@ else
     check_index
     install_reference
 fi
+install_transformers
 run mmlocalattn 'compiles what has changed, 2 to 4 minutes the first time' install_package

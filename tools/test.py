@@ -38,7 +38,23 @@ def parse_args(argv: Sequence[str] | None = None) -> argparse.Namespace:
         metavar='D',
         help='draw the predictions (of the first process) into this folder',
     )
-    return parser.parse_args(argv)
+    parser.add_argument(
+        '--tta',
+        action='store_true',
+        help='test every image flipped, too, and merge the predictions',
+    )
+    parser.add_argument(
+        '--tta-scales',
+        type=float,
+        nargs='+',
+        default=(),
+        metavar='S',
+        help='with --tta: at these times the size of the config, as 0.75 1 1.25',
+    )
+    args = parser.parse_args(argv)
+    if args.tta_scales and not args.tta:
+        parser.error('--tta-scales needs --tta')
+    return args
 
 
 def build_config(args: argparse.Namespace) -> 'Config':
@@ -52,6 +68,7 @@ def build_config(args: argparse.Namespace) -> 'Config':
         set_dtype,
     )
     from mmlocalattn.training.data_check import check_sample
+    from mmlocalattn.training.test_time import enable_test_time_augmentation
 
     cfg = run_config_of(args)
     read_checkpoint(args.checkpoint, mmap=True)
@@ -60,6 +77,8 @@ def build_config(args: argparse.Namespace) -> 'Config':
     cfg.load_from = args.checkpoint
     if args.dtype:
         set_dtype(cfg, args.dtype)
+    if args.tta:
+        enable_test_time_augmentation(cfg, args.tta_scales)
     if args.show_dir:
         draw_predictions(cfg, str(args.show_dir))
     if args.out:

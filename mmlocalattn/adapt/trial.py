@@ -52,7 +52,7 @@ def small_model(cfg: Config, side: int) -> dict:
     model.setdefault('data_preprocessor', copy.deepcopy(cfg.get('data_preprocessor')))
     model.pop('pretrained', None)
     for part in dicts(model):
-        if (part.get('init_cfg') or {}).get('type') == 'Pretrained':
+        if (part.get('init_cfg') or {}).get('type') in ('Pretrained', 'mmlocalattn.Released'):
             part['init_cfg'] = None
         if part.get('type') == 'MMSyncBN':  # needs several processes
             part['type'] = 'BN'

@@ -10,6 +10,7 @@ A further release of classifiers needs a module beside this one (``MARKS``, ``co
 """
 
 import argparse
+import zipfile
 from collections.abc import Callable, Mapping, Set
 from dataclasses import dataclass
 from pathlib import Path
@@ -79,6 +80,24 @@ def convert_checkpoint(
             lists every difference.
     """
     check_file(dst)
+    converted = convert_file(family, src, arch, config)
+    save_converted(converted, Path(src).name, dst)
+    return converted
+
+
+def save_converted(converted: Converted, source: str, dst: str | Path) -> None:
+    """Write a converted model as a checkpoint that says where it is from."""
+    meta = {'source': source, **converted.about, 'mmlocalattn_version': __version__}
+    save_checkpoint({'state_dict': converted.weights, 'meta': meta}, Path(dst))
+
+
+def convert_file(
+    family: str,
+    src: str | Path,
+    arch: str | dict | None = None,
+    config: str | Path | None = None,
+) -> Converted:
+    """Read an official checkpoint as :func:`convert_checkpoint` does, and write nothing."""
     if family not in FAMILIES:
         raise ValueError(f'family must be one of {", ".join(FAMILIES)}, got {family!r}')
     release, src = FAMILIES[family], Path(src)
@@ -90,14 +109,10 @@ def convert_checkpoint(
     try:
         _refuse_other_family(weights, family)
         if isinstance(release, Classifiers):
-            converted = release.convert(weights, arch)
-        else:
-            converted = release.convert(weights, config)
+            return release.convert(weights, arch)
+        return release.convert(weights, config)
     except ValueError as error:
         raise ValueError(f'{src}: {error}') from error
-    meta = {'source': src.name, **converted.about, 'mmlocalattn_version': __version__}
-    save_checkpoint({'state_dict': converted.weights, 'meta': meta}, Path(dst))
-    return converted
 
 
 def load_state_dict(path: Path) -> Weights:
@@ -135,7 +150,9 @@ def load_flax(path: Path) -> Weights:
     """
     try:
         tree = (
-            _read_npz(path) if path.suffix == '.npz' else flax_tree.read_msgpack(path.read_bytes())
+            _read_npz(path)
+            if path.suffix == '.npz' or zipfile.is_zipfile(path)
+            else flax_tree.read_msgpack(path.read_bytes())
         )
         return flax_tree.parameters(tree)
     except ValueError as error:

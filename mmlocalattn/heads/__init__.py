@@ -18,3 +18,11 @@ def _attention_retina_head(**options: Any) -> nn.Module:
     from mmlocalattn.heads.attention_retina_head import AttentionRetinaHead
 
     return AttentionRetinaHead(**options)
+
+
+@MODELS.register_module(name='DetTTA')
+def _det_tta(**options: Any) -> nn.Module:
+    """Build what merges detections, which is a class of mmdet's."""
+    from mmlocalattn.heads.det_tta import DetTTA
+
+    return DetTTA(**options)

@@ -10,6 +10,7 @@ from mmengine.config import Config
 from mmengine.runner import CheckpointLoader
 
 from mmlocalattn.adapt.nodes import named_dicts
+from mmlocalattn.registry import WEIGHT_INITIALIZERS
 from mmlocalattn.training.checkpoint import read_checkpoint
 from mmlocalattn.training.processes import is_first_process
 from mmlocalattn.training.unreadable import weight_names
@@ -19,7 +20,8 @@ def check_weight_files(cfg: Config) -> None:
     """Read the checkpoints that a training starts from, before its model is built.
 
     These are ``load_from``, and those of ``init_cfg`` and ``pretrained`` in the model. A file that
-    is named by an address is downloaded, by the first process, to where MMEngine looks for it.
+    is named by an address is downloaded, by the first process, to where MMEngine looks for it; a
+    release that is named in ``init_cfg`` by the first process that comes, as the others wait.
 
     Raises:
         FileNotFoundError: If one does not exist; names its entry.
@@ -38,6 +40,8 @@ def check_weight_files(cfg: Config) -> None:
             )
             for init in pretrained_parts(part.get('init_cfg'))
         ]
+        for init in _released_parts(part.get('init_cfg')):
+            _fetch_released(cfg, f'{name}.init_cfg', init)
     for key, name, path, prefix in entries:
         if not is_local(path):
             if isinstance(path, str) and path and is_first_process():
@@ -66,11 +70,29 @@ def _download(cfg: Config, name: str, address: str) -> None:
         ) from error
 
 
+def _fetch_released(cfg: Config, name: str, init: Mapping) -> None:
+    """Get and convert the release that an ``init_cfg`` names."""
+    try:
+        WEIGHT_INITIALIZERS.build(dict(init)).load()
+    except (OSError, TypeError, ValueError) as error:
+        raise ValueError(
+            f'{name} of {cfg.filename}: {error}. With --cfg-options {name}=None it starts from '
+            'random weights'
+        ) from error
+
+
+def _released_parts(init_cfg: Any) -> Iterable[Mapping]:
+    return [part for part in _parts(init_cfg) if part.get('type') == 'mmlocalattn.Released']
+
+
 def pretrained_parts(init_cfg: Any) -> Iterable[Mapping]:
     """What of an ``init_cfg``, a dict or a list of them, loads a checkpoint."""
+    return [part for part in _parts(init_cfg) if part.get('type') == 'Pretrained']
+
+
+def _parts(init_cfg: Any) -> list[Mapping]:
     entries = init_cfg if isinstance(init_cfg, (list, tuple)) else [init_cfg]
-    parts = [part for part in entries if isinstance(part, Mapping)]
-    return [part for part in parts if part.get('type') == 'Pretrained']
+    return [part for part in entries if isinstance(part, Mapping)]
 
 
 def is_local(path: Any) -> bool:

@@ -58,6 +58,14 @@ class Misfit:
                 parts.append(f'{len(names)} {kind}, {_first(sorted(names))}')
         return '; '.join(parts)
 
+    def without(self, prefixes: Sequence[str]) -> 'Misfit':
+        """What remains if names that begin so may be missing or left over."""
+        missing, unexpected = (
+            {name: shape for name, shape in weights.items() if not name.startswith(tuple(prefixes))}
+            for weights in (self.missing, self.unexpected)
+        )
+        return Misfit(missing, unexpected, self.reshaped)
+
     def table(self) -> str:
         """A row for each weight that does not fit, or for several whose names begin alike."""
         rows = [
@@ -110,19 +118,30 @@ def load_weights(
             over, and names the first.
     """
     content = read_checkpoint(path)
+    load_content(module, content, path, prefix, optional, allow_partial)
+    return content
+
+
+def load_content(
+    module: nn.Module,
+    content: Mapping,
+    path: str | Path,
+    prefix: str = '',
+    optional: Sequence[str] = (),
+    allow_partial: bool = False,
+) -> None:
+    """Load the content of a checkpoint, or bare weights, as :func:`load_weights` does.
+
+    ``path`` is what errors name it by.
+    """
     for part in reversed(prefix.split('.')[:-1]):  # so that names are those of the file
         module = nn.ModuleDict({part: module})
-    names = tuple(prefix + name for name in optional)
     state = weights_of(content, path)
     if prefix:
         state = {name: value for name, value in state.items() if name.startswith(prefix)}
-    misfit = load_what_fits(module, state)
-    for weights in (misfit.missing, misfit.unexpected):
-        for name in [name for name in weights if name.startswith(names)]:
-            del weights[name]
+    misfit = load_what_fits(module, state).without([prefix + name for name in optional])
     part = f'the {prefix[:-1]} of this model' if prefix else 'this model'
     check_fit(misfit, module, content, path, allow_partial, part)
-    return content
 
 
 def weights_of(content: Mapping, path: str | Path) -> dict[str, Tensor]:

@@ -64,6 +64,46 @@ def test_classification(tmp_path: Path, data: Path) -> None:  # noqa: F811
     assert predictions[0]['pred_score'].shape == (2,)
 
 
+@pytest.mark.parametrize('task', ['DETECTION', 'SEGMENTATION'])
+def test_flipped_and_scaled(tmp_path: Path, data: Path, task: str) -> None:  # noqa: F811
+    config, checkpoint = tiny_data.write_model(tmp_path, data, task)
+    out = tmp_path / ('out.pkl' if task == 'DETECTION' else 'maps')
+    options = ['--work-dir', tmp_path / 'b', '--out', out, '--show-dir', tmp_path / 'pictures']
+    tiny_data.run(TEST, config, checkpoint, '--tta', '--tta-scales', '1', '1.5', *options)
+    assert len([*(tmp_path / 'pictures').iterdir()]) == NUM_IMAGES
+    if task == 'SEGMENTATION':
+        maps = [cv2.imread(str(file), cv2.IMREAD_UNCHANGED) for file in out.iterdir()]
+        assert [each.shape for each in maps] == [(64, 64)] * NUM_IMAGES
+        return
+    for prediction in pickle.loads(out.read_bytes()):
+        found = prediction['pred_instances']
+        assert 0 < len(found['bboxes']) <= 5
+        assert 0 <= found['bboxes'].min() <= found['bboxes'].max() <= 64
+        assert found['masks'][0]['size'] == [64, 64]
+        assert len(found['masks']) == len(found['bboxes'])
+
+
+def test_flipped_classes_are_averaged(tmp_path: Path, data: Path) -> None:  # noqa: F811
+    config, checkpoint = tiny_data.write_model(tmp_path, data, 'CLASSIFICATION')
+    mirrored = tmp_path / 'mirrored'
+    for file in data.glob('classes/*/*.png'):
+        (mirrored / file.parent.name).mkdir(parents=True, exist_ok=True)
+        picture = cv2.imread(str(file))[:, ::-1]
+        cv2.imwrite(str(mirrored / file.parent.name / file.name), picture)
+
+    def scores(*options: object) -> torch.Tensor:
+        out = tmp_path / 'out.pkl'
+        tiny_data.run(
+            TEST, config, checkpoint, '--work-dir', tmp_path / 'b', '--out', out, *options
+        )
+        return torch.stack([each['pred_score'] for each in pickle.loads(out.read_bytes())])
+
+    plain, merged = scores(), scores('--tta')
+    flipped = scores('--cfg-options', f'test_dataloader.dataset.data_root={mirrored}')
+    assert not torch.equal(plain, flipped)
+    torch.testing.assert_close(merged, (plain + flipped) / 2)
+
+
 @pytest.mark.parametrize(
     ('argv', 'message'),
     [
@@ -72,6 +112,7 @@ def test_classification(tmp_path: Path, data: Path) -> None:  # noqa: F811
         (['CONFIG', 'CONFIG'], "c.py' is no checkpoint: torch.save has not written it"),
         (['CONFIG', 'CKPT', '--out', 'a.json'], "must end with .pkl or .pickle, got 'a.json'"),
         (['CONFIG', 'CKPT', '--out', 'CONFIG/a.pkl'], "cannot be a folder: 'CONFIG' is a file"),
+        (['CONFIG', 'CKPT', '--tta', '--tta-scales', '0'], 'must be positive, got 0'),
         (
             ['CONFIG', 'CKPT', '--launcher', 'pytorch'],
             'error: --launcher pytorch is for processes ',
