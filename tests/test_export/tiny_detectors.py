@@ -2,16 +2,18 @@
 
 import copy
 import functools
+from pathlib import Path
 from typing import Any
 
+import mmdet
 import torch
 from mmdet.registry import MODELS
 from mmdet.structures import DetDataSample
 from mmengine.config import Config
-from mmengine.hub import get_config
 from mmengine.registry import init_default_scope
 from torch import Tensor, nn
 
+CONFIGS = Path(mmdet.__file__).parent / '.mim' / 'configs'
 CLASSES = 3
 
 
@@ -191,7 +193,7 @@ LEVELS['two_stage_deformable_detr'] = 1
 @functools.cache
 def read(config: str) -> Config:
     """A config of mmdet."""
-    return get_config(f'mmdet::{config}')
+    return Config.fromfile(CONFIGS / config)
 
 
 def build(family: str, **changes: Any) -> Any:

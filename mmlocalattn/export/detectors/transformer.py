@@ -14,7 +14,7 @@ from mmdet.models.layers import DeformableDetrTransformerEncoder
 from torch import Tensor, nn
 
 from mmlocalattn.export.detectors.detector import Detector, clipped, sides
-from mmlocalattn.export.files import Exportable
+from mmlocalattn.export.modules import Exportable
 
 Shapes = Sequence[tuple[int, int]]
 
