@@ -67,6 +67,8 @@ ALLOWED = {
         'mmlocalattn.training.weights',
     ),
     'export': (
+        'mmcv.ops.multi_scale_deform_attn',
+        'mmdet.models',
         'mmengine',
         'mmlocalattn.__version__',
         'mmlocalattn.files',
@@ -74,6 +76,7 @@ ALLOWED = {
         'mmlocalattn.training',
         'onnxruntime',
         'onnxscript',
+        'torchvision.ops',
     ),
     'visualisation': (
         'PIL',

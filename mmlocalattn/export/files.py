@@ -1,4 +1,4 @@
-"""Models as files of other runtimes: what is exported, and the three formats.
+"""Models as files of other runtimes: the three formats, and that they give what the model gives.
 
 A file is written under a temporary name and gets its own only after its outputs agreed with the
 model's, so there is no file that was not verified.
@@ -19,87 +19,29 @@ from torch import Tensor, nn
 from torch._dynamo.exc import TorchDynamoException
 
 from mmlocalattn.export.formats import SUFFIXES
+from mmlocalattn.export.modules import Exportable, FeatureMaps, exportable
 from mmlocalattn.files import whole_file
+
+__all__ = [
+    'FORMATS',
+    'TOLERANCE',
+    'Exportable',
+    'FeatureMaps',
+    'Run',
+    'Size',
+    'export',
+    'exportable',
+    'save_onnx',
+    'save_pt2',
+    'save_torchscript',
+    'verify',
+]
 
 TOLERANCE = 1e-4
 """Largest error of an output, relative to its largest value."""
 
 Size = tuple[int, int]
 Run = Callable[[Tensor], Sequence[Tensor]]
-
-
-class Exportable(nn.Module):
-    """Takes an image (B, C, H, W) and returns a tuple."""
-
-    in_channels = 3
-
-
-class FeatureMaps(Exportable):
-    """The maps of a backbone, or of a detector's backbone and neck, as a tuple."""
-
-    def __init__(self, extract: nn.Module, neck: nn.Module | None = None) -> None:
-        super().__init__()
-        self.extract = extract
-        self.neck = neck
-
-    def forward(self, image: Tensor) -> tuple[Tensor, ...]:
-        """(B, C, H, W) to NCHW maps."""
-        maps = self.extract(image)
-        return tuple(maps if self.neck is None else self.neck(maps))
-
-
-class Segmentation(Exportable):
-    """Class scores (B, classes, H, W) of an mmseg ``EncoderDecoder``, in the size of the image."""
-
-    def __init__(self, model: nn.Module) -> None:
-        super().__init__()
-        self.model: Any = model
-
-    def forward(self, image: Tensor) -> tuple[Tensor]:
-        """(B, C, H, W) to scores before the softmax."""
-        scores = self.model.decode_head(self.model.extract_feat(image))
-        align = self.model.align_corners
-        return (
-            nn.functional.interpolate(
-                scores, image.shape[2:], mode='bilinear', align_corners=align
-            ),
-        )
-
-
-class Classification(Exportable):
-    """Class scores (B, classes) of an mmpretrain ``ImageClassifier``."""
-
-    def __init__(self, model: nn.Module) -> None:
-        super().__init__()
-        self.model: Any = model
-
-    def forward(self, image: Tensor) -> tuple[Tensor]:
-        """(B, C, H, W) to scores before the softmax."""
-        return (self.model.head(self.model.extract_feat(image)),)
-
-
-def exportable(model: Any, scope: str, part: str) -> Exportable:
-    """The module that takes an image and is exported.
-
-    Args:
-        model: A module that a config describes.
-        scope: ``'mmdet'``, ``'mmseg'`` or ``'mmpretrain'``.
-        part: ``'backbone'``, or ``'model'``: the whole segmentor or classifier, but of a detector
-            the backbone and the neck.
-
-    Raises:
-        ValueError: If models of the scope have no such part.
-    """
-    if part == 'backbone':
-        return FeatureMaps(model.backbone).eval()
-    if scope == 'mmdet':
-        return FeatureMaps(model.backbone, getattr(model, 'neck', None)).eval()
-    head = getattr(model, {'mmseg': 'decode_head', 'mmpretrain': 'head'}.get(scope, ''), None)
-    if head is None or isinstance(head, nn.ModuleList):
-        raise ValueError(
-            f'{type(model).__name__} of {scope} cannot be exported whole: use --part backbone'
-        )
-    return (Segmentation(model) if scope == 'mmseg' else Classification(model)).eval()
 
 
 def save_pt2(model: nn.Module, path: Path, sizes: Sequence[Size], meta: Mapping) -> Run:
@@ -133,8 +75,11 @@ def save_onnx(model: nn.Module, path: Path, sizes: Sequence[Size], meta: Mapping
 
     from mmlocalattn.export import onnx_operators
 
-    with torch.no_grad():
-        onnx_program = onnx_operators.convert(_trace(model, sizes))
+    for_onnx = getattr(model, 'for_onnx', contextlib.nullcontext)
+    with torch.no_grad(), for_onnx():
+        program = _trace(model, sizes)
+        _name_indexing(program)
+        onnx_program = onnx_operators.convert(program, getattr(model, 'output_names', None))
     onnx_program.model.metadata_props['mmlocalattn'] = json.dumps(meta)
     onnx_program.save(path)
     session = onnxruntime.InferenceSession(path, providers=['CPUExecutionProvider'])
@@ -237,9 +182,8 @@ def verify(model: nn.Module, run: Run, size: Size, batch: int) -> float:
     shapes = [[tuple(output.shape) for output in outputs] for outputs in (actual, expected)]
     if shapes[0] != shapes[1]:
         raise ValueError(f'{where} the exported file gives {shapes[0]}, the model {shapes[1]}')
-    worst = max(
-        ((a - b).abs().max() / b.abs().max()).item() for a, b in zip(actual, expected, strict=True)
-    )
+    compare = getattr(model, 'difference', Exportable().difference)
+    worst = compare(actual, expected)
     if not worst <= TOLERANCE:  # NaN too
         raise ValueError(
             f'{where} the exported file differs from the model by {worst:.1e} of the largest '
@@ -292,6 +236,15 @@ def _trace(model: nn.Module, sizes: Sequence[Size]) -> torch.export.ExportedProg
             f'the model cannot be exported for a range of sizes, because its course depends on the '
             f'size ({reason}): export one file per size, here --size {sizes[0][0]}x{sizes[0][1]}'
         ) from error
+
+
+def _name_indexing(program: torch.export.ExportedProgram) -> None:
+    """Say the order in ``torch.meshgrid``, without which PyTorch 2.11 cannot decompose it."""
+    for node in program.graph.find_nodes(
+        op='call_function', target=torch.ops.aten.meshgrid.default
+    ):
+        node.target = torch.ops.aten.meshgrid.indexing
+        node.kwargs = {'indexing': 'ij'}
 
 
 @contextlib.contextmanager
