@@ -71,8 +71,12 @@ ALLOWED = {
         'mmlocalattn.files',
         'mmlocalattn.ops',
         'mmlocalattn.training',
+        'mmlocalattn.registry',
+        'mmlocalattn.tables',
+        'mmseg.models.EncoderDecoder',
         'onnxruntime',
         'onnxscript',
+        'openvino',
     ),
     'visualisation': (
         'PIL',

@@ -17,6 +17,7 @@ from mmlocalattn.training import (
     preprocessor_of,
     read_checkpoint,
 )
+from mmlocalattn.training.data_sets import classes_of
 
 CLASSIFIER_SIZES: list[Size] = [(224, 224), (256, 320), (384, 288)]
 DENSE_SIZES: list[Size] = [(512, 512), (480, 640), (608, 448)]
@@ -65,11 +66,14 @@ def describe(cfg: Config, part: str, sizes: list[Size], file_format: str) -> dic
     """What a user of the file must know, for its metadata."""
     preprocessor = preprocessor_of(cfg)
     keys = ('mean', 'std', 'bgr_to_rgb', 'to_rgb', 'pad_size_divisor')
+    classes = classes_of(cfg, 'test')
     return {
         'mmlocalattn': __version__,
         'torch': torch.__version__,
         'config': Path(cfg.filename or '').name,
+        'scope': cfg.get('default_scope'),
         'part': part,
+        'classes': list(classes) if classes else None,
         'channels': channels_of(cfg),
         'sizes': [list(size) for size in sizes],
         'preprocessing': {key: preprocessor[key] for key in keys if key in preprocessor},

@@ -57,6 +57,23 @@ def describe(cfg: Config, split: str) -> Iterator[Described]:
         yield _describe(cfg, split, entry)
 
 
+def classes_of(cfg: Config, split: str = 'test') -> tuple[str, ...] | None:
+    """The names of the classes in a data set of a config; its files are not read.
+
+    Args:
+        cfg: Of mmdet, mmsegmentation or mmpretrain.
+        split: ``'train'``, ``'val'`` or ``'test'``.
+
+    Returns:
+        None if the config has no such loader, or its classes are named by folders.
+    """
+    loader = cfg.get(f'{split}_dataloader')
+    if loader is None:
+        return None
+    classes = _build(cfg, next(leaf_datasets(loader['dataset']))).metainfo.get('classes')
+    return tuple(classes) if classes else None
+
+
 def _describe(cfg: Config, split: str, entry: dict) -> Described:
     loader = f'{split}_dataloader'
 
