@@ -64,9 +64,10 @@ def certify(
     cfg: Config,
     checkpoint: str | Path,
     source: str = 'sample',
-    limits: Limits = Limits(),  # noqa: B008 (it is frozen)
+    limits: Limits = Limits(),
     number: int = 100,
     report: Report = lambda line: None,
+    name: Path | None = None,
 ) -> dict:
     """Run a file and its model on images, and compare them.
 
@@ -78,6 +79,7 @@ def certify(
         limits: That must hold.
         number: Of images, at most; 0 for all.
         report: Is called with a line from time to time.
+        name: Of the file in errors, if it is to get another one.
 
     Returns:
         The certificate: numbers and words that go into the metadata of the file.
@@ -88,8 +90,10 @@ def certify(
         ValueError: If a limit does not hold; says which.
     """
     init_default_scope(cfg.default_scope)
+    hashes = _hashes(cfg, checkpoint)
     with open_data(cfg, source, number) as data, torch.no_grad():
         model, file = _model(cfg, checkpoint), _file_model(cfg, path)
+        file.file.path = name or path
         run = _Run(cfg, data, model, file, limits.min_iou)
         run.all_images(report)
         certificate = {
@@ -106,11 +110,11 @@ def certify(
             'latency_ms': {'model': _latency(run.seconds), 'file': _latency(file.seconds)},
             'threads': torch.get_num_threads(),
             'cpu': cpu_name(),
-            'sha256': _hashes(cfg, checkpoint),
+            'sha256': hashes,
             'versions': _versions(cfg.default_scope, path),
             'limits': asdict(limits),
         }
-    check_limits(certificate, limits, path)
+    check_limits(certificate, limits, name or path)
     return certificate
 
 
@@ -162,7 +166,7 @@ class _Run:
         self.seconds.append(time.perf_counter() - began)
         (actual,) = self.file(**copy.deepcopy(batch), mode='predict')
         samples = [expected.to_dict(), actual.to_dict()]
-        compare(self.agreement, *samples, self.min_iou)
+        compare(self.agreement, samples[0], samples[1], self.min_iou)
         for evaluator, sample in zip(self.evaluators, (expected, actual)):
             evaluator.process(data_samples=[sample], data_batch=batch)
 
@@ -187,7 +191,7 @@ class _Run:
     def metrics(self) -> dict[str, dict[str, float | None]]:
         """Of the model and of the file, without intervals and without what is no number."""
         results = [evaluator.evaluate(len(self.data.items)) for evaluator in self.evaluators]
-        names = [name for name in dict.fromkeys(key for result in results for key in result)]
+        names = dict.fromkeys(key for result in results for key in result)
         return {
             name: {
                 kind: _number(result.get(name)) for kind, result in zip(('model', 'file'), results)

@@ -1,4 +1,4 @@
-"""Models as files of other runtimes: what is exported, and the three formats.
+"""Models as files of other runtimes: what is exported, and the formats.
 
 A file is written under a temporary name and gets its own only after its outputs agreed with the
 model's, so there is no file that was not verified.
@@ -9,6 +9,7 @@ import importlib
 import importlib.util
 import json
 import operator
+import tempfile
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -18,7 +19,9 @@ import torch._meta_registrations
 from torch import Tensor, nn
 from torch._dynamo.exc import TorchDynamoException
 
-from mmlocalattn.export.formats import SUFFIXES
+from mmlocalattn.export.formats import BESIDE, SUFFIXES
+from mmlocalattn.export.metadata import write_metadata
+from mmlocalattn.export.run_file import load_file
 from mmlocalattn.files import whole_file
 
 TOLERANCE = 1e-4
@@ -143,6 +146,31 @@ def save_onnx(model: nn.Module, path: Path, sizes: Sequence[Size], meta: Mapping
     ]
 
 
+def save_openvino(model: nn.Module, path: Path, sizes: Sequence[Size], meta: Mapping) -> Run:
+    """Write an OpenVINO IR of the ONNX file; return what runs it on the CPU.
+
+    Args:
+        model: Takes an image (B, C, H, W), returns a tuple.
+        path: File to write, ``.xml``; the weights go into a ``.bin`` beside it.
+        sizes: As for :func:`save_pt2`.
+        meta: Stored as runtime information under ``mmlocalattn``.
+
+    Raises:
+        ModuleNotFoundError: If a package that this needs is not installed.
+    """
+    _check_installed('onnx', 'onnxruntime', 'onnxscript', 'openvino', what='OpenVINO')
+    import openvino
+
+    with tempfile.TemporaryDirectory() as folder:
+        onnx_file = Path(folder) / 'model.onnx'
+        save_onnx(model, onnx_file, sizes, meta)
+        converted = openvino.Core().read_model(onnx_file)
+        converted.set_rt_info(json.dumps(meta), 'mmlocalattn')
+        openvino.save_model(converted, path, compress_to_fp16=False)
+    file = load_file(path)
+    return lambda image: list(file(image).values())
+
+
 def save_torchscript(model: nn.Module, path: Path, sizes: Sequence[Size], meta: Mapping) -> Run:
     """Write a trace of the model, the operators of this package in it; return what runs it.
 
@@ -167,7 +195,9 @@ def save_torchscript(model: nn.Module, path: Path, sizes: Sequence[Size], meta: 
 
 FORMATS = {
     name: (save, SUFFIXES[name])
-    for name, save in dict(onnx=save_onnx, torchscript=save_torchscript, pt2=save_pt2).items()
+    for name, save in dict(
+        onnx=save_onnx, openvino=save_openvino, torchscript=save_torchscript, pt2=save_pt2
+    ).items()
 }
 """How each format is written, and the ending of its files."""
 
@@ -179,6 +209,7 @@ def export(
     sizes: Sequence[Size],
     meta: Mapping,
     report: Callable[[str], None] = lambda line: None,
+    certify: Callable[[Path], Mapping] | None = None,
 ) -> list[float]:
     """Write a file that gives what the model gives.
 
@@ -189,12 +220,15 @@ def export(
         sizes: (height, width) of images on which the file is verified, with batches of 1 and 2.
         meta: Stored in the file.
         report: Is called with a line about each step; a model takes seconds or minutes.
+        certify: Is called with the file, before it has its name, and gives what is added to
+            ``meta``, as :func:`~mmlocalattn.export.certificate.certify` does.
 
     Returns:
         The largest error at each size, relative to the largest value of the output.
 
     Raises:
-        ValueError: If the file's outputs differ from the model's; then there is no file.
+        ValueError: If the file's outputs differ from the model's, or of ``certify``; then there is
+            no file.
     """
     save, _ = FORMATS[file_format]
     if file_format != 'torchscript' and not _traces_sizes():
@@ -203,13 +237,15 @@ def export(
             'torchscript does not'
         )
     errors = []
-    with whole_file(path) as partial:
+    with whole_file(path, *BESIDE.get(file_format, ())) as partial:
         report(f'writing {file_format}')
         with _floor_division_without_branch():
             run = save(model, partial, sizes, meta)
         for index, size in enumerate(sizes):
             errors.append(verify(model, run, size, 1 + index % 2))
             report(f'{size[0]} x {size[1]}: differs by {errors[-1]:.1e} of the largest value')
+        if certify is not None:
+            write_metadata(partial, {**meta, **certify(partial)})
     return errors
 
 
@@ -311,11 +347,11 @@ def _floor_division_without_branch() -> Iterator[None]:
         torch._meta_registrations.div_rtn = original
 
 
-def _check_installed(*packages: str) -> None:
+def _check_installed(*packages: str, what: str = 'ONNX') -> None:
     missing = [name for name in packages if importlib.util.find_spec(name) is None]
     if missing:
         raise ModuleNotFoundError(
-            f'ONNX files need {", ".join(missing)}: pip install {" ".join(missing)}'
+            f'{what} files need {", ".join(missing)}: pip install {" ".join(missing)}'
         )
 
 

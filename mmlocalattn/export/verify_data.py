@@ -156,7 +156,9 @@ def _labelled(cfg: Config, cards: Path) -> Config:
     cfg = cfg.copy()
     split = 'val' if cfg.get('val_dataloader') and cfg.get('val_evaluator') else 'test'
     leaf = next(leaf_datasets(cfg[f'{split}_dataloader'].dataset))
-    common = dict(data_root=str(cards), metainfo=leaf.get('metainfo'), pipeline=leaf.pipeline)
+    common = dict(
+        data_root=str(cards), metainfo=leaf.get('metainfo'), pipeline=leaf.get('pipeline')
+    )
     annotations = 'annotations/instances_val.json'
     if cfg.default_scope == 'mmdet':
         prefix = dict(img='val/')
@@ -182,7 +184,8 @@ def _stretch(cards: Path) -> None:
             (cards / 'val' / image['file_name'], cv2.BORDER_REPLICATE),
             (cards / 'semantic' / 'val' / f'{image["id"]:05d}.png', cv2.BORDER_CONSTANT),
         ):
-            pixels = cv2.imread(str(file), cv2.IMREAD_UNCHANGED)
-            write_image(file, cv2.copyMakeBorder(pixels, 0, down, 0, right, border))
+            pixels = np.asarray(cv2.imread(str(file), cv2.IMREAD_UNCHANGED), np.uint8)
+            wider = cv2.copyMakeBorder(pixels, 0, down, 0, right, border)
+            write_image(file, np.asarray(wider, np.uint8))
         image.update(height=image['height'] + down, width=image['width'] + right)
     write_json(path, content)
