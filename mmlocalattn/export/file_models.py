@@ -46,10 +46,11 @@ def use_file(cfg: Config, path: str) -> None:
 def file_model_config(cfg: Config, path: str) -> dict:
     """What stands in the place of ``cfg.model`` to run a file, of :data:`MODELS`."""
     scope = cfg.default_scope
+    preprocessor = {**preprocessor_of(cfg), '_scope_': scope}
+    if scope == 'mmpretrain':  # whose classifiers have a default
+        preprocessor.setdefault('type', 'ClsDataPreprocessor')
     options: dict[str, Any] = dict(
-        type=f'mmlocalattn.{_FILE_MODELS[scope]}',
-        file=path,
-        data_preprocessor=dict(preprocessor_of(cfg), _scope_=scope),
+        type=f'mmlocalattn.{_FILE_MODELS[scope]}', file=path, data_preprocessor=preprocessor
     )
     if scope == 'mmseg':
         head = cfg.model.decode_head
