@@ -66,6 +66,7 @@ ALLOWED = {
         'mmlocalattn.training.weights',
     ),
     'export': (
+        'mmdet.models',
         'mmengine',
         'mmlocalattn.__version__',
         'mmlocalattn.files',
@@ -77,6 +78,7 @@ ALLOWED = {
         'onnxruntime',
         'onnxscript',
         'openvino',
+        'torchvision.ops',
     ),
     'visualisation': (
         'PIL',
