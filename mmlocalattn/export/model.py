@@ -9,6 +9,7 @@ from mmengine.registry import DATASETS, MODELS, init_default_scope
 
 from mmlocalattn import __version__
 from mmlocalattn.export.files import Exportable, FeatureMaps, Size, exportable
+from mmlocalattn.export.pipeline import sizes_after
 from mmlocalattn.training import (
     build_errors,
     channels_of,
@@ -22,9 +23,17 @@ DENSE_SIZES: list[Size] = [(512, 512), (480, 640), (608, 448)]
 
 
 def default_sizes(cfg: Config, file_format: str) -> list[Size]:
-    """(height, width) of images on which a file is verified if nobody names others."""
-    sizes = CLASSIFIER_SIZES if cfg.get('default_scope') == 'mmpretrain' else DENSE_SIZES
-    return sizes[:1] if file_format == 'torchscript' else sizes
+    """(height, width) of images on which a file is verified if nobody names others.
+
+    Those of detectors and segmentors are what the test pipeline makes of images of 1:1, 1:2 and
+    2:1. A TorchScript file, which takes one size alone, gets that in which all of them fit.
+    """
+    if cfg.get('default_scope') == 'mmpretrain':
+        sizes = CLASSIFIER_SIZES
+        return sizes[:1] if file_format == 'torchscript' else sizes
+    sizes = sizes_after(cfg) or DENSE_SIZES
+    heights, widths = zip(*sizes)
+    return [(max(heights), max(widths))] if file_format == 'torchscript' else sizes
 
 
 def build_exportable(

@@ -1,5 +1,6 @@
 """The images on which an exported file is compared with its model."""
 
+import importlib.util
 import json
 import tempfile
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -16,9 +17,9 @@ from mmengine.registry import DATASETS, init_default_scope
 
 from mmlocalattn.adapt.data import fit_to_data, task_of
 from mmlocalattn.data.check import leaf_datasets
-from mmlocalattn.data.digit_cards import write_digit_cards
 from mmlocalattn.data.folders import read_folder
 from mmlocalattn.data.images import write_image
+from mmlocalattn.export.pipeline import pipeline_without_labels
 from mmlocalattn.files import write_json
 from mmlocalattn.training.data_check import check_sample
 from mmlocalattn.training.data_sets import classes_of
@@ -120,6 +121,13 @@ class _Chosen(Sequence):
 
 def _sample_data(cfg: Config, folder: Path) -> VerifyData:
     """Digit cards of different shapes, with labels if the model knows digits."""
+    if importlib.util.find_spec('sklearn') is None:
+        raise ModuleNotFoundError(
+            'the sample images need scikit-learn: pip install scikit-learn, or name others with '
+            '--verify'
+        )
+    from mmlocalattn.data.digit_cards import write_digit_cards
+
     classes = [name for name in classes_of(cfg) or () if name != 'background']
     digits = [int(name) for name in classes if name in list('0123456789')]
     is_known = bool(classes) and len(digits) == len(classes)
@@ -138,17 +146,6 @@ def _sample_data(cfg: Config, folder: Path) -> VerifyData:
     pipeline = Compose(pipeline_without_labels(cfg))
     items = _Chosen(lambda image: pipeline(dict(image)), images)
     return VerifyData('sample data (digit cards, without labels)', items, {})
-
-
-def pipeline_without_labels(cfg: Config) -> list[dict]:
-    """The transforms of the test data but those that read annotations."""
-    loader = cfg.get('test_dataloader') or cfg.get('val_dataloader')
-    if loader is None:
-        raise ValueError(f'{cfg.filename} has no test data, whose pipeline makes images')
-    pipeline = next(leaf_datasets(loader.dataset)).get('pipeline') or []
-    names = [str(step['type']).rpartition('.')[2] for step in pipeline]
-    labels = ('LoadAnnotations', 'LoadPanopticAnnotations', 'FilterAnnotations', 'LoadProposals')
-    return [step for step, name in zip(pipeline, names) if name not in labels]
 
 
 def _labelled(cfg: Config, cards: Path) -> Config:
