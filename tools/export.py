@@ -7,7 +7,7 @@ file cannot, so let --size name all kinds of images that it is to be used for.
 """
 
 import argparse
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -25,6 +25,8 @@ from mmlocalattn.files import check_file
 
 if TYPE_CHECKING:
     from mmengine.config import Config
+
+    from mmlocalattn.export.finish import Finish
 
 
 def parse_args(argv: Sequence[str] | None = None) -> argparse.Namespace:
@@ -96,22 +98,45 @@ def add_certificate_arguments(parser: argparse.ArgumentParser) -> None:
         metavar='SHARE',
         help='of boxes that have a partner, or pixels or images of equal label; default 0.995',
     )
+    parser.add_argument(
+        '--with-preprocessing',
+        action='store_true',
+        help='onnx, openvino: take bytes of images of any size; resizing, padding, normalisation '
+        'and the way back to the pixels of the image are in the file',
+    )
+    parser.add_argument(
+        '--int8',
+        type=Path,
+        metavar='FOLDER',
+        help='openvino: 8-bit integers, calibrated with the pictures of FOLDER and kept only if '
+        'the limits hold, which are 0.01 and 0.9 then, with an IoU from 0.5',
+    )
 
 
-def certifier(args: argparse.Namespace, cfg: 'Config', out: Path) -> Callable | None:
-    """What is done with the file before it gets its name; None for random tensors alone."""
-    if args.verify == 'none' or args.random_weights or args.part != 'model':
-        return None
-    from mmlocalattn.export.certificate import Limits, certify
+def finish_of(
+    args: argparse.Namespace, cfg: 'Config', out: Path, sizes: list[tuple[int, int]]
+) -> 'Finish':
+    """What is done with the file before it gets its name."""
+    from mmlocalattn.export.certificate import INT8_LIMITS, Limits
+    from mmlocalattn.export.finish import Finish
 
     given = dict(max_ap_drop=args.max_ap_drop, min_matched=args.min_matched)
-    limits = replace(Limits(), **{key: v for key, v in given.items() if v is not None})
-    source, report = args.verify or 'sample', partial(print, flush=True)
-    return lambda file: {
-        'certificate': certify(
-            file, cfg, args.checkpoint, source, limits, args.verify_images, report, out
-        )
-    }
+    limits = INT8_LIMITS if args.int8 else Limits()
+    is_whole = args.checkpoint and args.part == 'model' and args.verify != 'none'
+    finish = Finish(
+        cfg=cfg,
+        checkpoint=args.checkpoint,
+        out=out,
+        sizes=sizes,
+        source=args.verify or 'sample' if is_whole else None,
+        number=args.verify_images,
+        limits=replace(limits, **{k: v for k, v in given.items() if v is not None}),
+        with_preprocessing=args.with_preprocessing,
+        calibration=args.int8,
+        report=partial(print, flush=True),
+    )
+    finish.check(args.format)
+    return finish
 
 
 def show_file(path: Path) -> None:
@@ -135,13 +160,11 @@ def main(argv: Sequence[str] | None = None) -> None:
         check_file(out)
         cfg = config_of(args)
         sizes = args.size or default_sizes(cfg, args.format)
+        finish = finish_of(args, cfg, out, sizes)
         module = build_exportable(cfg, args.checkpoint, args.part, args.labels)
         meta = describe(cfg, args.part, sizes, args.format, module)
-        certify = certifier(args, cfg, out)
-        report = partial(print, flush=True)
-        export(module, out, args.format, sizes, meta, report, certify)
-        if certify:
-            show_file(out)
+        export(module, out, args.format, sizes, meta, partial(print, flush=True), finish)
+    show_file(out)
     print(out)
 
 

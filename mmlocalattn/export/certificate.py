@@ -28,6 +28,8 @@ from mmengine.registry import MODELS, init_default_scope
 from mmlocalattn import __version__
 from mmlocalattn.export.agreement import LEAST_SCORE, Agreement, compare, counted
 from mmlocalattn.export.file_models import FileModel, file_model_config, pad_to, padded_size
+from mmlocalattn.export.pipeline import leave_raw
+from mmlocalattn.export.run_file import load_file
 from mmlocalattn.export.verify_data import VerifyData, open_data
 from mmlocalattn.tables import markdown_table
 from mmlocalattn.training import build_errors, load_weights, preprocessor_of
@@ -91,10 +93,16 @@ def certify(
     """
     init_default_scope(cfg.default_scope)
     hashes = _hashes(cfg, checkpoint)
-    with open_data(cfg, source, number) as data, torch.no_grad():
-        model, file = _model(cfg, checkpoint), _file_model(cfg, path)
+    with contextlib.ExitStack() as stack:
+        stack.enter_context(torch.no_grad())
+        data = raw = stack.enter_context(open_data(cfg, source, number))
+        raw_cfg = copy.deepcopy(cfg)
+        if load_file(path).takes_pixels:
+            leave_raw(raw_cfg)
+            raw = stack.enter_context(open_data(raw_cfg, source, number))
+        model, file = _model(cfg, checkpoint), _file_model(raw_cfg, path)
         file.file.path = name or path
-        run = _Run(cfg, data, model, file, limits.min_iou)
+        run = _Run(cfg, data, raw, model, file, limits.min_iou)
         run.all_images(report)
         certificate = {
             'data': data.source,
@@ -136,9 +144,16 @@ class _Run:
     """Both models on all images."""
 
     def __init__(
-        self, cfg: Config, data: VerifyData, model: Any, file: FileModel, min_iou: float
+        self,
+        cfg: Config,
+        data: VerifyData,
+        raw: VerifyData,
+        model: Any,
+        file: FileModel,
+        min_iou: float,
     ) -> None:
         self.data = data
+        self.raw = raw
         self.model = model
         self.file = file
         self.min_iou = min_iou
@@ -153,19 +168,23 @@ class _Run:
     def all_images(self, report: Report) -> None:
         """Predict with both, image by image; says where it is every ten seconds."""
         said = time.monotonic()
-        for index, item in enumerate(self.data.items):
-            self._image(item)
+        for index in range(len(self.data.items)):
+            self._image(index)
             if time.monotonic() > said + 10:
                 said = time.monotonic()
                 report(f'verified on {index + 1} of {len(self.data.items)} images')
 
-    def _image(self, item: Any) -> None:
-        batch = self._prepare(pseudo_collate([item]))
+    def _image(self, index: int) -> None:
+        batch = self._prepare(pseudo_collate([self.data.items[index]]))
+        for_file = batch
+        if self.raw is not self.data:
+            item = pseudo_collate([self.raw.items[index]])
+            for_file = self.file.data_preprocessor(item, False)
         self.sizes.append(tuple(batch['inputs'].shape[2:]))
         began = time.perf_counter()
         (expected,) = self.model(**copy.deepcopy(batch), mode='predict')
         self.seconds.append(time.perf_counter() - began)
-        (actual,) = self.file(**copy.deepcopy(batch), mode='predict')
+        (actual,) = self.file(**copy.deepcopy(for_file), mode='predict')
         same = self._with_padding(batch) or expected
         compare(self.agreement, same.to_dict(), actual.to_dict(), self.min_iou)
         for evaluator, sample in zip(self.evaluators, (expected, actual)):

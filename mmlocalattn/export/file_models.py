@@ -16,6 +16,7 @@ from mmengine.structures import InstanceData
 from torch import Tensor, nn
 from torch.nn import functional
 
+from mmlocalattn.export.pipeline import leave_raw
 from mmlocalattn.export.run_file import ExportedFile, load_file, paste_masks, resize_masks
 from mmlocalattn.registry import MODELS
 from mmlocalattn.training import RunError, preprocessor_of
@@ -36,7 +37,10 @@ def use_file(cfg: Config, path: str) -> None:
         FileNotFoundError, ModuleNotFoundError: Of :func:`~mmlocalattn.export.run_file.load_file`.
         ValueError: Of it too, and if the file is of another kind of model or knows other classes.
     """
-    check_file_fits(load_file(path), cfg)
+    file = load_file(path)
+    check_file_fits(file, cfg)
+    if file.takes_pixels:
+        leave_raw(cfg)
     cfg.model = file_model_config(cfg, path)
     cfg.load_from = None
     # Images of a batch are padded to the largest of them, which changes what is found in them.
@@ -95,6 +99,8 @@ def _some(names: Sequence[str]) -> str:
 
 def padded_size(file: ExportedFile, height: int, width: int) -> tuple[int, int]:
     """The size to which an image is padded for a file: a multiple of its divisor that it takes."""
+    if file.takes_pixels:
+        return height, width
     divisor = file.divisor if 'boxes' in file.output_names else 1
     (least_h, least_w), _ = file.size_range
     sides = (max(height, least_h), max(width, least_w))
@@ -131,7 +137,10 @@ class FileModel(BaseModel):
         Raises:
             RunError: If the file does not take images of this size.
         """
-        images = images.cpu().contiguous()
+        images = images.cpu()
+        if self.file.takes_pixels:
+            images = images.permute(0, 2, 3, 1).to(torch.uint8)
+        images = images.contiguous()
         began = time.perf_counter()
         try:
             outputs = self.file(images)

@@ -9,7 +9,6 @@ import importlib
 import importlib.util
 import json
 import operator
-import tempfile
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -21,6 +20,7 @@ from torch._dynamo.exc import TorchDynamoException
 
 from mmlocalattn.export.formats import BESIDE, SUFFIXES
 from mmlocalattn.export.metadata import write_metadata
+from mmlocalattn.export.openvino_ir import check_packages, write_ir
 from mmlocalattn.export.run_file import load_file
 from mmlocalattn.files import whole_file
 
@@ -190,22 +190,17 @@ def save_openvino(model: nn.Module, path: Path, sizes: Sequence[Size], meta: Map
 
     Args:
         model: Takes an image (B, C, H, W), returns a tuple.
-        path: File to write, ``.xml``; the weights go into a ``.bin`` beside it.
+        path: File to write, ``.xml``; the weights go into a ``.bin`` beside it, and the ONNX file
+            lies there too.
         sizes: As for :func:`save_pt2`.
         meta: Stored as runtime information under ``mmlocalattn``.
 
     Raises:
         ModuleNotFoundError: If a package that this needs is not installed.
     """
-    _check_installed('onnx', 'onnxruntime', 'onnxscript', 'openvino', what='OpenVINO')
-    import openvino
-
-    with tempfile.TemporaryDirectory() as folder:
-        onnx_file = Path(folder) / 'model.onnx'
-        save_onnx(model, onnx_file, sizes, meta)
-        converted = openvino.Core().read_model(onnx_file)
-        converted.set_rt_info(json.dumps(meta), 'mmlocalattn')
-        openvino.save_model(converted, path, compress_to_fp16=False)
+    check_packages('onnx', 'onnxruntime', 'onnxscript', 'openvino')
+    save_onnx(model, path.with_suffix('.onnx'), sizes, meta)
+    write_ir(path.with_suffix('.onnx'), path, meta)
     file = load_file(path)
     return lambda image: list(file(image).values())
 
@@ -248,7 +243,7 @@ def export(
     sizes: Sequence[Size],
     meta: Mapping,
     report: Callable[[str], None] = lambda line: None,
-    certify: Callable[[Path], Mapping] | None = None,
+    finish: Callable[[Path], Mapping] | None = None,
 ) -> list[float]:
     """Write a file that gives what the model gives.
 
@@ -259,14 +254,14 @@ def export(
         sizes: (height, width) of images on which the file is verified, with batches of 1 and 2.
         meta: Stored in the file.
         report: Is called with a line about each step; a model takes seconds or minutes.
-        certify: Is called with the file, before it has its name, and gives what is added to
-            ``meta``, as :func:`~mmlocalattn.export.certificate.certify` does.
+        finish: Is called with the file, before it has its name. May change it, and gives what is
+            added to ``meta``, as :func:`~mmlocalattn.export.certificate.certify` does.
 
     Returns:
         The largest error at each size, relative to the largest value of the output.
 
     Raises:
-        ValueError: If the file's outputs differ from the model's, or of ``certify``; then there is
+        ValueError: If the file's outputs differ from the model's, or of ``finish``; then there is
             no file.
     """
     save, _ = FORMATS[file_format]
@@ -283,8 +278,11 @@ def export(
         for index, size in enumerate(sizes):
             errors.append(verify(model, run, size, 1 + index % 2))
             report(f'{size[0]} x {size[1]}: differs by {errors[-1]:.1e} of the largest value')
-        if certify is not None:
-            write_metadata(partial, {**meta, **certify(partial)})
+        if finish is not None:
+            added = finish(partial)
+            write_metadata(partial, {**meta, **added})
+        if file_format == 'openvino':
+            partial.with_suffix('.onnx').unlink()
     return errors
 
 
@@ -385,11 +383,11 @@ def _floor_division_without_branch() -> Iterator[None]:
         torch._meta_registrations.div_rtn = original
 
 
-def _check_installed(*packages: str, what: str = 'ONNX') -> None:
+def _check_installed(*packages: str) -> None:
     missing = [name for name in packages if importlib.util.find_spec(name) is None]
     if missing:
         raise ModuleNotFoundError(
-            f'{what} files need {", ".join(missing)}: pip install {" ".join(missing)}'
+            f'ONNX files need {", ".join(missing)}: pip install {" ".join(missing)}'
         )
 
 

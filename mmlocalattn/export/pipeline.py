@@ -11,6 +11,9 @@ from mmlocalattn.training import channels_of, preprocessor_of
 LABELS = ('LoadAnnotations', 'LoadPanopticAnnotations', 'FilterAnnotations', 'LoadProposals')
 """Transforms that read or change annotations alone."""
 
+RESIZING = ('Resize', 'Pad')
+"""Transforms that a file with pre-processing does itself."""
+
 SIDE = 640
 SHAPES = ((SIDE, SIDE), (SIDE, 2 * SIDE), (2 * SIDE, SIDE))
 """(height, width) of images that stand for those that people have."""
@@ -69,3 +72,18 @@ def divisor_of(cfg: Config) -> int:
     preprocessor = preprocessor_of(cfg)
     in_test = preprocessor.get('test_cfg') or {}
     return preprocessor.get('pad_size_divisor') or in_test.get('size_divisor') or 1
+
+
+def leave_raw(cfg: Config) -> None:
+    """Let a config read images and do nothing else, for a file with pre-processing.
+
+    Args:
+        cfg: Of mmdet or mmsegmentation. Its data for validation and test, and its data
+            preprocessor, are changed in place.
+    """
+    kinds = {'mmdet': 'DetDataPreprocessor', 'mmseg': 'SegDataPreProcessor'}
+    cfg.model.data_preprocessor = dict(type=kinds[cfg.default_scope])
+    for split in ('val', 'test'):
+        loader = cfg.get(f'{split}_dataloader')
+        for leaf in leaf_datasets(loader.dataset) if loader else ():
+            leaf['pipeline'] = [s for s in leaf['pipeline'] if step_name(s) not in RESIZING]
