@@ -36,6 +36,12 @@ class Exportable(nn.Module):
 
     in_channels = 3
     output_names: tuple[str, ...] | None = None
+    requires: tuple[str, ...] = ('import mmlocalattn.ops',)
+    """What a program does before it loads a file that calls operators."""
+
+    def for_onnx(self) -> contextlib.AbstractContextManager:
+        """While the graph of an ONNX file is made."""
+        return contextlib.nullcontext()
 
     def difference(self, actual: Sequence[Tensor], expected: Sequence[Tensor]) -> float:
         """The largest error of an output, relative to its largest value."""
@@ -173,7 +179,8 @@ def save_onnx(model: nn.Module, path: Path, sizes: Sequence[Size], meta: Mapping
 
     from mmlocalattn.export import onnx_operators
 
-    with torch.no_grad():
+    for_onnx = getattr(model, 'for_onnx', contextlib.nullcontext)
+    with torch.no_grad(), for_onnx():
         onnx_program = onnx_operators.convert(
             _trace(model, sizes), getattr(model, 'output_names', None)
         )

@@ -90,7 +90,7 @@ def describe(
         'channels': channels_of(cfg),
         'sizes': [list(size) for size in sizes],
         'preprocessing': {key: preprocessor[key] for key in keys if key in preprocessor},
-        'requires': [] if file_format == 'onnx' else ['import mmlocalattn.ops'],
+        'requires': [] if file_format == 'onnx' else list((module or Exportable).requires),
     }
     if module is None or module.output_names is None:
         return about

@@ -51,7 +51,13 @@ def _class_of_transformer(model: Any) -> type[Detector]:
 
     from mmlocalattn.export.detectors.transformer import DETR, DeformableDETR
 
-    steps = ('predict', 'extract_feat', 'pre_transformer', 'forward_encoder', 'pre_decoder')
+    steps: tuple[str, ...] = (
+        'predict',
+        'extract_feat',
+        'pre_transformer',
+        'forward_encoder',
+        'pre_decoder',
+    )
     steps += ('forward_transformer', 'forward_decoder')
     if not _does_as(model.bbox_head, heads.DETRHead, '_predict_by_feat_single'):
         raise ValueError(f'there is no form of its {type(model.bbox_head).__name__}')
@@ -81,7 +87,12 @@ def _check_roi_head(model: Any) -> None:
     from mmdet.models.dense_heads import RPNHead
     from mmdet.models.roi_heads import CascadeRoIHead, StandardRoIHead
 
-    names = ('predict', 'predict_by_feat', '_predict_by_feat_single', '_bbox_post_process')
+    names: tuple[str, ...] = (
+        'predict',
+        'predict_by_feat',
+        '_predict_by_feat_single',
+        '_bbox_post_process',
+    )
     if not _does_as(model.rpn_head, RPNHead, *names):
         raise ValueError(f'there is no form of its {type(model.rpn_head).__name__}')
     names = ('predict', 'predict_bbox', 'predict_mask', '_bbox_forward', '_mask_forward')
