@@ -78,6 +78,7 @@ ALLOWED = {
         'mmlocalattn.tables',
         'mmlocalattn.training',
         'mmseg.models.EncoderDecoder',
+        'nncf',
         'numpy',
         'onnx',
         'onnxruntime',

@@ -8,6 +8,7 @@ take is written into the file; above stated limits there is none.
 import contextlib
 import copy
 import hashlib
+import io
 import json
 import platform
 import time
@@ -230,7 +231,8 @@ class _Run:
 
     def metrics(self) -> dict[str, dict[str, float | None]]:
         """Of the model and of the file, without intervals and without what is no number."""
-        results = [evaluator.evaluate(len(self.data.items)) for evaluator in self.evaluators]
+        with contextlib.redirect_stdout(io.StringIO()):  # pycocotools prints its own tables
+            results = [e.evaluate(len(self.data.items)) for e in self.evaluators]
         names = dict.fromkeys(key for result in results for key in result)
         return {
             name: {

@@ -5,7 +5,7 @@ from pathlib import Path
 import torch
 from mmengine.config import Config
 from mmengine.model import revert_sync_batchnorm
-from mmengine.registry import DATASETS, MODELS, init_default_scope
+from mmengine.registry import MODELS, init_default_scope
 
 from mmlocalattn import __version__
 from mmlocalattn.export.files import Exportable, FeatureMaps, Size, exportable
@@ -17,6 +17,7 @@ from mmlocalattn.training import (
     preprocessor_of,
     read_checkpoint,
 )
+from mmlocalattn.training.data_sets import classes_of
 
 CLASSIFIER_SIZES: list[Size] = [(224, 224), (256, 320), (384, 288)]
 DENSE_SIZES: list[Size] = [(512, 512), (480, 640), (608, 448)]
@@ -90,11 +91,13 @@ def describe(
         'channels': channels_of(cfg),
         'sizes': [list(size) for size in sizes],
         'preprocessing': {key: preprocessor[key] for key in keys if key in preprocessor},
-        'requires': [] if file_format == 'onnx' else list((module or Exportable).requires),
+        'requires': list((module or Exportable).requires)
+        if file_format in ('pt2', 'torchscript')
+        else [],
     }
     if module is None or module.output_names is None:
         return about
-    about |= {'outputs': list(module.output_names), 'classes': _classes(cfg)}
+    about |= {'outputs': list(module.output_names), 'classes': list(classes_of(cfg) or ())}
     about |= {'test_scale': _test_scale(cfg)}
     mask_frame = getattr(module, 'mask_frame', None)
     if mask_frame is not None:
@@ -108,15 +111,6 @@ def _test_dataset(cfg: Config) -> dict:
     while 'dataset' in dataset:
         dataset = dataset['dataset']
     return dataset
-
-
-def _classes(cfg: Config) -> list[str]:
-    """Names of the classes that the test set has; none if nobody names them."""
-    dataset = _test_dataset(cfg)
-    named = (dataset.get('metainfo') or {}).get('classes')
-    if named is None and 'type' in dataset:
-        named = getattr(DATASETS.get(dataset['type']), 'METAINFO', {}).get('classes')
-    return [named] if isinstance(named, str) else list(named or ())
 
 
 def _test_scale(cfg: Config) -> list[int] | None:

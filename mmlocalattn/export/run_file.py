@@ -3,6 +3,7 @@
 Nothing here needs mmdet, mmsegmentation or mmpretrain.
 """
 
+import importlib
 import importlib.util
 import json
 import math
@@ -135,6 +136,10 @@ def load_file(path: str | Path, threads: int | None = None) -> ExportedFile:
         raise ModuleNotFoundError(f'{str(path)!r} needs {missing[0]}: pip install {missing[0]}')
     try:
         meta, run = reader(path, threads or torch.get_num_threads())
+    except ModuleNotFoundError as error:
+        raise ModuleNotFoundError(
+            f'{str(path)!r} needs {error.name}: pip install {error.name}'
+        ) from error
     except Exception as error:  # each runtime has its own
         reason = ' '.join(str(error).split())[:200]
         raise ValueError(
@@ -208,19 +213,25 @@ def _read_openvino(path: Path, threads: int) -> tuple[dict, Callable[[Tensor], O
 
 
 def _read_pt2(path: Path, threads: int) -> tuple[dict, Callable[[Tensor], Outputs]]:
-    import mmlocalattn.ops  # noqa: F401 (registers them)
-
-    files = {'mmlocalattn.json': ''}
-    program = torch.export.load(path, extra_files=files)
-    return json.loads(files['mmlocalattn.json'] or '{}'), _without_gradients(program.module())
+    meta = _archived_meta(path)
+    return meta, _without_gradients(torch.export.load(path).module())
 
 
 def _read_torchscript(path: Path, threads: int) -> tuple[dict, Callable[[Tensor], Outputs]]:
-    import mmlocalattn.ops  # noqa: F401 (registers them)
+    meta = _archived_meta(path)
+    return meta, _without_gradients(torch.jit.load(str(path), map_location='cpu'))
 
-    files = {'mmlocalattn.json': ''}
-    program = torch.jit.load(str(path), map_location='cpu', _extra_files=files)
-    return json.loads(files['mmlocalattn.json'] or '{}'), _without_gradients(program)
+
+def _archived_meta(path: Path) -> dict:
+    """The metadata of an archive of PyTorch, after the import of the operators that it needs."""
+    with zipfile.ZipFile(path) as archive:
+        names = [name for name in archive.namelist() if name.endswith('mmlocalattn.json')]
+        meta = json.loads(archive.read(names[0])) if names else {}
+    for line in meta.get('requires', ()):
+        package = line.removeprefix('import ')
+        if package.partition('.')[0] in ('mmlocalattn', 'torchvision'):  # nothing else is ours
+            importlib.import_module(package)
+    return meta
 
 
 def _without_gradients(program: Callable[[Tensor], Outputs]) -> Callable[[Tensor], Outputs]:

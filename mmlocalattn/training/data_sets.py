@@ -65,12 +65,16 @@ def classes_of(cfg: Config, split: str = 'test') -> tuple[str, ...] | None:
         split: ``'train'``, ``'val'`` or ``'test'``.
 
     Returns:
-        None if the config has no such loader, or its classes are named by folders.
+        None if the config has no such loader, its classes are named by folders, or the data set
+        cannot be made.
     """
     loader = cfg.get(f'{split}_dataloader')
     if loader is None:
         return None
-    classes = _build(cfg, next(leaf_datasets(loader['dataset']))).metainfo.get('classes')
+    try:
+        classes = _build(cfg, next(leaf_datasets(loader['dataset']))).metainfo.get('classes')
+    except (AssertionError, KeyError, RuntimeError, TypeError, ValueError):  # as _describe says
+        return None
     return tuple(classes) if classes else None
 
 
