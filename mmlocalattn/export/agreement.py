@@ -19,7 +19,8 @@ class Agreement:
         what: That is counted: boxes, pixels or images.
         total: How many of these there are in both.
         alike: How many of them have a partner, or the same label.
-        largest: Differences of those that are alike: of a corner in pixels, of a score.
+        largest: Differences of those that are alike: of a corner in pixels, of a score, and of a
+            mask as the share of its pixels.
     """
 
     what: str
@@ -78,7 +79,17 @@ def _compare_boxes(model: Mapping, file: Mapping, min_iou: float) -> dict[str, A
         for name, key in (('corner', 'bboxes'), ('score', 'scores')):
             difference = model[key].cpu()[first] - file[key].cpu()[second]
             counts[name] = difference.abs().max().item()
+        if 'masks' in model and 'masks' in file:
+            masks = [torch.as_tensor(part['masks']).cpu() for part in (model, file)]
+            counts['mask'] = _mask_difference(masks[0][first], masks[1][second])
     return counts
+
+
+def _mask_difference(a: Tensor, b: Tensor) -> float:
+    """The largest share of pixels of two masks that only one of them has, of (N, H, W) masks."""
+    a, b = a.bool().flatten(1), b.bool().flatten(1)
+    different, either = (a ^ b).sum(1), (a | b).sum(1)
+    return (different / either.clamp(min=1)).max().item()
 
 
 def match_boxes(model: Mapping, file: Mapping, min_iou: float) -> Sequence[tuple[int, int]]:

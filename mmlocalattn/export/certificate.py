@@ -354,6 +354,9 @@ def _version_of(module: str) -> str:
     return 'unknown'
 
 
+_UNITS = {'corner': ' pixels', 'mask': ' of its pixels'}
+
+
 def lines_of(meta: Mapping) -> Iterator[str]:
     """What the metadata of a file say, in a table and a few lines.
 
@@ -375,7 +378,7 @@ def lines_of(meta: Mapping) -> Iterator[str]:
     yield markdown_table(('on the same images', 'model', 'file'), rows)
     matched, limits = certificate['matched'], certificate['limits']
     differences = ', '.join(
-        f'of a {name} {value:.2g}{" pixels" if name == "corner" else ""}'
+        f'of a {name} {value:.2g}{_UNITS.get(name, "")}'
         for name, value in matched['largest_difference'].items()
     )
     pairs = f' (same label, IoU from {limits["min_iou"]:g})' if matched['of'] == 'boxes' else ''

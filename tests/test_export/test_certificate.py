@@ -35,6 +35,14 @@ def test_boxes_are_matched_one_to_one() -> None:
     compare(agreement, dict(pred_instances=model), dict(pred_instances=file), 0.9)
     assert (agreement.total, agreement.alike, agreement.share) == (8, 6, 0.75)
     assert agreement.largest == pytest.approx({'corner': 0.5, 'score': 0.01})
+    squares = torch.zeros(4, 20, 20, dtype=torch.bool)
+    squares[:, :10, :10] = True
+    smaller = squares.clone()
+    smaller[:, :1, :10] = False
+    with_masks = [dict(model, masks=squares), dict(file, masks=smaller)]
+    compare(agreement, *(dict(pred_instances=masks) for masks in with_masks), 0.9)
+    assert agreement.largest['mask'] == pytest.approx(0.1)
+    agreement.total, agreement.alike = 8, 6
     nothing = found([], [], [])
     compare(agreement, dict(pred_instances=nothing), dict(pred_instances=nothing), 0.9)
     compare(agreement, dict(pred_instances=nothing), dict(pred_instances=file), 0.9)
