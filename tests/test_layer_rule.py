@@ -67,6 +67,7 @@ ALLOWED = {
     ),
     'export': (
         'cv2',
+        'mmcv.ops.multi_scale_deform_attn',
         'mmdet.models',
         'mmengine',
         'mmlocalattn.__version__',

@@ -6,8 +6,9 @@ from typing import TYPE_CHECKING, Any
 __all__ = ['FORMATS', 'build_exportable', 'default_sizes', 'describe', 'export', 'exportable']
 
 if TYPE_CHECKING:
-    from mmlocalattn.export.files import FORMATS, export, exportable
+    from mmlocalattn.export.files import FORMATS, export
     from mmlocalattn.export.model import build_exportable, default_sizes, describe
+    from mmlocalattn.export.modules import exportable
 else:
 
     def __getattr__(name: str) -> Any:

@@ -8,7 +8,8 @@ from mmengine.model import revert_sync_batchnorm
 from mmengine.registry import MODELS, init_default_scope
 
 from mmlocalattn import __version__
-from mmlocalattn.export.files import Exportable, FeatureMaps, Size, exportable
+from mmlocalattn.export.files import Size
+from mmlocalattn.export.modules import Exportable, FeatureMaps, exportable
 from mmlocalattn.export.pipeline import sizes_after
 from mmlocalattn.training import (
     build_errors,
@@ -48,7 +49,7 @@ def build_exportable(
     Args:
         cfg: Whose scope becomes the default one.
         checkpoint: Weights; without it they are random. What is not exported needs none.
-        part: As for :func:`~mmlocalattn.export.files.exportable`.
+        part: As for :func:`~mmlocalattn.export.modules.exportable`.
         labels: As there.
 
     Raises:

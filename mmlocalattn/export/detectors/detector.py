@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from mmlocalattn.export.detectors.nms import NMS, as_operator, best, suppress, take
-from mmlocalattn.export.files import Exportable
+from mmlocalattn.export.modules import Exportable
 
 
 class Detector(Exportable):

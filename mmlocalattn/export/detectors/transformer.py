@@ -2,8 +2,7 @@
 
 import functools
 from collections.abc import Sequence
-from types import SimpleNamespace
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from mmcv.ops.multi_scale_deform_attn import (
@@ -15,9 +14,16 @@ from mmdet.models.layers import DeformableDetrTransformerEncoder
 from torch import Tensor, nn
 
 from mmlocalattn.export.detectors.detector import Detector, clipped, sides
-from mmlocalattn.export.files import Exportable
+from mmlocalattn.export.modules import Exportable
 
 Shapes = Sequence[tuple[int, int]]
+
+
+class _Sample(NamedTuple):
+    """What mmdet's ``DETR`` asks of a data sample."""
+
+    batch_input_shape: tuple[int, int]
+    img_shape: tuple[int, int]
 
 
 class DETR(Detector):
@@ -47,8 +53,7 @@ class DETR(Detector):
     def predict(self, maps: Sequence[Tensor], image: Tensor) -> tuple[Tensor, Tensor]:
         """Logits (B, queries, classes) and boxes (B, queries, 4) from 0 to 1, as (x, y, w, h)."""
         shape = sides(image)
-        samples = [SimpleNamespace(batch_input_shape=shape, img_shape=shape)]
-        states = self.model.forward_transformer(maps, samples)['hidden_states']
+        states = self.model.forward_transformer(maps, [_Sample(shape, shape)])['hidden_states']
         logits, boxes = self.model.bbox_head(states[-1:])
         return logits[-1], boxes[-1]
 
