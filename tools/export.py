@@ -141,8 +141,8 @@ def finish_of(
 
 
 def show_file(path: Path) -> None:
-    from mmlocalattn.export.certificate import lines_of
     from mmlocalattn.export.run_file import load_file
+    from mmlocalattn.export.show import lines_of
 
     with one_line_errors():
         print(*lines_of(load_file(path).meta), sep='\n')

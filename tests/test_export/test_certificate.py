@@ -8,8 +8,9 @@ import torch
 from tiny_data import data, quick  # noqa: F401
 
 from mmlocalattn.export.agreement import Agreement, compare, match_boxes
-from mmlocalattn.export.certificate import Limits, certify, check_limits, lines_of
+from mmlocalattn.export.certificate import Limits, certify, check_limits
 from mmlocalattn.export.run_file import load_file
+from mmlocalattn.export.show import lines_of
 from mmlocalattn.training import load_config
 
 EXPORT = tiny_data.load_tool('export')
