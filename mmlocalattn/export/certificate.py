@@ -29,9 +29,9 @@ from mmengine.registry import MODELS, init_default_scope
 from mmlocalattn import __version__
 from mmlocalattn.export.agreement import LEAST_SCORE, Agreement, compare, counted
 from mmlocalattn.export.file_models import FileModel, file_model_config, pad_to, padded_size
-from mmlocalattn.export.pipeline import leave_raw
+from mmlocalattn.export.pipeline import leave_raw, limit_size, sizes_after
 from mmlocalattn.export.run_file import load_file
-from mmlocalattn.export.verify_data import VerifyData, open_data
+from mmlocalattn.export.verify_data import LARGEST_SAMPLE, VerifyData, open_data
 from mmlocalattn.training import build_errors, load_weights, preprocessor_of
 
 LIMITED = ('bbox_mAP', 'segm_mAP', 'pascal_voc/mAP', 'mIoU', 'top1')
@@ -90,6 +90,7 @@ def certify(
     """
     init_default_scope(cfg.default_scope)
     hashes = _hashes(cfg, checkpoint)
+    cfg = _fitting(cfg, path, source)
     with contextlib.ExitStack() as stack:
         stack.enter_context(torch.no_grad())
         data = raw = stack.enter_context(open_data(cfg, source, number))
@@ -121,6 +122,20 @@ def certify(
         }
     check_limits(certificate, limits, name or path)
     return certificate
+
+
+def _fitting(cfg: Config, path: Path, source: str) -> Config:
+    """The config, with a smaller size for drawn images where its own is too large for the file."""
+    file = load_file(path)
+    if source != 'sample' or cfg.default_scope == 'mmpretrain' or file.takes_pixels:
+        return cfg
+    _, most = file.size_range
+    sizes = sizes_after(cfg) or [(LARGEST_SAMPLE, LARGEST_SAMPLE)]
+    if all(side <= limit for size in sizes for side, limit in zip(size, most)):
+        return cfg
+    cfg = copy.deepcopy(cfg)
+    limit_size(cfg, min(most))
+    return cfg
 
 
 def _model(cfg: Config, checkpoint: str | Path) -> Any:

@@ -15,7 +15,7 @@ from mmlocalattn.data.picture_files import SUFFIXES
 from mmlocalattn.export.certificate import Limits, certify
 from mmlocalattn.export.file_models import file_model_config, pad_to, padded_size
 from mmlocalattn.export.openvino_ir import check_packages, quantize, write_ir
-from mmlocalattn.export.pipeline import leave_raw, pipeline_without_labels
+from mmlocalattn.export.pipeline import leave_raw, pipeline_without_labels, sizes_after
 from mmlocalattn.export.preprocessing import add_preprocessing, preprocessing_of
 from mmlocalattn.export.run_file import load_file
 
@@ -59,6 +59,8 @@ class Finish:
             ModuleNotFoundError: If a package that is needed is not installed.
             ValueError: If the format, or the config, does not go with what is asked for.
         """
+        if self.source not in (None, 'sample') and not self.with_preprocessing:
+            self._check_sizes()
         if self.with_preprocessing:
             if file_format not in ('onnx', 'openvino'):
                 raise ValueError(
@@ -72,6 +74,19 @@ class Finish:
                 )
             check_packages('openvino', 'nncf')
             pictures_in(self.calibration)
+
+    def _check_sizes(self) -> None:
+        """Raise a ValueError if the test pipeline makes larger images than the file will take."""
+        most = tuple(max(sides) for sides in zip(*self.sizes))
+        made = [] if self.cfg.default_scope == 'mmpretrain' else sizes_after(self.cfg)
+        too_large = [size for size in made if size[0] > most[0] or size[1] > most[1]]
+        if too_large:
+            height, width = too_large[0]
+            raise ValueError(
+                f'the test pipeline of {self.cfg.filename} makes images of {height} x {width}, '
+                f'and with this --size the file takes {most[0]} x {most[1]} at most: add '
+                f'{height}x{width} to --size, or --verify sample'
+            )
 
     def __call__(self, file: Path) -> dict[str, Any]:
         """Finish a file, in place; gives what is added to its metadata.

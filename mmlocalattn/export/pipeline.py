@@ -87,3 +87,18 @@ def leave_raw(cfg: Config) -> None:
         loader = cfg.get(f'{split}_dataloader')
         for leaf in leaf_datasets(loader.dataset) if loader else ():
             leaf['pipeline'] = [s for s in leaf['pipeline'] if step_name(s) not in RESIZING]
+
+
+def limit_size(cfg: Config, side: int) -> None:
+    """Let the test pipelines of a config make no image larger than a square.
+
+    Args:
+        cfg: Of mmdet or mmsegmentation. Changed in place.
+        side: Of the square, pixels.
+    """
+    resize = dict(type='Resize', scale=(side, side), keep_ratio=True)
+    for split in ('val', 'test'):
+        loader = cfg.get(f'{split}_dataloader')
+        for leaf in leaf_datasets(loader.dataset) if loader else ():
+            first, *rest = [s for s in leaf['pipeline'] if step_name(s) not in RESIZING]
+            leaf['pipeline'] = [first, resize, *rest]

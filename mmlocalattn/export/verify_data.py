@@ -29,6 +29,8 @@ SAMPLE_SIDE = 160
 STRETCH = (1.0, 1.25, 1.5, 1.75, 2.0)
 """Ratios of the sides of the sample images, in turns of the height and of the width."""
 
+LARGEST_SAMPLE = round(SAMPLE_SIDE * max(STRETCH))
+
 
 @dataclass(frozen=True)
 class VerifyData:

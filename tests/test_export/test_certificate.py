@@ -137,9 +137,23 @@ def test_a_segmentor_and_a_part_of_the_data(tmp_path: Path, data: Path) -> None:
     assert about['matched']['number'] == 3 * 64 * 64
     assert about['matched']['share'] > 0.999
     assert about['metrics']['mIoU']['model'] == about['metrics']['mIoU']['file']
-    with pytest.raises(SystemExit, match=r"'.*model\.pt' takes images of 64 x 80 pixels, got 160"):
-        tiny_data.run(EXPORT, *argv, '--verify', 'sample')
-    assert load_file(file).meta['certificate'] == about  # the old file is left
+    tiny_data.run(EXPORT, *argv)  # whose sample images are made smaller
+    assert load_file(file).meta['certificate']['images'] == 24
+    cfg = load_config(config)
+    cfg.val_dataloader.dataset.pipeline.insert(1, dict(type='Resize', scale=(96, 96)))
+    with pytest.raises(ValueError, match=r"^'other\.pt' takes images of 64 x 80 pixels, got 96 x"):
+        certify(file, cfg, checkpoint, 'config', name=Path('other.pt'))
+    step = 'test_dataloader.dataset.pipeline.1'
+    options = (
+        '--verify',
+        'config',
+        '--cfg-options',
+        f'{step}.type=Resize',
+        f'{step}.scale=(96,96)',
+    )
+    with pytest.raises(SystemExit, match=r'makes images of 96 x 96, and with this --size the file'):
+        tiny_data.run(EXPORT, *argv, *options)
+    assert load_file(file).meta['certificate']['images'] == 24  # the old file is left
     tiny_data.run(EXPORT, *argv, '--verify', 'none')
     assert [*lines_of(load_file(file).meta)][1] == (
         'no certificate: it was verified on random tensors alone'
