@@ -30,7 +30,7 @@ from mmlocalattn import __version__
 from mmlocalattn.export.agreement import LEAST_SCORE, Agreement, compare, counted
 from mmlocalattn.export.file_models import FileModel, file_model_config, pad_to, padded_size
 from mmlocalattn.export.pipeline import leave_raw, limit_size, sizes_after
-from mmlocalattn.export.run_file import load_file
+from mmlocalattn.export.run_file import ExportedFile, load_file
 from mmlocalattn.export.verify_data import LARGEST_SAMPLE, VerifyData, open_data
 from mmlocalattn.training import build_errors, load_weights, preprocessor_of
 
@@ -90,12 +90,13 @@ def certify(
     """
     init_default_scope(cfg.default_scope)
     hashes = _hashes(cfg, checkpoint)
-    cfg = _fitting(cfg, path, source)
+    loaded = load_file(path)
+    cfg = _fitting(cfg, loaded, source)
     with contextlib.ExitStack() as stack:
         stack.enter_context(torch.no_grad())
         data = raw = stack.enter_context(open_data(cfg, source, number))
         raw_cfg = copy.deepcopy(cfg)
-        if load_file(path).takes_pixels:
+        if loaded.takes_pixels:
             leave_raw(raw_cfg)
             raw = stack.enter_context(open_data(raw_cfg, source, number))
         model, file = _model(cfg, checkpoint), _file_model(raw_cfg, path)
@@ -124,9 +125,8 @@ def certify(
     return certificate
 
 
-def _fitting(cfg: Config, path: Path, source: str) -> Config:
+def _fitting(cfg: Config, file: ExportedFile, source: str) -> Config:
     """The config, with a smaller size for drawn images where its own is too large for the file."""
-    file = load_file(path)
     if source != 'sample' or cfg.default_scope == 'mmpretrain' or file.takes_pixels:
         return cfg
     _, most = file.size_range

@@ -76,7 +76,7 @@ def open_data(cfg: Config, source: str, number: int) -> Iterator[VerifyData]:
 
 
 def _fit_to_folder(cfg: Config, folder: str, out: Path) -> Config:
-    fitted = fit_to_data(cfg, read_folder(folder, str(out), 0.2, False, task_of(cfg)))
+    fitted = fit_to_data(cfg, read_folder(folder, str(out / 'data'), 0.2, False, task_of(cfg)))
     known, there = classes_of(cfg), classes_of(fitted)
     if known and there and known != there:
         raise ValueError(
