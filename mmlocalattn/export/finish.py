@@ -18,6 +18,7 @@ from mmlocalattn.export.openvino_ir import check_packages, quantize, write_ir
 from mmlocalattn.export.pipeline import leave_raw, pipeline_without_labels, sizes_after
 from mmlocalattn.export.preprocessing import add_preprocessing, preprocessing_of
 from mmlocalattn.export.run_file import load_file
+from mmlocalattn.export.verify_data import check_source
 
 CALIBRATION_IMAGES = 300
 """At most."""
@@ -59,6 +60,8 @@ class Finish:
             ModuleNotFoundError: If a package that is needed is not installed.
             ValueError: If the format, or the config, does not go with what is asked for.
         """
+        if self.source is not None:
+            check_source(self.cfg, self.source)
         if self.source not in (None, 'sample') and not self.with_preprocessing:
             self._check_sizes()
         if self.with_preprocessing:

@@ -16,7 +16,7 @@ from mmengine.dataset import Compose
 from mmengine.registry import DATASETS, init_default_scope
 
 from mmlocalattn.adapt.data import fit_to_data, task_of
-from mmlocalattn.data.check import leaf_datasets
+from mmlocalattn.data.check import check_data, leaf_datasets
 from mmlocalattn.data.folders import read_folder
 from mmlocalattn.data.images import write_image
 from mmlocalattn.export.pipeline import pipeline_without_labels
@@ -75,6 +75,36 @@ def open_data(cfg: Config, source: str, number: int) -> Iterator[VerifyData]:
             yield _data_of(_fit_to_folder(cfg, source, Path(temporary)), number, source)
 
 
+def check_source(cfg: Config, source: str) -> None:
+    """Look for what :func:`open_data` will read, before a file is made.
+
+    Raises:
+        FileNotFoundError: If a file or folder does not exist.
+        ModuleNotFoundError: If what draws the sample images is not installed.
+        ValueError: If the config has no validation data.
+    """
+    if source == 'sample':
+        if importlib.util.find_spec('sklearn') is None:
+            raise ModuleNotFoundError(
+                'the sample images need scikit-learn: pip install scikit-learn, or name others '
+                'with --verify'
+            )
+    elif source == 'config':
+        check_data(cfg, (_split_of(cfg),))
+    elif not Path(source).is_dir():
+        raise FileNotFoundError(
+            f"--verify {source}: there is no such folder; 'config' and 'sample' are no folders"
+        )
+
+
+def _split_of(cfg: Config) -> str:
+    """The split for validation, or that for test in its place."""
+    for split in ('val', 'test'):
+        if cfg.get(f'{split}_dataloader') and cfg.get(f'{split}_evaluator'):
+            return split
+    raise ValueError(f'{cfg.filename} has no validation data: --verify sample has its own')
+
+
 def _fit_to_folder(cfg: Config, folder: str, out: Path) -> Config:
     fitted = fit_to_data(cfg, read_folder(folder, str(out / 'data'), 0.2, False, task_of(cfg)))
     known, there = classes_of(cfg), classes_of(fitted)
@@ -88,12 +118,9 @@ def _fit_to_folder(cfg: Config, folder: str, out: Path) -> Config:
 
 
 def _data_of(cfg: Config, number: int, source: str) -> VerifyData:
-    split = 'val' if cfg.get('val_dataloader') and cfg.get('val_evaluator') else 'test'
-    loader = cfg.get(f'{split}_dataloader')
-    if loader is None or cfg.get(f'{split}_evaluator') is None:
-        raise ValueError(f'{cfg.filename} has no validation data: --verify sample has its own')
+    split = _split_of(cfg)
     check_sample(cfg, (split,), with_model=False)
-    dataset = DATASETS.build(loader.dataset)
+    dataset = DATASETS.build(cfg[f'{split}_dataloader'].dataset)
     indices = list(range(len(dataset)))
     if 0 < number < len(indices):
         indices = np.linspace(0, len(dataset) - 1, number).round().astype(int).tolist()
@@ -123,11 +150,7 @@ class _Chosen(Sequence):
 
 def _sample_data(cfg: Config, folder: Path) -> VerifyData:
     """Digit cards of different shapes, with labels if the model knows digits."""
-    if importlib.util.find_spec('sklearn') is None:
-        raise ModuleNotFoundError(
-            'the sample images need scikit-learn: pip install scikit-learn, or name others with '
-            '--verify'
-        )
+    check_source(cfg, 'sample')
     from mmlocalattn.data.digit_cards import write_digit_cards
 
     classes = [name for name in classes_of(cfg) or () if name != 'background']
@@ -138,7 +161,8 @@ def _sample_data(cfg: Config, folder: Path) -> VerifyData:
     write_digit_cards(cards, 1, SAMPLE_IMAGES, SAMPLE_SIDE, drawn)
     _stretch(cards)
     scope = cfg.default_scope
-    if is_known and scope in ('mmdet', 'mmseg'):
+    has_metric = cfg.get('val_evaluator') or cfg.get('test_evaluator')
+    if is_known and has_metric and scope in ('mmdet', 'mmseg'):
         fitted = _labelled(cfg, cards)
         return _data_of(fitted, 0, 'sample data (digit cards)')
     images = [
@@ -153,7 +177,7 @@ def _sample_data(cfg: Config, folder: Path) -> VerifyData:
 def _labelled(cfg: Config, cards: Path) -> Config:
     """The config with the sample data for validation."""
     cfg = cfg.copy()
-    split = 'val' if cfg.get('val_dataloader') and cfg.get('val_evaluator') else 'test'
+    split = _split_of(cfg)
     leaf = next(leaf_datasets(cfg[f'{split}_dataloader'].dataset))
     common = dict(
         data_root=str(cards), metainfo=leaf.get('metainfo'), pipeline=leaf.get('pipeline')

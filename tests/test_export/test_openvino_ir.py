@@ -56,6 +56,10 @@ def test_what_does_not_go_together(
     with pytest.raises(FileNotFoundError, match=r"empty' has no picture to calibrate with"):
         finish(calibration=tmp_path / 'empty').check('openvino')
     finish(calibration=data, limits=INT8_LIMITS).check('openvino')
+    with pytest.raises(FileNotFoundError, match='--verify no/folder: there is no such folder'):
+        finish(source='no/folder').check('onnx')
     monkeypatch.setattr('importlib.util.find_spec', lambda name: None)
     with pytest.raises(ModuleNotFoundError, match='need openvino, nncf: pip install openvino nncf'):
         finish(calibration=data).check('openvino')
+    with pytest.raises(ModuleNotFoundError, match='need scikit-learn: pip install scikit-learn'):
+        finish(source='sample').check('onnx')
