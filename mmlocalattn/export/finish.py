@@ -79,11 +79,14 @@ class Finish:
             pictures_in(self.calibration)
 
     def _check_sizes(self) -> None:
-        """Raise a ValueError if the test pipeline makes larger images than the file will take."""
+        """Raise a ValueError if the test pipeline makes larger images than the file will take.
+
+        Whatever their shape: which shapes there are is not known yet.
+        """
         most = tuple(max(sides) for sides in zip(*self.sizes))
         made = [] if self.cfg.default_scope == 'mmpretrain' else sizes_after(self.cfg)
         too_large = [size for size in made if size[0] > most[0] or size[1] > most[1]]
-        if too_large:
+        if made and len(too_large) == len(made):
             height, width = too_large[0]
             raise ValueError(
                 f'the test pipeline of {self.cfg.filename} makes images of {height} x {width}, '
