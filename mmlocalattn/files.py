@@ -37,22 +37,31 @@ def check_file(path: str | Path) -> None:
 
 
 @contextlib.contextmanager
-def whole_file(path: Path) -> Iterator[Path]:
+def whole_file(path: Path, *beside: str) -> Iterator[Path]:
     """Write a file under a temporary name beside it, which becomes its own when the block ends.
 
     Args:
         path: Of the file; its folder is made.
+        beside: Suffixes of files of the same name that belong to it, if they are written too. They
+            get their names before it does.
 
     Yields:
         The path to write to, with the same suffix. What is there is removed if the block raises.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
     partial = path.with_name(f'.{path.stem}.partial{path.suffix}')
+    others = [partial.with_suffix(suffix) for suffix in beside]
     try:
         yield partial
+        written = [other for other in others if other.exists()]
+        if written:
+            path.unlink(missing_ok=True)  # the old one would go with new ones beside it
+        for other in written:
+            other.replace(path.with_suffix(other.suffix))
         partial.replace(path)
     finally:
-        partial.unlink(missing_ok=True)
+        for file in (partial, *others):
+            file.unlink(missing_ok=True)
 
 
 @contextlib.contextmanager

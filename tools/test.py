@@ -1,4 +1,7 @@
-"""Test a detector, segmentor or classifier: python tools/test.py CONFIG CHECKPOINT."""
+"""Test a detector, segmentor or classifier: python tools/test.py CONFIG CHECKPOINT.
+
+In the place of the checkpoint may stand a file of tools/export.py: CONFIG FILE.onnx.
+"""
 
 import argparse
 from collections.abc import Sequence
@@ -19,7 +22,10 @@ if TYPE_CHECKING:
 def parse_args(argv: Sequence[str] | None = None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(description='Test a detector, segmentor or classifier.')
     add_common_arguments(parser)
-    parser.add_argument('checkpoint', help='checkpoint file')
+    parser.add_argument(
+        'checkpoint',
+        help='checkpoint file, or what tools/export.py made of one: .onnx, .xml, .pt2 or .pt',
+    )
     add_dtype_argument(parser)
     parser.add_argument(
         '--allow-partial',
@@ -59,6 +65,7 @@ def parse_args(argv: Sequence[str] | None = None) -> argparse.Namespace:
 
 def build_config(args: argparse.Namespace) -> 'Config':
     """The config file with the command line applied."""
+    from mmlocalattn.export.run_file import is_exported_file
     from mmlocalattn.training import (
         check_run,
         draw_predictions,
@@ -71,10 +78,21 @@ def build_config(args: argparse.Namespace) -> 'Config':
     from mmlocalattn.training.test_time import enable_test_time_augmentation
 
     cfg = run_config_of(args)
-    read_checkpoint(args.checkpoint, mmap=True)
+    exported = is_exported_file(args.checkpoint)
+    if not exported:
+        read_checkpoint(args.checkpoint, mmap=True)
     check_run(cfg, 'test')
     check_sample(cfg, ('test',))
-    cfg.load_from = args.checkpoint
+    if exported:
+        from mmlocalattn.export.file_models import use_file
+
+        if args.dtype or args.tta:
+            option = '--dtype' if args.dtype else '--tta'
+            raise ValueError(f'{option} is for checkpoints, {args.checkpoint!r} is an exported file')
+        cfg.pop('model_dtype', None)
+        use_file(cfg, args.checkpoint)
+    else:
+        cfg.load_from = args.checkpoint
     if args.dtype:
         set_dtype(cfg, args.dtype)
     if args.tta:

@@ -1,4 +1,4 @@
-"""Models as files of other runtimes: the three formats, and that they give what the model gives.
+"""Models as files of other runtimes: the formats, and that they give what the model gives.
 
 A file is written under a temporary name and gets its own only after its outputs agreed with the
 model's, so there is no file that was not verified.
@@ -18,8 +18,11 @@ import torch._meta_registrations
 from torch import Tensor, nn
 from torch._dynamo.exc import TorchDynamoException
 
-from mmlocalattn.export.formats import SUFFIXES
+from mmlocalattn.export.formats import BESIDE, SUFFIXES
+from mmlocalattn.export.metadata import write_metadata
 from mmlocalattn.export.modules import Exportable, FeatureMaps, exportable
+from mmlocalattn.export.openvino_ir import check_packages, write_ir
+from mmlocalattn.export.run_file import load_file
 from mmlocalattn.files import whole_file
 
 __all__ = [
@@ -32,6 +35,7 @@ __all__ = [
     'export',
     'exportable',
     'save_onnx',
+    'save_openvino',
     'save_pt2',
     'save_torchscript',
     'verify',
@@ -88,6 +92,26 @@ def save_onnx(model: nn.Module, path: Path, sizes: Sequence[Size], meta: Mapping
     ]
 
 
+def save_openvino(model: nn.Module, path: Path, sizes: Sequence[Size], meta: Mapping) -> Run:
+    """Write an OpenVINO IR of the ONNX file; return what runs it on the CPU.
+
+    Args:
+        model: Takes an image (B, C, H, W), returns a tuple.
+        path: File to write, ``.xml``; the weights go into a ``.bin`` beside it, and the ONNX file
+            lies there too.
+        sizes: As for :func:`save_pt2`.
+        meta: Stored as runtime information under ``mmlocalattn``.
+
+    Raises:
+        ModuleNotFoundError: If a package that this needs is not installed.
+    """
+    check_packages('onnx', 'onnxruntime', 'onnxscript', 'openvino')
+    save_onnx(model, path.with_suffix('.onnx'), sizes, meta)
+    write_ir(path.with_suffix('.onnx'), path, meta)
+    file = load_file(path)
+    return lambda image: list(file(image).values())
+
+
 def save_torchscript(model: nn.Module, path: Path, sizes: Sequence[Size], meta: Mapping) -> Run:
     """Write a trace of the model, the operators of this package in it; return what runs it.
 
@@ -112,7 +136,9 @@ def save_torchscript(model: nn.Module, path: Path, sizes: Sequence[Size], meta: 
 
 FORMATS = {
     name: (save, SUFFIXES[name])
-    for name, save in dict(onnx=save_onnx, torchscript=save_torchscript, pt2=save_pt2).items()
+    for name, save in dict(
+        onnx=save_onnx, openvino=save_openvino, torchscript=save_torchscript, pt2=save_pt2
+    ).items()
 }
 """How each format is written, and the ending of its files."""
 
@@ -124,6 +150,7 @@ def export(
     sizes: Sequence[Size],
     meta: Mapping,
     report: Callable[[str], None] = lambda line: None,
+    finish: Callable[[Path], Mapping] | None = None,
 ) -> list[float]:
     """Write a file that gives what the model gives.
 
@@ -134,12 +161,15 @@ def export(
         sizes: (height, width) of images on which the file is verified, with batches of 1 and 2.
         meta: Stored in the file.
         report: Is called with a line about each step; a model takes seconds or minutes.
+        finish: Is called with the file, before it has its name. May change it, and gives what is
+            added to ``meta``, as :func:`~mmlocalattn.export.certificate.certify` does.
 
     Returns:
         The largest error at each size, relative to the largest value of the output.
 
     Raises:
-        ValueError: If the file's outputs differ from the model's; then there is no file.
+        ValueError: If the file's outputs differ from the model's, or of ``finish``; then there is
+            no file.
     """
     save, _ = FORMATS[file_format]
     if file_format != 'torchscript' and not _traces_sizes():
@@ -148,13 +178,18 @@ def export(
             'torchscript does not'
         )
     errors = []
-    with whole_file(path) as partial:
+    with whole_file(path, *BESIDE.get(file_format, ())) as partial:
         report(f'writing {file_format}')
         with _floor_division_without_branch():
             run = save(model, partial, sizes, meta)
         for index, size in enumerate(sizes):
             errors.append(verify(model, run, size, 1 + index % 2))
             report(f'{size[0]} x {size[1]}: differs by {errors[-1]:.1e} of the largest value')
+        if finish is not None:
+            added = finish(partial)
+            write_metadata(partial, {**meta, **added})
+        if file_format == 'openvino':
+            partial.with_suffix('.onnx').unlink()
     return errors
 
 

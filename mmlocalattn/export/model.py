@@ -5,11 +5,12 @@ from pathlib import Path
 import torch
 from mmengine.config import Config
 from mmengine.model import revert_sync_batchnorm
-from mmengine.registry import DATASETS, MODELS, init_default_scope
+from mmengine.registry import MODELS, init_default_scope
 
 from mmlocalattn import __version__
 from mmlocalattn.export.files import Size
 from mmlocalattn.export.modules import Exportable, FeatureMaps, exportable
+from mmlocalattn.export.pipeline import sizes_after
 from mmlocalattn.training import (
     build_errors,
     channels_of,
@@ -17,15 +18,24 @@ from mmlocalattn.training import (
     preprocessor_of,
     read_checkpoint,
 )
+from mmlocalattn.training.data_sets import classes_of
 
 CLASSIFIER_SIZES: list[Size] = [(224, 224), (256, 320), (384, 288)]
 DENSE_SIZES: list[Size] = [(512, 512), (480, 640), (608, 448)]
 
 
 def default_sizes(cfg: Config, file_format: str) -> list[Size]:
-    """(height, width) of images on which a file is verified if nobody names others."""
-    sizes = CLASSIFIER_SIZES if cfg.get('default_scope') == 'mmpretrain' else DENSE_SIZES
-    return sizes[:1] if file_format == 'torchscript' else sizes
+    """(height, width) of images on which a file is verified if nobody names others.
+
+    Those of detectors and segmentors are what the test pipeline makes of images of 1:1, 1:2 and
+    2:1. A TorchScript file, which takes one size alone, gets that in which all of them fit.
+    """
+    if cfg.get('default_scope') == 'mmpretrain':
+        sizes = CLASSIFIER_SIZES
+        return sizes[:1] if file_format == 'torchscript' else sizes
+    sizes = sizes_after(cfg) or DENSE_SIZES
+    heights, widths = zip(*sizes)
+    return [(max(heights), max(widths))] if file_format == 'torchscript' else sizes
 
 
 def build_exportable(
@@ -77,15 +87,18 @@ def describe(
         'mmlocalattn': __version__,
         'torch': torch.__version__,
         'config': Path(cfg.filename or '').name,
+        'scope': cfg.get('default_scope'),
         'part': part,
         'channels': channels_of(cfg),
         'sizes': [list(size) for size in sizes],
         'preprocessing': {key: preprocessor[key] for key in keys if key in preprocessor},
-        'requires': [] if file_format == 'onnx' else list((module or Exportable).requires),
+        'requires': list((module or Exportable).requires)
+        if file_format in ('pt2', 'torchscript')
+        else [],
     }
     if module is None or module.output_names is None:
         return about
-    about |= {'outputs': list(module.output_names), 'classes': _classes(cfg)}
+    about |= {'outputs': list(module.output_names), 'classes': list(classes_of(cfg) or ())}
     about |= {'test_scale': _test_scale(cfg)}
     mask_frame = getattr(module, 'mask_frame', None)
     if mask_frame is not None:
@@ -99,16 +112,6 @@ def _test_dataset(cfg: Config) -> dict:
     while 'dataset' in dataset:
         dataset = dataset['dataset']
     return dataset
-
-
-def _classes(cfg: Config) -> list[str]:
-    """Names of the classes that the test set has; none if nobody names them."""
-    dataset = _test_dataset(cfg)
-    named = (dataset.get('metainfo') or {}).get('classes')
-    if named is None and 'type' in dataset:
-        with DATASETS.switch_scope_and_registry(cfg.get('default_scope')) as registry:
-            named = getattr(registry.get(dataset['type']), 'METAINFO', {}).get('classes')
-    return [named] if isinstance(named, str) else list(named or ())
 
 
 def _test_scale(cfg: Config) -> list[int] | None:

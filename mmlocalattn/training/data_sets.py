@@ -57,6 +57,27 @@ def describe(cfg: Config, split: str) -> Iterator[Described]:
         yield _describe(cfg, split, entry)
 
 
+def classes_of(cfg: Config, split: str = 'test') -> tuple[str, ...] | None:
+    """The names of the classes in a data set of a config; its files are not read.
+
+    Args:
+        cfg: Of mmdet, mmsegmentation or mmpretrain.
+        split: ``'train'``, ``'val'`` or ``'test'``.
+
+    Returns:
+        None if the config has no such loader, its classes are named by folders, or the data set
+        cannot be made.
+    """
+    loader = cfg.get(f'{split}_dataloader')
+    if loader is None:
+        return None
+    try:
+        classes = _build(cfg, next(leaf_datasets(loader['dataset']))).metainfo.get('classes')
+    except (AssertionError, KeyError, RuntimeError, TypeError, ValueError):  # as _describe says
+        return None
+    return tuple(classes) if classes else None
+
+
 def _describe(cfg: Config, split: str, entry: dict) -> Described:
     loader = f'{split}_dataloader'
 

@@ -44,7 +44,13 @@ def test_description(tmp_path: Path) -> None:
     cfg = read(tmp_path, CLASSIFICATION)
     sizes = default_sizes(cfg, 'torchscript')
     assert sizes == default_sizes(cfg, 'onnx')[:1] == [(224, 224)]
-    assert default_sizes(read(tmp_path, DETECTION), 'pt2')[0] == (512, 512)
+    cfg_of_boxes = read(tmp_path, DETECTION)
+    assert default_sizes(cfg_of_boxes, 'pt2') == [(64, 64)]
+    resize = cfg_of_boxes.test_dataloader.dataset.pipeline[2]
+    resize.update(scale=(1333, 800), keep_ratio=True)
+    assert default_sizes(cfg_of_boxes, 'pt2') == [(800, 800), (672, 1344), (1344, 672)]
+    assert default_sizes(cfg_of_boxes, 'torchscript') == [(1344, 1344)]
+    assert default_sizes(read(tmp_path, SEGMENTATION), 'pt2')[0] == (512, 512)  # of any size
     about = describe(cfg, 'model', sizes, 'pt2')
     assert about['config'] == 'config.py'
     assert about['sizes'] == [[224, 224]]

@@ -8,7 +8,10 @@ import cv2
 import pytest
 import tiny_data
 import torch
+from square_detector import meta_of, write_square_detector
 from tiny_data import NUM_IMAGES, data, quick  # noqa: F401
+
+from mmlocalattn.export.metadata import write_metadata
 
 TRAIN = tiny_data.load_tool('train')
 TEST = tiny_data.load_tool('test')
@@ -159,3 +162,49 @@ def test_a_checkpoint_with_another_head(
     printed = capsys.readouterr().out
     assert '| head.fc.weight | [2, 16]    | [3, 16] |' in printed
     assert 'do not match exactly' not in printed
+
+
+def test_a_file_that_finds_the_squares(tmp_path: Path, data: Path) -> None:  # noqa: F811
+    """Pictures of 64 x 64 are resized to 90 x 90 and padded to the 96 x 128 that the file takes."""
+    config = tiny_data.write_config(tmp_path / 'c.py', tiny_data.DETECTION, data)
+    file = tmp_path / 'squares.pt'
+    write_square_detector(file, (96, 128))
+    options = ('--cfg-options', 'test_dataloader.dataset.pipeline.2.scale=(90,90)')
+    out = tmp_path / 'out.pkl'
+    tiny_data.run(TEST, config, file, '--work-dir', tmp_path / 'run', '--out', out, *options)
+    (metrics,) = (tmp_path / 'run').glob('*/*.json')
+    values = json.loads(metrics.read_text())
+    assert values['coco/bbox_mAP_50'] == values['coco/segm_mAP_50'] == 1
+    assert min(values['coco/bbox_mAP'], values['coco/segm_mAP']) > 0.7
+    predictions = pickle.loads(out.read_bytes())
+    assert [len(p['pred_instances']['scores']) for p in predictions] == [1] * NUM_IMAGES
+
+    def error(meta: dict, *options: str) -> str:
+        write_metadata(file, meta)
+        with pytest.raises(SystemExit) as raised:
+            tiny_data.run(TEST, config, file, '--work-dir', tmp_path / 'run', *options)
+        assert '\n' not in raised.value.code
+        return raised.value.code
+
+    meta = meta_of((96, 128))
+    three = dict(meta, classes=['dark', 'grey', 'light'])
+    assert 'knows 3 classes (dark, grey, light) and the test data of' in error(three)
+    assert 'holds a model of mmseg that gives boxes, ' in error(dict(meta, scope='mmseg'))
+    assert 'takes images of 64 x 64 pixels, got 96 x 96' in error(
+        dict(meta, sizes=[[64, 64]]), *options
+    )
+
+
+def test_a_file_does_as_its_checkpoint(tmp_path: Path, data: Path) -> None:  # noqa: F811
+    config, checkpoint = tiny_data.write_model(tmp_path, data, 'CLASSIFICATION')
+    file = tmp_path / 'model.pt'
+    argv = (config, checkpoint, '--format', 'torchscript', '--size', '64x64', '--verify', 'none')
+    tiny_data.run(tiny_data.load_tool('export'), *argv, '--out', file)
+    results = []
+    for name in (file, checkpoint):
+        tiny_data.run(TEST, config, name, '--work-dir', tmp_path / name.suffix)
+        (metrics,) = (tmp_path / name.suffix).glob('*/*.json')
+        values = json.loads(metrics.read_text())
+        results.append({key: v for key, v in values.items() if not key.endswith('time')})
+    assert results[0] == pytest.approx(results[1], abs=0.02)
+    assert results[0]

@@ -49,7 +49,7 @@ def make_data(root: Path) -> None:
         corners = [x, y, x + side, y, x + side, y + side, x, y + side]
         annotations.append(
             dict(
-                id=i,
+                id=i + 1,  # pycocotools takes a match with 0 for none
                 image_id=i,
                 category_id=label,
                 bbox=[x, y, side, side],
