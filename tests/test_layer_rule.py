@@ -66,6 +66,7 @@ ALLOWED = {
         'mmlocalattn.training.weights',
     ),
     'export': (
+        'mmdet.models',
         'mmengine',
         'mmlocalattn.__version__',
         'mmlocalattn.files',
@@ -73,6 +74,7 @@ ALLOWED = {
         'mmlocalattn.training',
         'onnxruntime',
         'onnxscript',
+        'torchvision.ops',
     ),
     'visualisation': (
         'PIL',

@@ -1,7 +1,7 @@
 """Export a model of a config: python tools/export.py CONFIG CKPT --format {onnx,torchscript,pt2}.
 
-Segmentors and classifiers are exported whole, without pre-processing and softmax; of detectors the
-backbone and the neck. Files of the formats torchscript and pt2 hold the operators of this package:
+Models are exported whole, without pre-processing: detectors up to boxes, scores, labels and masks,
+segmentors and classifiers up to the scores before the softmax. Files of the formats torchscript and pt2 hold the operators of this package:
 `import mmlocalattn.ops` before loading them. They refuse images that they do not serve. An ONNX
 file cannot, so let --size name all kinds of images that it is to be used for.
 """
@@ -25,7 +25,10 @@ def parse_args(argv: Sequence[str] | None = None) -> argparse.Namespace:
     parser.add_argument('--random-weights', action='store_true', help='export without a checkpoint')
     parser.add_argument('--format', choices=SUFFIXES, required=True)
     parser.add_argument('--out', type=output_file, help='default: the name of the config')
-    parser.add_argument('--part', choices=('model', 'backbone'), default='model')
+    parser.add_argument('--part', choices=('model', 'neck', 'backbone'), default='model')
+    parser.add_argument(
+        '--labels', action='store_true', help='of a segmentor the best class of every pixel'
+    )
     parser.add_argument(
         '--size',
         nargs='+',
@@ -50,8 +53,8 @@ def main(argv: Sequence[str] | None = None) -> None:
         check_file(out)
         cfg = config_of(args)
         sizes = args.size or default_sizes(cfg, args.format)
-        module = build_exportable(cfg, args.checkpoint, args.part)
-        meta = describe(cfg, args.part, sizes, args.format)
+        module = build_exportable(cfg, args.checkpoint, args.part, args.labels)
+        meta = describe(cfg, args.part, sizes, args.format, module)
         export(module, out, args.format, sizes, meta, partial(print, flush=True))
     print(out)
 

@@ -32,6 +32,14 @@ class Exportable(nn.Module):
     """Takes an image (B, C, H, W) and returns a tuple."""
 
     in_channels = 3
+    output_names: tuple[str, ...] | None = None
+
+    def difference(self, actual: Sequence[Tensor], expected: Sequence[Tensor]) -> float:
+        """The largest error of an output, relative to its largest value."""
+        return max(
+            ((a - b).abs().max() / b.abs().max()).item()
+            for a, b in zip(actual, expected, strict=True)
+        )
 
 
 class FeatureMaps(Exportable):
@@ -49,25 +57,48 @@ class FeatureMaps(Exportable):
 
 
 class Segmentation(Exportable):
-    """Class scores (B, classes, H, W) of an mmseg ``EncoderDecoder``, in the size of the image."""
+    """What an mmseg ``EncoderDecoder`` says of every pixel of the image.
 
-    def __init__(self, model: nn.Module) -> None:
+    Args:
+        model: The segmentor.
+        labels: Whether to give the best class (B, H, W), instead of the scores of all of them
+            (B, classes, H, W).
+    """
+
+    def __init__(self, model: nn.Module, labels: bool = False) -> None:
         super().__init__()
         self.model: Any = model
+        self.output_names = ('labels',) if labels else ('scores',)
 
     def forward(self, image: Tensor) -> tuple[Tensor]:
-        """(B, C, H, W) to scores before the softmax."""
-        scores = self.model.decode_head(self.model.extract_feat(image))
-        align = self.model.align_corners
-        return (
-            nn.functional.interpolate(
-                scores, image.shape[2:], mode='bilinear', align_corners=align
-            ),
+        """(B, C, H, W) to integers, or to scores before the softmax."""
+        head = self.model.decode_head
+        scores = nn.functional.interpolate(
+            head(self.model.extract_feat(image)),
+            image.shape[2:],
+            mode='bilinear',
+            align_corners=self.model.align_corners,
         )
+        if self.output_names == ('scores',):
+            return (scores,)
+        if head.out_channels == 1:  # of two classes, as in EncoderDecoder.postprocess_result
+            return ((scores.sigmoid() > head.threshold).squeeze(1).long(),)
+        return (scores.argmax(1),)
+
+    def difference(self, actual: Sequence[Tensor], expected: Sequence[Tensor]) -> float:
+        """As for :class:`Exportable`; of labels the share of pixels that have another one.
+
+        Where two classes have the same score up to rounding, either label is right.
+        """
+        if self.output_names == ('scores',):
+            return super().difference(actual, expected)
+        return (actual[0] != expected[0]).float().mean().item()
 
 
 class Classification(Exportable):
     """Class scores (B, classes) of an mmpretrain ``ImageClassifier``."""
+
+    output_names = ('scores',)
 
     def __init__(self, model: nn.Module) -> None:
         super().__init__()
@@ -78,28 +109,34 @@ class Classification(Exportable):
         return (self.model.head(self.model.extract_feat(image)),)
 
 
-def exportable(model: Any, scope: str, part: str) -> Exportable:
+def exportable(model: Any, scope: str, part: str, labels: bool = False) -> Exportable:
     """The module that takes an image and is exported.
 
     Args:
         model: A module that a config describes.
         scope: ``'mmdet'``, ``'mmseg'`` or ``'mmpretrain'``.
-        part: ``'backbone'``, or ``'model'``: the whole segmentor or classifier, but of a detector
-            the backbone and the neck.
+        part: ``'backbone'``, ``'neck'``: the backbone and the neck, or ``'model'``: all of it.
+        labels: Whether a segmentor gives labels instead of scores.
 
     Raises:
         ValueError: If models of the scope have no such part.
     """
+    if labels and (scope != 'mmseg' or part != 'model'):
+        raise ValueError(f'labels are of whole segmentors, got the {part} of {scope}')
     if part == 'backbone':
         return FeatureMaps(model.backbone).eval()
-    if scope == 'mmdet':
+    if part == 'neck':
         return FeatureMaps(model.backbone, getattr(model, 'neck', None)).eval()
+    if scope == 'mmdet':
+        from mmlocalattn.export.detectors import whole_detector
+
+        return whole_detector(model)
     head = getattr(model, {'mmseg': 'decode_head', 'mmpretrain': 'head'}.get(scope, ''), None)
     if head is None or isinstance(head, nn.ModuleList):
         raise ValueError(
             f'{type(model).__name__} of {scope} cannot be exported whole: use --part backbone'
         )
-    return (Segmentation(model) if scope == 'mmseg' else Classification(model)).eval()
+    return (Segmentation(model, labels) if scope == 'mmseg' else Classification(model)).eval()
 
 
 def save_pt2(model: nn.Module, path: Path, sizes: Sequence[Size], meta: Mapping) -> Run:
@@ -134,7 +171,9 @@ def save_onnx(model: nn.Module, path: Path, sizes: Sequence[Size], meta: Mapping
     from mmlocalattn.export import onnx_operators
 
     with torch.no_grad():
-        onnx_program = onnx_operators.convert(_trace(model, sizes))
+        onnx_program = onnx_operators.convert(
+            _trace(model, sizes), getattr(model, 'output_names', None)
+        )
     onnx_program.model.metadata_props['mmlocalattn'] = json.dumps(meta)
     onnx_program.save(path)
     session = onnxruntime.InferenceSession(path, providers=['CPUExecutionProvider'])
@@ -237,9 +276,8 @@ def verify(model: nn.Module, run: Run, size: Size, batch: int) -> float:
     shapes = [[tuple(output.shape) for output in outputs] for outputs in (actual, expected)]
     if shapes[0] != shapes[1]:
         raise ValueError(f'{where} the exported file gives {shapes[0]}, the model {shapes[1]}')
-    worst = max(
-        ((a - b).abs().max() / b.abs().max()).item() for a, b in zip(actual, expected, strict=True)
-    )
+    compare = getattr(model, 'difference', Exportable().difference)
+    worst = compare(actual, expected)
     if not worst <= TOLERANCE:  # NaN too
         raise ValueError(
             f'{where} the exported file differs from the model by {worst:.1e} of the largest '

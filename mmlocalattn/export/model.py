@@ -5,11 +5,10 @@ from pathlib import Path
 import torch
 from mmengine.config import Config
 from mmengine.model import revert_sync_batchnorm
-from mmengine.registry import MODELS, init_default_scope
-from torch import nn
+from mmengine.registry import DATASETS, MODELS, init_default_scope
 
 from mmlocalattn import __version__
-from mmlocalattn.export.files import FeatureMaps, Size, exportable
+from mmlocalattn.export.files import Exportable, FeatureMaps, Size, exportable
 from mmlocalattn.training import (
     build_errors,
     channels_of,
@@ -29,14 +28,18 @@ def default_sizes(cfg: Config, file_format: str) -> list[Size]:
 
 
 def build_exportable(
-    cfg: Config, checkpoint: str | Path | None = None, part: str = 'model'
-) -> nn.Module:
+    cfg: Config,
+    checkpoint: str | Path | None = None,
+    part: str = 'model',
+    labels: bool = False,
+) -> Exportable:
     """The part of a config's model that is exported, on the CPU.
 
     Args:
         cfg: Whose scope becomes the default one.
         checkpoint: Weights; without it they are random. What is not exported needs none.
         part: As for :func:`~mmlocalattn.export.files.exportable`.
+        labels: As there.
 
     Raises:
         FileNotFoundError: If the checkpoint does not exist.
@@ -48,7 +51,7 @@ def build_exportable(
     init_default_scope(scope)
     with build_errors(cfg.filename):
         model = revert_sync_batchnorm(MODELS.build(cfg.model))
-    module = exportable(model, scope, part)
+    module = exportable(model, scope, part, labels)
     module.in_channels = channels_of(cfg)
     if checkpoint is None:
         return module
@@ -61,11 +64,13 @@ def build_exportable(
     return module
 
 
-def describe(cfg: Config, part: str, sizes: list[Size], file_format: str) -> dict:
+def describe(
+    cfg: Config, part: str, sizes: list[Size], file_format: str, module: Exportable | None = None
+) -> dict:
     """What a user of the file must know, for its metadata."""
     preprocessor = preprocessor_of(cfg)
     keys = ('mean', 'std', 'bgr_to_rgb', 'to_rgb', 'pad_size_divisor')
-    return {
+    about = {
         'mmlocalattn': __version__,
         'torch': torch.__version__,
         'config': Path(cfg.filename or '').name,
@@ -75,3 +80,37 @@ def describe(cfg: Config, part: str, sizes: list[Size], file_format: str) -> dic
         'preprocessing': {key: preprocessor[key] for key in keys if key in preprocessor},
         'requires': [] if file_format == 'onnx' else ['import mmlocalattn.ops'],
     }
+    if module is None or module.output_names is None:
+        return about
+    about |= {'outputs': list(module.output_names), 'classes': _classes(cfg)}
+    about |= {'test_scale': _test_scale(cfg)}
+    mask_frame = getattr(module, 'mask_frame', None)
+    if mask_frame is not None:
+        about |= {'mask_frame': mask_frame, 'mask_threshold': module.mask_threshold}
+    return about
+
+
+def _test_dataset(cfg: Config) -> dict:
+    """Of the test set's config, the part below wrappers."""
+    dataset = cfg.get('test_dataloader', {}).get('dataset', {})
+    while 'dataset' in dataset:
+        dataset = dataset['dataset']
+    return dataset
+
+
+def _classes(cfg: Config) -> list[str]:
+    """Names of the classes that the test set has; none if nobody names them."""
+    dataset = _test_dataset(cfg)
+    named = (dataset.get('metainfo') or {}).get('classes')
+    if named is None and 'type' in dataset:
+        named = getattr(DATASETS.get(dataset['type']), 'METAINFO', {}).get('classes')
+    return [named] if isinstance(named, str) else list(named or ())
+
+
+def _test_scale(cfg: Config) -> list[int] | None:
+    """(width, height) to which the test pipeline resizes, keeping the ratio; None: it does not."""
+    for step in _test_dataset(cfg).get('pipeline', ()):
+        if step.get('type') == 'Resize' and step.get('scale') is not None:
+            scale = step['scale']
+            return [scale] * 2 if isinstance(scale, int) else list(scale)
+    return None

@@ -149,6 +149,16 @@ def _cells(side: int, cells: int, x: Tensor) -> Tensor:
     return weights / weights.sum(1, keepdim=True)
 
 
+def detection_translations(program: torch.export.ExportedProgram) -> Mapping:
+    """Those of the operators of whole detectors, which need torchvision, where there are any."""
+    namespaces = {getattr(node.target, 'namespace', None) for node in program.graph.nodes}
+    if 'mmlocalattn_export' not in namespaces:
+        return {}
+    from mmlocalattn.export.detectors.onnx_functions import TRANSLATIONS
+
+    return TRANSLATIONS
+
+
 DECOMPOSITIONS: Mapping[str, Callable] = {
     'neighborhood_attention': neighborhood_attention,
     'sparse_scan_attention': sparse_scan_attention,
@@ -159,8 +169,14 @@ DECOMPOSITIONS: Mapping[str, Callable] = {
 """What computes the same as an operator."""
 
 
-def convert(program: torch.export.ExportedProgram) -> torch.onnx.ONNXProgram:
+def convert(
+    program: torch.export.ExportedProgram, output_names: Sequence[str] | None = None
+) -> torch.onnx.ONNXProgram:
     """An exported program in plain ONNX operators; the input is named ``image``.
+
+    Args:
+        program: Of a model.
+        output_names: Of its outputs, if they have names.
 
     Raises:
         ValueError: If it has an operator of this package without a decomposition.
@@ -181,8 +197,12 @@ def convert(program: torch.export.ExportedProgram) -> torch.onnx.ONNXProgram:
     return torch.onnx.export(
         decomposed,
         input_names=['image'],
+        output_names=output_names,
         opset_version=OPSET,
         dynamo=True,
         verbose=False,
-        custom_translation_table={ops.neighborhood_attention.default: onnx_neighborhood_attention},
+        custom_translation_table={
+            ops.neighborhood_attention.default: onnx_neighborhood_attention,
+            **detection_translations(program),
+        },
     )

@@ -26,7 +26,7 @@ def test_checkpoint_must_hold_the_exported_weights(tmp_path: Path) -> None:
     loaded = build_exportable(cfg, checkpoint, 'backbone').extract.state_dict()
     torch.testing.assert_close(loaded, {name[9:]: value for name, value in weights.items()})
     with pytest.raises(ValueError, match=r': 16 missing, the first neck\.'):
-        build_exportable(cfg, checkpoint)
+        build_exportable(cfg, checkpoint, 'neck')
 
 
 def test_a_classifier_is_loaded_whole(tmp_path: Path) -> None:

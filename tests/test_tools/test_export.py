@@ -46,25 +46,32 @@ def test_onnx_of_windows_that_grow_with_the_map(
 
 
 @pytest.mark.parametrize(
-    ('text', 'shapes'),
+    ('text', 'options', 'shapes'),
     [
-        (CLASSIFICATION, [(2, 2)]),
-        (SEGMENTATION, [(2, 3, 64, 96)]),
-        (DETECTION, [(2, 16, 64 // s, -(-96 // s)) for s in (4, 8, 16, 32, 64)]),
+        (CLASSIFICATION, [], [(2, 2)]),
+        (SEGMENTATION, [], [(2, 3, 64, 96)]),
+        (SEGMENTATION, ['--labels'], [(2, 64, 96)]),
+        (DETECTION, [], [(2, 5, 4), (2, 5), (2, 5), (2, 5, 28, 28)]),
+        (
+            DETECTION,
+            ['--part', 'neck'],
+            [(2, 16, 64 // s, -(-96 // s)) for s in (4, 8, 16, 32, 64)],
+        ),
     ],
-    ids=['mmpretrain', 'mmseg', 'mmdet'],
+    ids=['mmpretrain', 'mmseg', 'labels', 'mmdet', 'neck'],
 )
 def test_whole_models(
     config: Callable[[str], str],
     tmp_path: Path,
     text: str,
+    options: list[str],
     shapes: list[tuple[int, ...]],
     capsys: pytest.CaptureFixture[str],
 ) -> None:
     """As traces, the quickest to write."""
     out = tmp_path / 'model.pt'
     argv = [config(text), '--random-weights', '--format', 'torchscript', '--size', '64x96']
-    TOOL.main([*argv, '--out', str(out)])
+    TOOL.main([*argv, '--out', str(out), *options])
     assert '64 x 96: differs by' in capsys.readouterr().out
     outputs = torch.jit.load(out)(torch.randn(2, 3, 64, 96))
     assert [output.shape for output in outputs] == shapes

@@ -1,0 +1,71 @@
+"""Whole detectors of mmdet: from an image to boxes, scores, labels and masks."""
+
+from typing import Any
+
+from mmlocalattn.export.detectors.detector import Detector
+
+__all__ = ['Detector', 'whole_detector']
+
+
+def whole_detector(model: Any) -> Detector:
+    """The module that takes an image and gives detections.
+
+    Args:
+        model: A detector of mmdet.
+
+    Raises:
+        ValueError: If part of it cannot leave Python, with the name of its class.
+    """
+    try:
+        return _class_of(model)(model).eval()
+    except ValueError as error:
+        raise ValueError(
+            f'{type(model).__name__} cannot be exported whole: {error}; '
+            '--part neck exports its backbone and neck'
+        ) from error
+
+
+def _class_of(model: Any) -> type[Detector]:
+    from mmdet.models import detectors as mm
+
+    from mmlocalattn.export.detectors.dense import DenseDetector
+    from mmlocalattn.export.detectors.two_stage import TwoStageDetector
+
+    if _does_as(model, mm.TwoStageDetector, 'predict', 'extract_feat'):
+        _check_roi_head(model)
+        return TwoStageDetector
+    if _does_as(model, mm.SingleStageDetector, 'predict', 'extract_feat'):
+        _check_dense_head(model.bbox_head)
+        return DenseDetector
+    raise ValueError(f'there is no form of {type(model).__name__}')
+
+
+def _check_dense_head(head: Any) -> None:
+    from mmdet.models.dense_heads.base_dense_head import BaseDenseHead
+
+    names = ('predict', 'predict_by_feat', '_predict_by_feat_single', '_bbox_post_process')
+    if not _does_as(head, BaseDenseHead, *names):
+        raise ValueError(f'there is no form of its {type(head).__name__}')
+
+
+def _check_roi_head(model: Any) -> None:
+    from mmdet.models.dense_heads import RPNHead
+    from mmdet.models.roi_heads import CascadeRoIHead, StandardRoIHead
+
+    names = ('predict', 'predict_by_feat', '_predict_by_feat_single', '_bbox_post_process')
+    if not _does_as(model.rpn_head, RPNHead, *names):
+        raise ValueError(f'there is no form of its {type(model.rpn_head).__name__}')
+    names = ('predict', 'predict_bbox', 'predict_mask', '_bbox_forward', '_mask_forward')
+    head = model.roi_head
+    is_known = _does_as(head, CascadeRoIHead, *names, '_refine_roi') or _does_as(
+        head, StandardRoIHead, *names
+    )
+    if not is_known:
+        raise ValueError(f'there is no form of its {type(head).__name__}')
+
+
+def _does_as(instance: Any, base: type, *methods: str) -> bool:
+    """Whether an object is of a class and does not override methods of it."""
+    return isinstance(instance, base) and all(
+        getattr(type(instance), name) is getattr(base, name) for name in methods
+    )
