@@ -123,11 +123,13 @@ at::Tensor read_ppm(const std::string& path) {
   std::string magic, word;
   int64_t numbers[3];  // width, height, largest value
   file >> magic;
+  TORCH_CHECK(magic == "P6", path, " is no binary PPM");
   for (int64_t& number : numbers) {
     while (file >> word && word[0] == '#') std::getline(file, word);
     number = std::atoll(word.c_str());
   }
-  TORCH_CHECK(file && magic == "P6" && numbers[2] == 255, path, " is no binary PPM of bytes");
+  TORCH_CHECK(file, path, " ends before its first row");
+  TORCH_CHECK(numbers[2] == 255, path, " has values of more than a byte, or fewer than 256");
   file.get();
   auto image = at::empty({numbers[1], numbers[0], 3}, at::kByte);
   file.read(reinterpret_cast<char*>(image.data_ptr<uint8_t>()), image.numel());
@@ -249,13 +251,17 @@ void detect(const Arguments& arguments) {
 }  // namespace
 
 int main(int argc, char** argv) {
+  std::string reason;
   try {
     detect(parse(argc, argv));
     return 0;
   } catch (const c10::Error& error) {
-    std::cerr << "error: " << error.what_without_backtrace() << '\n';
+    reason = error.what_without_backtrace();
   } catch (const std::exception& error) {
-    std::cerr << "error: " << error.what() << '\n';
+    reason = error.what();
   }
+  // TorchScript tells more, in lines that speak of its own source.
+  reason.erase(0, reason.find_first_not_of(" \n"));
+  std::cerr << "error: " << reason.substr(0, reason.find('\n')) << '\n';
   return 1;
 }
