@@ -54,6 +54,8 @@ def build_exportable(
     module = exportable(model, scope, part, labels)
     module.in_channels = channels_of(cfg)
     if checkpoint is None:
+        if hasattr(model, 'level_embed'):  # of Deformable DETR: what lay in the memory
+            torch.nn.init.normal_(model.level_embed)
         return module
     if not isinstance(module, FeatureMaps):
         load_weights(model, checkpoint)

@@ -29,15 +29,44 @@ def _class_of(model: Any) -> type[Detector]:
     from mmdet.models import detectors as mm
 
     from mmlocalattn.export.detectors.dense import DenseDetector
+    from mmlocalattn.export.detectors.rtmdet_ins import RTMDetIns
     from mmlocalattn.export.detectors.two_stage import TwoStageDetector
 
     if _does_as(model, mm.TwoStageDetector, 'predict', 'extract_feat'):
         _check_roi_head(model)
         return TwoStageDetector
+    if isinstance(model, mm.DetectionTransformer):
+        return _class_of_transformer(model)
     if _does_as(model, mm.SingleStageDetector, 'predict', 'extract_feat'):
+        if _is_rtmdet_ins(model.bbox_head):
+            return RTMDetIns
         _check_dense_head(model.bbox_head)
         return DenseDetector
     raise ValueError(f'there is no form of {type(model).__name__}')
+
+
+def _class_of_transformer(model: Any) -> type[Detector]:
+    from mmdet.models import dense_heads as heads
+    from mmdet.models import detectors as mm
+
+    from mmlocalattn.export.detectors.transformer import DETR, DeformableDETR
+
+    steps = ('predict', 'extract_feat', 'pre_transformer', 'forward_encoder', 'pre_decoder')
+    steps += ('forward_transformer', 'forward_decoder')
+    if not _does_as(model.bbox_head, heads.DETRHead, '_predict_by_feat_single'):
+        raise ValueError(f'there is no form of its {type(model.bbox_head).__name__}')
+    if _does_as(model, mm.DETR, *steps):
+        return DETR
+    if _does_as(model, mm.DINO, *steps) or _does_as(model, mm.DeformableDETR, *steps):
+        return DeformableDETR
+    raise ValueError(f'there is no form of {type(model).__name__}')
+
+
+def _is_rtmdet_ins(head: Any) -> bool:
+    from mmdet.models.dense_heads import RTMDetInsHead
+
+    names = ('predict', 'predict_by_feat', '_predict_by_feat_single', '_bbox_mask_post_process')
+    return _does_as(head, RTMDetInsHead, *names, '_mask_predict_by_feat_single')
 
 
 def _check_dense_head(head: Any) -> None:

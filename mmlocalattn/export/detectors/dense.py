@@ -96,9 +96,10 @@ class DensePost:
         Among the best n pairs are only places that are among the n with the best classes.
         """
         scores = scores.masked_fill(~(scores > self.score_thr), ABSENT)  # (B, places, classes)
-        _, places = best(scores.amax(2), self.nms_pre)
+        top, places = best(scores.amax(2), self.nms_pre)
         classes = scores.shape[2]
-        top, pairs = take(scores, places).flatten(1).topk(self.nms_pre)
+        scores = take(scores, places).masked_fill((top < 0)[..., None], ABSENT)
+        top, pairs = scores.flatten(1).topk(self.nms_pre)
         return top, pairs % classes, places.gather(1, pairs // classes)
 
 

@@ -1,0 +1,159 @@
+"""DETR, Deformable DETR and DINO: a constant number of queries, and no suppression."""
+
+import functools
+from collections.abc import Sequence
+from types import SimpleNamespace
+from typing import Any
+
+import torch
+from mmcv.ops.multi_scale_deform_attn import (
+    MultiScaleDeformableAttention,
+    multi_scale_deformable_attn_pytorch,
+)
+from torch import Tensor, nn
+
+from mmlocalattn.export.detectors.detector import Detector, clipped, sides
+
+
+class DETR(Detector):
+    """mmdet's ``DETR``.
+
+    No part of the image is masked as padding, which mmdet does where images of a batch differ in
+    size: then the numbers differ, also those of the larger ones.
+    """
+
+    def __init__(self, model: nn.Module) -> None:
+        super().__init__(model)
+        head = self.model.bbox_head
+        self.number = head.test_cfg.get('max_per_img', self.model.num_queries)
+
+    def forward(self, image: Tensor) -> tuple[Tensor, ...]:
+        """As for :class:`Detector`."""
+        logits, boxes = self.predict(self.model.extract_feat(image), image)
+        scores, labels, places = self._best(logits)
+        center, size = boxes.gather(1, places[..., None].expand(-1, -1, 4)).split(2, 2)
+        corners = torch.cat((center - 0.5 * size, center + 0.5 * size), 2)
+        height, width = sides(image)
+        x, y = corners[..., 0::2] * width, corners[..., 1::2] * height
+        return clipped(torch.stack((x, y), -1).flatten(2), image), scores, labels
+
+    def predict(self, maps: Sequence[Tensor], image: Tensor) -> tuple[Tensor, Tensor]:
+        """Logits (B, queries, classes) and boxes (B, queries, 4) from 0 to 1, as (x, y, w, h)."""
+        shape = sides(image)
+        samples = [SimpleNamespace(batch_input_shape=shape, img_shape=shape)]
+        states = self.model.forward_transformer(maps, samples)['hidden_states']
+        logits, boxes = self.model.bbox_head(states[-1:])
+        return logits[-1], boxes[-1]
+
+    def _best(self, logits: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """Scores, labels and queries (B, K)."""
+        head = self.model.bbox_head
+        if head.loss_cls.use_sigmoid:
+            scores, pairs = logits.sigmoid().flatten(1).topk(self.number)
+            return scores, pairs % head.num_classes, pairs // head.num_classes
+        scores, labels = logits.softmax(-1)[..., :-1].max(-1)
+        scores, places = scores.topk(self.number)
+        return scores, labels.gather(1, places), places
+
+
+class DeformableDETR(DETR):
+    """mmdet's ``DeformableDETR``, of one stage or two, and its ``DINO``; for padding see DETR.
+
+    A file takes images whose maps have at least as many places as there are queries, if those are
+    chosen from them.
+    """
+
+    def __init__(self, model: nn.Module) -> None:
+        super().__init__(model)
+        for module in self.model.modules():
+            if isinstance(module, MultiScaleDeformableAttention):
+                # Mmcv's reads the sizes of the maps from a tensor, on which no graph may depend.
+                module.forward = functools.partial(deformable_attention, module)
+
+    def predict(self, maps: Sequence[Tensor], image: Tensor) -> tuple[Tensor, Tensor]:
+        """As for :class:`DETR`."""
+        model = self.model
+        shared = dict(
+            spatial_shapes=[sides(level) for level in maps],
+            level_start_index=None,
+            valid_ratios=maps[0].new_ones(maps[0].shape[0], len(maps), 2),
+            key_padding_mask=None,
+        )
+        features, positions = self._flat(maps)
+        memory = model.encoder(query=features, query_pos=positions, **shared)
+        inputs, _ = model.pre_decoder(memory, None, shared['spatial_shapes'])
+        inputs['value'] = inputs.pop('memory')
+        if 'dn_mask' in inputs:
+            inputs['self_attn_mask'] = inputs.pop('dn_mask')
+        branches = model.bbox_head.reg_branches if model.with_box_refine else None
+        states, references = model.decoder(**inputs, **shared, reg_branches=branches)
+        if 'query_pos' in inputs:  # that of DINO has the first one among them
+            references = [inputs['reference_points'], *references]
+        logits, boxes = model.bbox_head(states, references)
+        return logits[-1], boxes[-1]
+
+    def _flat(self, maps: Sequence[Tensor]) -> tuple[Tensor, Tensor]:
+        """Features and positions (B, places of all maps, D)."""
+        model = self.model
+        features = [level.flatten(2).transpose(1, 2) for level in maps]
+        positions = [
+            model.positional_encoding(None, input=level).flatten(2).transpose(1, 2) + embedding
+            for level, embedding in zip(maps, model.level_embed)
+        ]
+        return torch.cat(features, 1), torch.cat(positions, 1)
+
+
+def deformable_attention(
+    module: Any,
+    query: Tensor,
+    key: Tensor | None = None,
+    value: Tensor | None = None,
+    identity: Tensor | None = None,
+    query_pos: Tensor | None = None,
+    key_padding_mask: Tensor | None = None,
+    reference_points: Tensor | None = None,
+    spatial_shapes: Sequence[tuple[int, int]] = (),
+    **_: object,
+) -> Tensor:
+    """The ``forward`` of mmcv's attention, for sizes of maps that are numbers.
+
+    Args:
+        module: That of mmcv.
+        query: (B, Q, D).
+        key: Not used.
+        value: (B, places of all maps, D), or None: the query.
+        identity: (B, Q, D) to which the output is added, or None: the query.
+        query_pos: (B, Q, D) or None.
+        key_padding_mask: (B, places of all maps), or None.
+        reference_points: (B, Q, levels, 2 or 4).
+        spatial_shapes: (height, width) of each map.
+
+    Returns:
+        (B, Q, D).
+    """
+    value = query if value is None else value
+    identity = query if identity is None else identity
+    query = query if query_pos is None else query + query_pos
+    if not module.batch_first:
+        query, value = query.transpose(0, 1), value.transpose(0, 1)
+    shape = (*query.shape[:2], module.num_heads, module.num_levels, module.num_points)
+    value = module.value_proj(value)
+    if key_padding_mask is not None:
+        value = value.masked_fill(key_padding_mask[..., None], 0)
+    value = value.unflatten(2, (module.num_heads, -1))
+    offsets = module.sampling_offsets(query).view(*shape, 2)
+    weights = module.attention_weights(query).view(*shape[:3], -1).softmax(-1).view(shape)
+    points = reference_points[:, :, None, :, None]
+    if points.shape[-1] == 2:
+        offsets = [
+            torch.stack((offsets[:, :, :, level, :, 0] / w, offsets[:, :, :, level, :, 1] / h), -1)
+            for level, (h, w) in enumerate(spatial_shapes)
+        ]
+        offsets = torch.stack(offsets, 3)
+    else:
+        offsets = offsets / module.num_points * points[..., 2:] * 0.5
+    output = multi_scale_deformable_attn_pytorch(
+        value, spatial_shapes, points[..., :2] + offsets, weights
+    )
+    output = module.output_proj(output)
+    return (output if module.batch_first else output.transpose(0, 1)) + identity
