@@ -92,6 +92,7 @@ bool has_ending(const std::string& path, const std::string& ending) {
 // A package that AOTInductor compiled.
 Model load_package(const std::string& path) {
 #ifdef WITH_AOT_INDUCTOR
+  TORCH_CHECK(std::ifstream(path), "there is no model ", path);
   const auto loader = std::make_shared<torch::inductor::AOTIModelPackageLoader>(path);
   const auto meta = loader->get_metadata()["mmlocalattn.json"];
   TORCH_CHECK(!meta.empty(), path, " has no mmlocalattn.json in its metadata");
@@ -103,6 +104,7 @@ Model load_package(const std::string& path) {
 }
 
 Model load_torchscript(const std::string& path) {
+  TORCH_CHECK(std::ifstream(path), "there is no model ", path);
   torch::jit::ExtraFilesMap files{{"mmlocalattn.json", ""}};
   auto module = torch::jit::load(path, at::kCPU, files);
   const auto run = [module](const at::Tensor& image) mutable {

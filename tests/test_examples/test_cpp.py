@@ -154,6 +154,7 @@ def test_errors_are_one_line(program: list[str], folder: Path, tmp_path: Path) -
     model, image = folder / 'model.pt', folder / 'fits.ppm'
     assert 'Unknown builtin op: mmlocalattn::' in fails(program[:1], model, image)
     assert f'there is no image {tmp_path}/none.ppm' in fails(program, model, tmp_path / 'none.ppm')
+    assert f'there is no model {tmp_path}/none.pt' in fails(program, tmp_path / 'none.pt', image)
     assert 'usage: detect' in fails(program, model)
     assert 'there is no option --foo' in fails(program, '--foo', 1, model, image)
     (tmp_path / 'short.ppm').write_bytes(image.read_bytes()[:-1])
