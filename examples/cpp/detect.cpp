@@ -187,6 +187,11 @@ Input prepare(const at::Tensor& pixels, const Json& meta) {
           pixels.size(1)};
 }
 
+std::string class_name(const Json& meta, size_t label) {
+  const auto& classes = meta["classes"].items;
+  return label < classes.size() ? classes[label].text : std::to_string(label);
+}
+
 // Lines of class, score and box in pixels of the original image.
 void print_detections(const std::vector<at::Tensor>& outputs, const Json& meta, const Input& input,
                       double score) {
@@ -194,16 +199,25 @@ void print_detections(const std::vector<at::Tensor>& outputs, const Json& meta, 
   const auto boxes = (outputs[0][0] / input.scale).contiguous();
   const auto scores = outputs[1][0].contiguous();
   const auto labels = outputs[2][0].contiguous();
-  const auto& classes = meta["classes"].items;
   for (int64_t i = 0; i < scores.numel() && scores.data_ptr<float>()[i] >= score; ++i) {
     const int64_t label = labels.data_ptr<int64_t>()[i];
     if (label < 0) break;
-    const bool named = static_cast<size_t>(label) < classes.size();
     const float* box = boxes.data_ptr<float>() + 4 * i;
-    std::printf("%s %.4f", named ? classes[label].text.c_str() : std::to_string(label).c_str(),
-                scores.data_ptr<float>()[i]);
+    std::printf("%s %.4f", class_name(meta, label).c_str(), scores.data_ptr<float>()[i]);
     for (int k = 0; k < 4; ++k) std::printf(" %.2f", std::min(box[k], largest[k % 2]));
     std::printf("\n");
+  }
+}
+
+// Lines of class and share of the pixels that are not padding.
+void print_labels(const at::Tensor& labels, const Json& meta, const Input& input) {
+  const auto inside = labels[0]
+                          .narrow(0, 0, std::lround(input.height * input.scale))
+                          .narrow(1, 0, std::lround(input.width * input.scale));
+  const auto counts = at::bincount(inside.flatten());
+  for (int64_t label = 0; label < counts.numel(); ++label) {
+    const double share = counts[label].item<double>() / inside.numel();
+    if (share > 0) std::printf("%s %.4f\n", class_name(meta, label).c_str(), share);
   }
 }
 
@@ -242,8 +256,11 @@ void detect(const Arguments& arguments) {
   const Input input = prepare(read_image(arguments.image), model.meta);
   const auto outputs = model.run(input.image);
   const auto& names = model.meta["outputs"].items;
-  if (!names.empty() && names[0].text == "boxes") {
+  const std::string first = names.empty() ? "" : names[0].text;
+  if (first == "boxes") {
     print_detections(outputs, model.meta, input, arguments.score);
+  } else if (first == "labels") {
+    print_labels(outputs[0], model.meta, input);
   } else {
     print_shapes(outputs, model.meta);
   }

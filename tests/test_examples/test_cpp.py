@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 import tiny_data
 import torch
-from tiny_data import DETECTION
+from tiny_data import DETECTION, SEGMENTATION
 from torch import Tensor
 from torch.nn import functional
 
@@ -45,23 +45,22 @@ def program() -> list[str]:
     return [str(folder / 'detect'), '--operators', extension.origin, '--threads', '1']
 
 
-def exported(folder: Path, part: str) -> Path:
-    cfg = load_config(tiny_data.write_config(folder / 'config.py', DETECTION, folder))
+def write_model(path: Path, config: str, part: str, labels: bool = False) -> None:
+    cfg = load_config(tiny_data.write_config(path.with_suffix('.py'), config, path.parent))
     torch.manual_seed(0)
-    module = build_exportable(cfg, part=part)
-    path = folder / f'{part}.pt'
+    module = build_exportable(cfg, part=part, labels=labels)
     meta = describe(cfg, part, [SIZE], 'torchscript', module)
     export(module, path, 'torchscript', [SIZE], meta)
-    return path
 
 
 @pytest.fixture(scope='module')
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A Mask R-CNN, its neck, and images."""
+    """A Mask R-CNN, its neck, a segmentor, and images."""
     folder = tmp_path_factory.mktemp('cpp')
     tiny_data.make_data(folder)
-    for part in ('model', 'neck'):
-        exported(folder, part)
+    write_model(folder / 'model.pt', DETECTION, 'model')
+    write_model(folder / 'neck.pt', DETECTION, 'neck')
+    write_model(folder / 'segmentor.pt', SEGMENTATION, 'model', labels=True)
     rng = np.random.default_rng(0)
     coarse = rng.integers(0, 256, (6, 9, 3), dtype=np.uint8)
     for name, height, width in (('fits.ppm', *SIZE), ('fits.png', *SIZE), ('other.ppm', 70, 90)):
@@ -148,6 +147,17 @@ def test_maps_of_a_neck(program: list[str], folder: Path) -> None:
         _, shape, magnitude = line.replace(', ', ',').split()
         assert shape == str(list(level.shape)).replace(' ', '')
         assert float(magnitude) == pytest.approx(level.abs().mean().item(), rel=1e-4)
+
+
+def test_labels_of_a_segmentor(program: list[str], folder: Path) -> None:
+    lines = run(program, folder / 'segmentor.pt', folder / 'fits.ppm')
+    with torch.no_grad():
+        (labels,) = torch.jit.load(folder / 'segmentor.pt')(
+            prepared(cv2.imread(str(folder / 'fits.ppm')))
+        )
+    shares = labels.flatten().bincount(minlength=3) / labels.numel()
+    classes = ('background', 'dark', 'light')
+    assert lines == [f'{name} {share:.4f}' for name, share in zip(classes, shares) if share > 0]
 
 
 def test_errors_are_one_line(program: list[str], folder: Path, tmp_path: Path) -> None:
