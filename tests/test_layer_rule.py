@@ -66,6 +66,7 @@ ALLOWED = {
         'mmlocalattn.training.weights',
     ),
     'export': (
+        'mmcv.ops.multi_scale_deform_attn',
         'mmdet.models',
         'mmengine',
         'mmlocalattn.__version__',

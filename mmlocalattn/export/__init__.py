@@ -6,7 +6,8 @@ from typing import TYPE_CHECKING, Any
 __all__ = ['FORMATS', 'build_exportable', 'default_sizes', 'describe', 'export', 'exportable']
 
 if TYPE_CHECKING:
-    from mmlocalattn.export.files import FORMATS, export, exportable
+    from mmlocalattn.export.files import FORMATS, export
+    from mmlocalattn.export.modules import exportable
     from mmlocalattn.export.model import build_exportable, default_sizes, describe
 else:
 

@@ -8,7 +8,8 @@ from mmengine.model import revert_sync_batchnorm
 from mmengine.registry import DATASETS, MODELS, init_default_scope
 
 from mmlocalattn import __version__
-from mmlocalattn.export.files import Exportable, FeatureMaps, Size, exportable
+from mmlocalattn.export.files import Size
+from mmlocalattn.export.modules import Exportable, FeatureMaps, exportable
 from mmlocalattn.training import (
     build_errors,
     channels_of,
@@ -38,7 +39,7 @@ def build_exportable(
     Args:
         cfg: Whose scope becomes the default one.
         checkpoint: Weights; without it they are random. What is not exported needs none.
-        part: As for :func:`~mmlocalattn.export.files.exportable`.
+        part: As for :func:`~mmlocalattn.export.modules.exportable`.
         labels: As there.
 
     Raises:
@@ -80,7 +81,7 @@ def describe(
         'channels': channels_of(cfg),
         'sizes': [list(size) for size in sizes],
         'preprocessing': {key: preprocessor[key] for key in keys if key in preprocessor},
-        'requires': [] if file_format == 'onnx' else ['import mmlocalattn.ops'],
+        'requires': [] if file_format == 'onnx' else list((module or Exportable).requires),
     }
     if module is None or module.output_names is None:
         return about

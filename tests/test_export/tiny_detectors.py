@@ -1,16 +1,19 @@
 """Narrow detectors of every family, with random weights under which they find something."""
 
+import copy
 import functools
+from pathlib import Path
 from typing import Any
 
+import mmdet
 import torch
 from mmdet.registry import MODELS
 from mmdet.structures import DetDataSample
 from mmengine.config import Config
-from mmengine.hub import get_config
 from mmengine.registry import init_default_scope
 from torch import Tensor, nn
 
+CONFIGS = Path(mmdet.__file__).parent / '.mim' / 'configs'
 CLASSES = 3
 
 
@@ -190,7 +193,7 @@ LEVELS['two_stage_deformable_detr'] = 1
 @functools.cache
 def read(config: str) -> Config:
     """A config of mmdet."""
-    return get_config(f'mmdet::{config}')
+    return Config.fromfile(CONFIGS / config)
 
 
 def build(family: str, **changes: Any) -> Any:
@@ -202,7 +205,7 @@ def build(family: str, **changes: Any) -> Any:
     """
     config, narrow, logits, deltas = FAMILIES[family]
     init_default_scope('mmdet')
-    cfg = read(config).copy()
+    cfg = copy.deepcopy(read(config))
     cfg.merge_from_dict(dict(model=narrow))
     cfg.merge_from_dict(dict(model=changes))
     cfg.model.backbone = dict(type='ResNet', **BACKBONE)
@@ -232,15 +235,20 @@ class Only(nn.Module):
 
 @torch.no_grad()
 def spread(model: Any, name: str, size: float) -> None:
-    """Give the outputs of a layer a standard deviation, so that detections differ."""
+    """Give every output of a layer the mean 0 and a standard deviation, so that all differ."""
     layer, outputs, image = model.get_submodule(name), [], torch.randn(2, 3, 96, 128)
     nn.init.normal_(layer.weight)
     nn.init.zeros_(layer.bias)
-    handle = layer.register_forward_hook(lambda _, inputs, output: outputs.append(output.flatten()))
+    channel = -1 if isinstance(layer, nn.Linear) else 1
+    handle = layer.register_forward_hook(
+        lambda _, inputs, output: outputs.append(output.movedim(channel, 0).flatten(1))
+    )
     model.eval()
     model.predict(image, samples(image), rescale=False)
     handle.remove()
-    layer.weight.mul_(size / torch.cat(outputs).std())
+    factor = size / torch.cat(outputs, 1).std(1)
+    layer.weight.mul_(factor.view(-1, *(1,) * (layer.weight.dim() - 1)))
+    layer.bias.copy_(-torch.cat(outputs, 1).mean(1) * factor)
 
 
 def samples(image: Tensor) -> list[DetDataSample]:

@@ -6,6 +6,9 @@ from mmlocalattn.export.detectors.detector import Detector
 
 __all__ = ['Detector', 'whole_detector']
 
+_POST = ('predict', 'predict_by_feat', '_predict_by_feat_single', '_bbox_post_process')
+"""What a dense head does with its maps."""
+
 
 def whole_detector(model: Any) -> Detector:
     """The module that takes an image and gives detections.
@@ -51,8 +54,7 @@ def _class_of_transformer(model: Any) -> type[Detector]:
 
     from mmlocalattn.export.detectors.transformer import DETR, DeformableDETR
 
-    steps = ('predict', 'extract_feat', 'pre_transformer', 'forward_encoder', 'pre_decoder')
-    steps += ('forward_transformer', 'forward_decoder')
+    steps = ('pre_transformer', 'forward_encoder', 'pre_decoder', 'forward_decoder', 'predict')
     if not _does_as(model.bbox_head, heads.DETRHead, '_predict_by_feat_single'):
         raise ValueError(f'there is no form of its {type(model.bbox_head).__name__}')
     if _does_as(model, mm.DETR, *steps):
@@ -72,8 +74,7 @@ def _is_rtmdet_ins(head: Any) -> bool:
 def _check_dense_head(head: Any) -> None:
     from mmdet.models.dense_heads.base_dense_head import BaseDenseHead
 
-    names = ('predict', 'predict_by_feat', '_predict_by_feat_single', '_bbox_post_process')
-    if not _does_as(head, BaseDenseHead, *names):
+    if not _does_as(head, BaseDenseHead, *_POST):
         raise ValueError(f'there is no form of its {type(head).__name__}')
 
 
@@ -81,8 +82,7 @@ def _check_roi_head(model: Any) -> None:
     from mmdet.models.dense_heads import RPNHead
     from mmdet.models.roi_heads import CascadeRoIHead, StandardRoIHead
 
-    names = ('predict', 'predict_by_feat', '_predict_by_feat_single', '_bbox_post_process')
-    if not _does_as(model.rpn_head, RPNHead, *names):
+    if not _does_as(model.rpn_head, RPNHead, *_POST):
         raise ValueError(f'there is no form of its {type(model.rpn_head).__name__}')
     names = ('predict', 'predict_bbox', 'predict_mask', '_bbox_forward', '_mask_forward')
     head = model.roi_head

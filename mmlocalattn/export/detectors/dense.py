@@ -56,7 +56,7 @@ class DensePost:
 
     def candidates(
         self, outputs: Sequence, image: Tensor, more: Sequence[Tensor] = (), **of_priors: bool
-    ) -> tuple[Tensor, Tensor, Tensor, tuple[Tensor, Tensor] | None]:
+    ) -> tuple[Tensor, Tensor, Tensor, tuple[Tensor, ...]]:
         """The best of each level.
 
         Args:
@@ -88,7 +88,7 @@ class DensePost:
         prior, delta, score, label, *rest = (torch.cat(parts, 1) for parts in zip(*levels))
         boxes = decoded(head.bbox_coder, prior[..., : 2 if more else None], delta, image)
         score = large_enough(boxes, score, self.min_size)
-        return boxes, score, label, (rest[0], prior) if more else None
+        return boxes, score, label, (rest[0], prior) if more else ()
 
     def _best_of(self, scores: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """Scores, labels and places (B, nms_pre) of the best pairs of a place and a class.

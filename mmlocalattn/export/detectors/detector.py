@@ -1,13 +1,14 @@
 """What a detector is when it leaves Python."""
 
+import contextlib
 from collections.abc import Sequence
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from mmlocalattn.export.detectors.nms import NMS, best, suppress, take
-from mmlocalattn.export.files import Exportable
+from mmlocalattn.export.detectors.nms import NMS, as_operator, best, suppress, take
+from mmlocalattn.export.modules import Exportable
 
 
 class Detector(Exportable):
@@ -17,7 +18,8 @@ class Detector(Exportable):
     boxes are clipped to it, where mmdet clips to the part that is not padding.
     """
 
-    output_names = ('boxes', 'scores', 'labels')
+    output_names: tuple[str, ...] = ('boxes', 'scores', 'labels')
+    requires: tuple[str, ...] = (*Exportable.requires, 'import torchvision')
 
     def __init__(self, model: nn.Module) -> None:
         super().__init__()
@@ -35,6 +37,10 @@ class Detector(Exportable):
             are 0, but the label -1.
         """
         raise NotImplementedError
+
+    def for_onnx(self) -> contextlib.AbstractContextManager:
+        """While the graph of an ONNX file is made."""
+        return as_operator()
 
     def difference(self, actual: Sequence[Tensor], expected: Sequence[Tensor]) -> float:
         """The largest error of detections that match one to one.

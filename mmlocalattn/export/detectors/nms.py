@@ -1,17 +1,16 @@
 """Non-maximum suppression of a batch, with outputs whose shapes do not depend on the data.
 
-A detection that is absent has a score below 0. So the number of places is constant, and nothing
-but what :data:`KEEP` does inside is a graph of unknown sizes.
+A detection that is absent has a score below 0. So the number of places is constant, and sizes that
+depend on the data stay inside of :func:`keep_reference`.
 """
 
-from collections.abc import Mapping
+import contextlib
+from collections.abc import Iterator, Mapping
 from typing import Any, NamedTuple
 
 import torch
 import torchvision.ops  # noqa: F401  registers torchvision::nms
 from torch import Tensor
-
-from mmlocalattn.ops._library import is_exporting
 
 ABSENT = -1.0
 """Score of a place without a detection."""
@@ -78,7 +77,21 @@ def keep_reference(boxes: Tensor, scores: Tensor, iou_threshold: float) -> Tenso
 LIB.impl('keep', keep_reference, 'CompositeExplicitAutograd')
 LIB.impl('keep', lambda boxes, scores, _: torch.empty_like(scores, dtype=torch.bool), 'Meta')
 KEEP = torch.ops.mmlocalattn_export.keep.default
-"""An operator, because the suppression of ONNX takes a batch and that of torchvision does not."""
+_as_operator = False
+
+
+@contextlib.contextmanager
+def as_operator() -> Iterator[None]:
+    """Let a graph call :data:`KEEP`, which ONNX has an operator for: it takes a batch.
+
+    Otherwise a graph holds what is inside. So files of other formats need torchvision alone.
+    """
+    global _as_operator
+    _as_operator = True
+    try:
+        yield
+    finally:
+        _as_operator = False
 
 
 def suppress(nms: NMS, boxes: Tensor, scores: Tensor, groups: Tensor) -> Tensor:
@@ -99,8 +112,7 @@ def suppress(nms: NMS, boxes: Tensor, scores: Tensor, groups: Tensor) -> Tensor:
         # The same sum as mmcv's, so that it is rounded alike.
         limit = boxes.masked_fill((scores < 0)[..., None], 0).amax((1, 2))[:, None]
         boxes = boxes + (groups.to(boxes) * (limit + 1))[..., None]
-    # A trace holds what is inside; its file then needs no Python.
-    keep = KEEP if is_exporting() else keep_reference
+    keep = KEEP if _as_operator else keep_reference
     return scores.masked_fill(~keep(boxes, scores, nms.iou_threshold), ABSENT)
 
 

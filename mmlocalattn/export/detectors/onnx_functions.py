@@ -11,7 +11,7 @@ from mmlocalattn.export.detectors.nms import KEEP
 
 
 @onnxscript.script(onnxscript.values.Opset('mmlocalattn', 1), default_opset=op)
-def onnx_keep(boxes: FLOAT['B', 'N', 4], scores: FLOAT['B', 'N'], iou_threshold: float) -> BOOL:
+def onnx_keep(boxes: FLOAT[...], scores: FLOAT[...], iou_threshold: float) -> BOOL[...]:
     """``mmlocalattn_export::keep``: NonMaxSuppression of each item, all boxes of one class."""
     number = op.Shape(scores, start=1, end=2)
     chosen = op.NonMaxSuppression(

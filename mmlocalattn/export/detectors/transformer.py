@@ -2,17 +2,28 @@
 
 import functools
 from collections.abc import Sequence
-from types import SimpleNamespace
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from mmcv.ops.multi_scale_deform_attn import (
     MultiScaleDeformableAttention,
     multi_scale_deformable_attn_pytorch,
 )
+from mmdet.models import detectors as mmdet_models
+from mmdet.models.layers import DeformableDetrTransformerEncoder
 from torch import Tensor, nn
 
 from mmlocalattn.export.detectors.detector import Detector, clipped, sides
+from mmlocalattn.export.modules import Exportable
+
+Shapes = Sequence[tuple[int, int]]
+
+
+class _Sample(NamedTuple):
+    """What mmdet's ``DETR`` asks of a data sample."""
+
+    batch_input_shape: tuple[int, int]
+    img_shape: tuple[int, int]
 
 
 class DETR(Detector):
@@ -21,6 +32,8 @@ class DETR(Detector):
     No part of the image is masked as padding, which mmdet does where images of a batch differ in
     size: then the numbers differ, also those of the larger ones.
     """
+
+    requires = Exportable.requires
 
     def __init__(self, model: nn.Module) -> None:
         super().__init__(model)
@@ -40,8 +53,7 @@ class DETR(Detector):
     def predict(self, maps: Sequence[Tensor], image: Tensor) -> tuple[Tensor, Tensor]:
         """Logits (B, queries, classes) and boxes (B, queries, 4) from 0 to 1, as (x, y, w, h)."""
         shape = sides(image)
-        samples = [SimpleNamespace(batch_input_shape=shape, img_shape=shape)]
-        states = self.model.forward_transformer(maps, samples)['hidden_states']
+        states = self.model.forward_transformer(maps, [_Sample(shape, shape)])['hidden_states']
         logits, boxes = self.model.bbox_head(states[-1:])
         return logits[-1], boxes[-1]
 
@@ -65,9 +77,12 @@ class DeformableDETR(DETR):
 
     def __init__(self, model: nn.Module) -> None:
         super().__init__(model)
+        # The methods of mmdet and mmcv read the sizes of maps from tensors, which a graph for a
+        # range of sizes may not do. These take numbers, and for tensors call the originals.
+        self.model.gen_encoder_output_proposals = functools.partial(proposals, self.model)
+        self.model.encoder.get_encoder_reference_points = reference_points
         for module in self.model.modules():
             if isinstance(module, MultiScaleDeformableAttention):
-                # Mmcv's reads the sizes of the maps from a tensor, on which no graph may depend.
                 module.forward = functools.partial(deformable_attention, module)
 
     def predict(self, maps: Sequence[Tensor], image: Tensor) -> tuple[Tensor, Tensor]:
@@ -103,6 +118,68 @@ class DeformableDETR(DETR):
         return torch.cat(features, 1), torch.cat(positions, 1)
 
 
+def centers(spatial_shapes: Shapes, like: Tensor) -> list[Tensor]:
+    """The centers (h * w, 2) of the places of each map, as (x, y) from 0 to 1."""
+    grids = []
+    for height, width in spatial_shapes:
+        y = (torch.arange(height, device=like.device).to(like.dtype) + 0.5) / height
+        x = (torch.arange(width, device=like.device).to(like.dtype) + 0.5) / width
+        y, x = torch.meshgrid(y, x, indexing='ij')
+        grids.append(torch.stack((x, y), -1).flatten(0, 1))
+    return grids
+
+
+def reference_points(
+    spatial_shapes: Shapes | Tensor, valid_ratios: Tensor, device: torch.device
+) -> Tensor:
+    """``get_encoder_reference_points`` of mmdet for sizes that are numbers, without padding.
+
+    Args:
+        spatial_shapes: (height, width) of each map.
+        valid_ratios: (B, maps, 2), ones.
+        device: Of the points.
+
+    Returns:
+        (B, places of all maps, maps, 2).
+    """
+    if isinstance(spatial_shapes, Tensor):
+        return DeformableDetrTransformerEncoder.get_encoder_reference_points(
+            spatial_shapes, valid_ratios, device
+        )
+    points = torch.cat(centers(spatial_shapes, valid_ratios))
+    return points[:, None] * valid_ratios[:, None]
+
+
+def proposals(
+    model: Any, memory: Tensor, memory_mask: Tensor | None, spatial_shapes: Shapes | Tensor
+) -> tuple[Tensor, Tensor]:
+    """``gen_encoder_output_proposals`` of mmdet for sizes that are numbers, without padding.
+
+    Args:
+        model: The detector.
+        memory: (B, places of all maps, D).
+        memory_mask: None.
+        spatial_shapes: (height, width) of each map.
+
+    Returns:
+        The memory as the heads take it (B, places, D), and logits of boxes (B, places, 4) that are
+        infinite at the border, where the memory is 0 before its projection.
+    """
+    if isinstance(spatial_shapes, Tensor):
+        original = mmdet_models.DeformableDETR.gen_encoder_output_proposals
+        return original(model, memory, memory_mask, spatial_shapes)
+    boxes = torch.cat(
+        [
+            torch.cat((center, torch.full_like(center, 0.05 * 2.0**level)), 1)
+            for level, center in enumerate(centers(spatial_shapes, memory))
+        ]
+    )
+    is_border = ~((boxes > 0.01) & (boxes < 0.99)).all(1, keepdim=True)
+    logits = torch.log(boxes / (1 - boxes)).masked_fill(is_border, torch.inf)
+    projected = model.memory_trans_fc(memory.masked_fill(is_border, 0))
+    return model.memory_trans_norm(projected), logits.expand(memory.shape[0], -1, -1)
+
+
 def deformable_attention(
     module: Any,
     query: Tensor,
@@ -112,10 +189,10 @@ def deformable_attention(
     query_pos: Tensor | None = None,
     key_padding_mask: Tensor | None = None,
     reference_points: Tensor | None = None,
-    spatial_shapes: Sequence[tuple[int, int]] = (),
-    **_: object,
+    spatial_shapes: Shapes | Tensor = (),
+    **others: Any,
 ) -> Tensor:
-    """The ``forward`` of mmcv's attention, for sizes of maps that are numbers.
+    """The ``forward`` of mmcv's attention for sizes that are numbers.
 
     Args:
         module: That of mmcv.
@@ -127,10 +204,24 @@ def deformable_attention(
         key_padding_mask: (B, places of all maps), or None.
         reference_points: (B, Q, levels, 2 or 4).
         spatial_shapes: (height, width) of each map.
+        others: For mmcv's.
 
     Returns:
         (B, Q, D).
     """
+    if isinstance(spatial_shapes, Tensor):
+        return MultiScaleDeformableAttention.forward(
+            module,
+            query,
+            key,
+            value,
+            identity,
+            query_pos,
+            key_padding_mask,
+            reference_points,
+            spatial_shapes,
+            **others,
+        )
     value = query if value is None else value
     identity = query if identity is None else identity
     query = query if query_pos is None else query + query_pos
@@ -143,6 +234,7 @@ def deformable_attention(
     value = value.unflatten(2, (module.num_heads, -1))
     offsets = module.sampling_offsets(query).view(*shape, 2)
     weights = module.attention_weights(query).view(*shape[:3], -1).softmax(-1).view(shape)
+    assert reference_points is not None  # as all callers give them
     points = reference_points[:, :, None, :, None]
     if points.shape[-1] == 2:
         offsets = [
