@@ -44,7 +44,7 @@ inline at::Tensor nms_cpu(const at::Tensor& boxes, const at::Tensor& scores, dou
   return at::tensor(kept, at::kLong);
 }
 
-// A point between four values of a plane, and their weights.
+// A point between four places of a map, and their weights.
 struct BilinearPoint {
   int64_t places[4];
   float weights[4];
@@ -66,12 +66,13 @@ struct BilinearPoint {
 
 // Means of bilinear samples in the bins of each box.
 //   maps (B, C, H, W), boxes (N, 5) as (item, x1, y1, x2, y2), to (N, C, bins_h, bins_w)
-// A ratio of samples to a side of a bin that is not above 0 means one sample per pixel of the map.
+// A ratio of samples to a side of a bin that is not above 0 means one sample per place of the map.
+// Here maps are (B, H, W, C), so that the innermost loop goes over neighbors in memory.
 inline at::Tensor roi_align_cpu(const at::Tensor& maps_in, const at::Tensor& boxes_in, double scale,
                                 int64_t bins_h, int64_t bins_w, int64_t ratio, bool aligned) {
-  const auto maps = maps_in.contiguous(), boxes = boxes_in.contiguous();
-  const int64_t channels = maps.size(1), height = maps.size(2), width = maps.size(3);
-  auto output = at::zeros({boxes.size(0), channels, bins_h, bins_w}, maps.options());
+  const auto maps = maps_in.permute({0, 2, 3, 1}).contiguous(), boxes = boxes_in.contiguous();
+  const int64_t channels = maps.size(3), height = maps.size(1), width = maps.size(2);
+  auto output = at::empty({boxes.size(0), channels, bins_h, bins_w}, maps.options());
   const float *map = maps.data_ptr<float>(), *box = boxes.data_ptr<float>();
   float* out = output.data_ptr<float>();
   const auto pool = [&](int64_t n) {
@@ -84,30 +85,24 @@ inline at::Tensor roi_align_cpu(const at::Tensor& maps_in, const at::Tensor& box
       box_h = std::max(box_h, 1.f);
     }
     const float bin_w = box_w / bins_w, bin_h = box_h / bins_h;
-    const int64_t samples_h = ratio > 0 ? ratio : std::ceil(bin_h);
-    const int64_t samples_w = ratio > 0 ? ratio : std::ceil(bin_w);
+    const int64_t samples_h = ratio > 0 ? ratio : std::max(0.f, std::ceil(bin_h));
+    const int64_t samples_w = ratio > 0 ? ratio : std::max(0.f, std::ceil(bin_w));
     const float count = std::max<int64_t>(samples_h * samples_w, 1);
-    std::vector<BilinearPoint> points;  // of the samples of all bins, the same in every channel
-    points.reserve(bins_h * bins_w * std::max<int64_t>(samples_h * samples_w, 0));
+    const float* item = map + static_cast<int64_t>(corners[0]) * height * width * channels;
+    std::vector<float> sums(channels);
     for (int64_t bin = 0; bin < bins_h * bins_w; ++bin) {
-      for (int64_t i = 0; i < samples_h; ++i) {
-        for (int64_t j = 0; j < samples_w; ++j) {
-          const float y = top + bin_h * (bin / bins_w + (i + 0.5f) / samples_h);
-          const float x = left + bin_w * (bin % bins_w + (j + 0.5f) / samples_w);
-          points.emplace_back(y, x, height, width);
+      std::fill(sums.begin(), sums.end(), 0.f);
+      for (int64_t i = 0; i < samples_h * samples_w; ++i) {
+        const float y = top + bin_h * (bin / bins_w + (i / samples_w + 0.5f) / samples_h);
+        const float x = left + bin_w * (bin % bins_w + (i % samples_w + 0.5f) / samples_w);
+        const BilinearPoint point(y, x, height, width);
+        for (int k = 0; k < 4; ++k) {
+          const float* values = item + point.places[k] * channels;
+          for (int64_t c = 0; c < channels; ++c) sums[c] += point.weights[k] * values[c];
         }
       }
-    }
-    const size_t per_bin = points.size() / (bins_h * bins_w);
-    for (int64_t c = 0; c < channels; ++c) {
-      const float* plane = map + (static_cast<int64_t>(corners[0]) * channels + c) * height * width;
-      const BilinearPoint* point = points.data();
-      for (int64_t bin = 0; bin < bins_h * bins_w; ++bin) {
-        float sum = 0;
-        for (size_t i = 0; i < per_bin; ++i, ++point) {
-          for (int k = 0; k < 4; ++k) sum += point->weights[k] * plane[point->places[k]];
-        }
-        out[(n * channels + c) * bins_h * bins_w + bin] = sum / count;
+      for (int64_t c = 0; c < channels; ++c) {
+        out[(n * channels + c) * bins_h * bins_w + bin] = sums[c] / count;
       }
     }
   };
