@@ -7,8 +7,8 @@ __all__ = ['FORMATS', 'build_exportable', 'default_sizes', 'describe', 'export',
 
 if TYPE_CHECKING:
     from mmlocalattn.export.files import FORMATS, export
-    from mmlocalattn.export.modules import exportable
     from mmlocalattn.export.model import build_exportable, default_sizes, describe
+    from mmlocalattn.export.modules import exportable
 else:
 
     def __getattr__(name: str) -> Any:

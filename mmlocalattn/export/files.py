@@ -77,9 +77,9 @@ def save_onnx(model: nn.Module, path: Path, sizes: Sequence[Size], meta: Mapping
 
     for_onnx = getattr(model, 'for_onnx', contextlib.nullcontext)
     with torch.no_grad(), for_onnx():
-        onnx_program = onnx_operators.convert(
-            _trace(model, sizes), getattr(model, 'output_names', None)
-        )
+        program = _trace(model, sizes)
+        _name_indexing(program)
+        onnx_program = onnx_operators.convert(program, getattr(model, 'output_names', None))
     onnx_program.model.metadata_props['mmlocalattn'] = json.dumps(meta)
     onnx_program.save(path)
     session = onnxruntime.InferenceSession(path, providers=['CPUExecutionProvider'])
@@ -236,6 +236,15 @@ def _trace(model: nn.Module, sizes: Sequence[Size]) -> torch.export.ExportedProg
             f'the model cannot be exported for a range of sizes, because its course depends on the '
             f'size ({reason}): export one file per size, here --size {sizes[0][0]}x{sizes[0][1]}'
         ) from error
+
+
+def _name_indexing(program: torch.export.ExportedProgram) -> None:
+    """Say the order in ``torch.meshgrid``, without which PyTorch 2.11 cannot decompose it."""
+    for node in program.graph.find_nodes(
+        op='call_function', target=torch.ops.aten.meshgrid.default
+    ):
+        node.target = torch.ops.aten.meshgrid.indexing
+        node.kwargs = {'indexing': 'ij'}
 
 
 @contextlib.contextmanager

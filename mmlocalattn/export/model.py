@@ -106,7 +106,8 @@ def _classes(cfg: Config) -> list[str]:
     dataset = _test_dataset(cfg)
     named = (dataset.get('metainfo') or {}).get('classes')
     if named is None and 'type' in dataset:
-        named = getattr(DATASETS.get(dataset['type']), 'METAINFO', {}).get('classes')
+        with DATASETS.switch_scope_and_registry(cfg.get('default_scope')) as registry:
+            named = getattr(registry.get(dataset['type']), 'METAINFO', {}).get('classes')
     return [named] if isinstance(named, str) else list(named or ())
 
 

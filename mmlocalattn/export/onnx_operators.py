@@ -138,11 +138,6 @@ def adaptive_average(x: Tensor, output_size: Sequence[int]) -> Tensor:
     return rows @ x @ columns.T
 
 
-def meshgrid(tensors: Sequence[Tensor]) -> Sequence[Tensor]:
-    """``aten.meshgrid`` without ``indexing``, as mmdet's points call it; PyTorch requires it."""
-    return torch.meshgrid(*tensors, indexing='ij')
-
-
 def _cells(side: int, cells: int, x: Tensor) -> Tensor:
     """(cells, side): the weight of each position in the average of each cell."""
     position = torch.arange(side, device=x.device)
@@ -197,7 +192,6 @@ def convert(
             **decompositions,
             aten.adaptive_avg_pool2d.default: adaptive_average,
             aten._adaptive_avg_pool2d.default: adaptive_average,
-            aten.meshgrid.default: meshgrid,
         }
     )
     return torch.onnx.export(

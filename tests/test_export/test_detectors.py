@@ -158,7 +158,17 @@ def test_onnx_for_a_range_of_sizes(tmp_path: Path) -> None:
     import onnx
     import onnxruntime
 
-    detector, path = whole_detector(build('mask_rcnn')), tmp_path / 'model.onnx'
+    extractor = dict(featmap_strides=[16, 32])
+    model = build(
+        'mask_rcnn',
+        levels=2,
+        neck=dict(in_channels=[8, 8], num_outs=2),
+        rpn_head=dict(anchor_generator=dict(strides=[16, 32])),
+        roi_head=dict(bbox_roi_extractor=extractor, mask_roi_extractor=extractor),
+    )
+    for part in (model.roi_head.bbox_roi_extractor, model.roi_head.mask_roi_extractor):
+        part.finest_scale = 20  # so that boxes are on both maps
+    detector, path = whole_detector(model), tmp_path / 'model.onnx'
     assert max(export(detector, path, 'onnx', [(96, 128), (128, 96)], {})) < 1e-4
     names = {node.op_type for node in onnx.load(path).graph.node}
     assert {'NonMaxSuppression', 'RoiAlign'} <= names

@@ -6,9 +6,9 @@ import pytest
 import tiny_data
 import torch
 from mmengine.config import Config
-from tiny_data import CLASSIFICATION, DETECTION, quick  # noqa: F401
+from tiny_data import CLASSIFICATION, DETECTION, SEGMENTATION, quick  # noqa: F401
 
-from mmlocalattn.export import build_exportable, default_sizes, describe
+from mmlocalattn.export import build_exportable, default_sizes, describe, exportable
 from mmlocalattn.training import load_config
 
 pytestmark = pytest.mark.usefixtures('quick')
@@ -51,3 +51,30 @@ def test_description(tmp_path: Path) -> None:
     assert about['preprocessing']['mean'] == [123.675, 116.28, 103.53]
     assert about['requires'] == ['import mmlocalattn.ops']
     assert describe(cfg, 'model', sizes, 'onnx')['requires'] == []
+
+
+def test_description_of_a_detector(tmp_path: Path) -> None:
+    cfg = read(tmp_path, DETECTION)
+    module = build_exportable(cfg)
+    about = describe(cfg, 'model', [(64, 96)], 'pt2', module)
+    assert about['outputs'] == ['boxes', 'scores', 'labels', 'masks']
+    assert about['classes'] == ['dark', 'light']
+    assert about['test_scale'] == [64, 64]
+    assert (about['mask_frame'], about['mask_threshold']) == ('box', 0.5)
+    assert about['requires'] == ['import mmlocalattn.ops', 'import torchvision']
+    assert 'outputs' not in describe(cfg, 'neck', [], 'pt2', build_exportable(cfg, part='neck'))
+    cfg.test_dataloader.dataset.pop('metainfo')
+    assert len(describe(cfg, 'model', [], 'onnx', module)['classes']) == 80  # those of the class
+
+
+def test_labels_of_a_segmentor(tmp_path: Path) -> None:
+    cfg = read(tmp_path, SEGMENTATION)
+    module, image = build_exportable(cfg), torch.randn(2, 3, 64, 64)
+    with torch.no_grad():
+        (scores,) = module(image)
+        (labels,) = exportable(module.model, 'mmseg', 'model', labels=True)(image)
+    assert module.output_names == ('scores',)
+    assert (labels == scores.argmax(1)).all()
+    assert labels.unique().numel() > 1
+    with pytest.raises(ValueError, match='labels are of whole segmentors, got the neck of mmseg'):
+        exportable(module.model, 'mmseg', 'neck', labels=True)

@@ -196,11 +196,12 @@ def read(config: str) -> Config:
     return Config.fromfile(CONFIGS / config)
 
 
-def build(family: str, **changes: Any) -> Any:
+def build(family: str, levels: int | None = None, **changes: Any) -> Any:
     """A detector of a family.
 
     Args:
         family: Of :data:`FAMILIES`.
+        levels: How many of the last maps of the backbone it takes; None: those of its config.
         changes: To the model of its config, besides those that make it narrow.
     """
     config, narrow, logits, deltas = FAMILIES[family]
@@ -213,7 +214,7 @@ def build(family: str, **changes: Any) -> Any:
     model = MODELS.build(cfg.model)
     if hasattr(model, 'level_embed'):  # what lay in the memory
         nn.init.normal_(model.level_embed)
-    model.backbone = Only(Strided(), LEVELS.get(family, 4))
+    model.backbone = Only(Strided(), levels or LEVELS.get(family, 4))
     for name in logits:
         spread(model, name, 2.0)
     for name in deltas:

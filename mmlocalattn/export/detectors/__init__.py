@@ -82,7 +82,7 @@ def _check_roi_head(model: Any) -> None:
     from mmdet.models.dense_heads import RPNHead
     from mmdet.models.roi_heads import CascadeRoIHead, StandardRoIHead
 
-    if not _does_as(model.rpn_head, RPNHead, *_POST):
+    if not _does_as(getattr(model, 'rpn_head', None), RPNHead, *_POST):
         raise ValueError(f'there is no form of its {type(model.rpn_head).__name__}')
     names = ('predict', 'predict_bbox', 'predict_mask', '_bbox_forward', '_mask_forward')
     head = model.roi_head
