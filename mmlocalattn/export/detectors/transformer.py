@@ -39,6 +39,11 @@ class DETR(Detector):
         super().__init__(model)
         head = self.model.bbox_head
         self.number = head.test_cfg.get('max_per_img', self.model.num_queries)
+        attentions = [m for m in self.model.modules() if isinstance(m, nn.MultiheadAttention)]
+        for module in attentions:
+            if module.in_proj_weight is not None:
+                # PyTorch's branches on whether the batch is one image.
+                vars(module)['forward'] = functools.partial(multihead_attention, module)
 
     def forward(self, image: Tensor) -> tuple[Tensor, ...]:
         """As for :class:`Detector`."""
@@ -116,6 +121,39 @@ class DeformableDETR(DETR):
             for level, embedding in zip(maps, model.level_embed)
         ]
         return torch.cat(features, 1), torch.cat(positions, 1)
+
+
+def multihead_attention(
+    module: Any, query: Tensor, key: Tensor, value: Tensor, **others: Any
+) -> tuple[Tensor, Tensor | None]:
+    """The ``forward`` of PyTorch's attention where nothing is masked.
+
+    Args:
+        module: That of PyTorch.
+        query: (Q, B, D), or (B, Q, D) if that is ``batch_first``.
+        key: (K, B, D), or (B, K, D).
+        value: As the key.
+        others: For PyTorch's, if there is a mask.
+
+    Returns:
+        As the query, and None.
+    """
+    if others.get('key_padding_mask') is not None or others.get('attn_mask') is not None:
+        return nn.MultiheadAttention.forward(module, query, key, value, **others)
+    inputs = [query, key, value]
+    if not module.batch_first:
+        inputs = [tensor.transpose(0, 1) for tensor in inputs]
+    weights, biases = module.in_proj_weight.chunk(3), [None] * 3
+    if module.in_proj_bias is not None:
+        biases = module.in_proj_bias.chunk(3)
+    heads = (module.num_heads, module.head_dim)
+    q, k, v = (
+        nn.functional.linear(tensor, weight, bias).unflatten(2, heads).transpose(1, 2)
+        for tensor, weight, bias in zip(inputs, weights, biases)
+    )
+    attention = (q * module.head_dim**-0.5 @ k.transpose(2, 3)).softmax(-1)
+    output = module.out_proj((attention @ v).transpose(1, 2).flatten(2))
+    return (output if module.batch_first else output.transpose(0, 1)), None
 
 
 def centers(spatial_shapes: Shapes, like: Tensor) -> list[Tensor]:
