@@ -5,10 +5,7 @@ from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 import torch
-from mmcv.ops.multi_scale_deform_attn import (
-    MultiScaleDeformableAttention,
-    multi_scale_deformable_attn_pytorch,
-)
+from mmcv.ops.multi_scale_deform_attn import MultiScaleDeformableAttention
 from mmdet.models import detectors as mmdet_models
 from mmdet.models.layers import DeformableDetrTransformerEncoder
 from torch import Tensor, nn
@@ -103,6 +100,8 @@ class DeformableDETR(DETR):
         memory = model.encoder(query=features, query_pos=positions, **shared)
         inputs, _ = model.pre_decoder(memory, None, shared['spatial_shapes'])
         inputs['value'] = inputs.pop('memory')
+        # DINO transposes them, and the next layer would branch on whether the batch is one image.
+        inputs['query'] = inputs['query'].clone(memory_format=torch.contiguous_format)
         if 'dn_mask' in inputs:
             inputs['self_attn_mask'] = inputs.pop('dn_mask')
         branches = model.bbox_head.reg_branches if model.with_box_refine else None
@@ -248,18 +247,9 @@ def deformable_attention(
         (B, Q, D).
     """
     if isinstance(spatial_shapes, Tensor):
-        return MultiScaleDeformableAttention.forward(
-            module,
-            query,
-            key,
-            value,
-            identity,
-            query_pos,
-            key_padding_mask,
-            reference_points,
-            spatial_shapes,
-            **others,
-        )
+        arguments = (query, key, value, identity, query_pos, key_padding_mask, reference_points)
+        original = MultiScaleDeformableAttention.forward
+        return original(module, *arguments, spatial_shapes, **others)
     value = query if value is None else value
     identity = query if identity is None else identity
     query = query if query_pos is None else query + query_pos
@@ -275,15 +265,47 @@ def deformable_attention(
     assert reference_points is not None  # as all callers give them
     points = reference_points[:, :, None, :, None]
     if points.shape[-1] == 2:
-        offsets = [
-            torch.stack((offsets[:, :, :, level, :, 0] / w, offsets[:, :, :, level, :, 1] / h), -1)
-            for level, (h, w) in enumerate(spatial_shapes)
-        ]
-        offsets = torch.stack(offsets, 3)
+        offsets = _in_maps(offsets, spatial_shapes)
     else:
         offsets = offsets / module.num_points * points[..., 2:] * 0.5
-    output = multi_scale_deformable_attn_pytorch(
-        value, spatial_shapes, points[..., :2] + offsets, weights
-    )
-    output = module.output_proj(output)
+    output = module.output_proj(_sampled(value, spatial_shapes, points[..., :2] + offsets, weights))
     return (output if module.batch_first else output.transpose(0, 1)) + identity
+
+
+def _sampled(value: Tensor, spatial_shapes: Shapes, points: Tensor, weights: Tensor) -> Tensor:
+    """``multi_scale_deformable_attn_pytorch`` of mmcv, without a branch on the batch.
+
+    Args:
+        value: (B, places of all maps, heads, d).
+        spatial_shapes: (height, width) of each map.
+        points: (B, Q, heads, maps, points, 2) as (x, y) from 0 to 1.
+        weights: (B, Q, heads, maps, points).
+
+    Returns:
+        (B, Q, heads * d).
+    """
+    batch, _, heads, width = value.shape
+    maps = _copied(value, 0, 2, 3, 1).flatten(0, 1).split([h * w for h, w in spatial_shapes], 2)
+    grids = _copied(2 * points - 1, 0, 2, 3, 1, 4, 5).flatten(0, 1)  # (B * heads, maps, Q, ...)
+    samples = [
+        nn.functional.grid_sample(part.unflatten(2, shape), grids[:, level], align_corners=False)
+        for level, (part, shape) in enumerate(zip(maps, spatial_shapes))
+    ]
+    factors = _copied(weights, 0, 2, 1, 3, 4).flatten(0, 1).flatten(2)[:, None]
+    output = (torch.stack(samples, 3).flatten(3) * factors).sum(3)  # (B * heads, d, Q)
+    return _copied(output.view(batch, heads * width, -1), 0, 2, 1)
+
+
+def _copied(x: Tensor, *order: int) -> Tensor:
+    """Axes in another order, in a copy: whether a view would do depends on the sizes."""
+    return x.permute(order).clone(memory_format=torch.contiguous_format)
+
+
+def _in_maps(offsets: Tensor, spatial_shapes: Shapes) -> Tensor:
+    """Offsets (B, Q, heads, maps, points, 2) in places, relative to the sides of the maps."""
+    x, y = (offsets[..., axis].unbind(3) for axis in range(2))
+    sides_of_maps = enumerate(spatial_shapes)
+    scaled = [
+        torch.stack((x[i] / width, y[i] / height), -1) for i, (height, width) in sides_of_maps
+    ]
+    return torch.stack(scaled, 3)
