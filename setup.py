@@ -15,6 +15,7 @@ libomp's headers, in Homebrew's folders or in that of ``LIBOMP_PREFIX``.
 
 import os
 import re
+import runpy
 import shlex
 import shutil
 import subprocess
@@ -27,6 +28,7 @@ from setuptools import Extension, setup
 from setuptools.command.build_py import build_py
 
 CSRC = Path('mmlocalattn', 'csrc')
+OPS = Path('mmlocalattn', 'ops')
 LICENSE = 'Apache-2.0'
 
 
@@ -173,6 +175,26 @@ def builds_kernels() -> bool:
     return True
 
 
+def write_schemas(path: Path) -> Path:
+    """Writes a C++ file that has the operators' schemas, for programs without Python."""
+    registered = runpy.run_path(str(OPS / '_schema.py'))['registered']
+    files = sorted(OPS.glob('*.py'))
+    schemas = [schema for file in files for schema in registered(file.read_text())]
+    rows = [
+        f'    {{"{schema.name}",\n     "{schema.forward}",\n     "{schema.backward}"}},\n'
+        for schema in schemas
+    ]
+    text = (
+        f'// Made by setup.py of {OPS}/*.py.\n#include "schemas.h"\n\nnamespace mmlocalattn {{\n\n'
+        f'const Schema schemas[] = {{\n{"".join(rows)}}};\n'
+        f'const size_t number_of_schemas = {len(schemas)};\n\n}}  // namespace mmlocalattn\n'
+    )
+    if not path.is_file() or path.read_text() != text:  # else there is nothing to compile
+        path.parent.mkdir(exist_ok=True)
+        path.write_text(text)
+    return path
+
+
 def extension() -> Extension:
     """``mmlocalattn._ext``: all CPU kernels, and all CUDA kernels if `wants_cuda`."""
     if find_spec('torch') is None:
@@ -193,7 +215,8 @@ def extension() -> Extension:
     }
     # What takes longest comes first.
     kernels = sorted(CSRC.glob('cpu/*/kernels.cpp'))
-    sources = [*kernels, *sorted({*CSRC.glob('**/*.cpp')} - {*kernels})]
+    others = sorted({*CSRC.glob('**/*.cpp')} - {*kernels})
+    sources = [*kernels, *others, write_schemas(Path('build', 'schemas.cpp'))]
     include_dirs = [CSRC.resolve(), headers]
     if with_cuda:
         sources += sorted(CSRC.glob('cuda/**/*.cu'))
@@ -205,6 +228,7 @@ def extension() -> Extension:
         extra_compile_args=flags if with_cuda else flags['cxx'],
         extra_link_args=openmp_link,
     )
+    built.libraries.remove('torch_python')  # which programs without Python cannot load
     if with_cuda:
         built.include_dirs += wheel_cuda_headers()
     return built

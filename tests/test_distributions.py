@@ -98,11 +98,13 @@ def test_sdist_content(sdist: dict[str, bytes]) -> None:
         'configs/**/*.py',
         'configs/*.yml',
         'docs/**/*.md',
+        'examples/**/*.*',
         'tools/*.*',
         'tools/*/*.py',
     ):
         wanted += (str(path.relative_to(ROOT)) for path in ROOT.glob(pattern))
     assert not {*wanted} - {*sdist}
+    assert 'build/schemas.cpp' not in sdist  # which setup.py writes
 
 
 def test_metadata(sdist: dict[str, bytes]) -> None:

@@ -59,7 +59,8 @@ FORWARDING = {  # to which tool, which of the first arguments, and how many thes
     'tools/slurm_train.sh': ('tools/train.py', (2,), 4),
 }
 OTHERS = re.compile(
-    r'\. \.venv/bin/activate|export \w+=\w+|gdb --args python .*|git (clone|tag|push) .*'
+    r'\. \.venv/bin/activate|build/cpp/detect .*|cmake (-S|--build) .*'
+    r'|export \w+=(\w+|\$\(python -c .*\))|gdb --args python .*|git (clone|tag|push) .*'
     r'|jupyter lab docs/.*|mim (download|search|test|train)\b.*|mkdocs (serve|build --strict)'
     r'|pre-commit install|python setup\.py build_ext --inplace|ruff (format|check --fix) \.'
 )

@@ -15,6 +15,7 @@ from setuptools import Distribution
 from torch.utils import cpp_extension
 
 import mmlocalattn
+from mmlocalattn.ops import OPS
 
 ROOT = Path(__file__).parents[1]
 SWITCHES = ('FORCE_CUDA', 'MMCV_CSRC_DIR', 'MMCV_CUDA_ARGS', 'MMLOCALATTN_WITH_OPS', 'MAX_JOBS')
@@ -128,7 +129,8 @@ def test_extension_without_cuda(setup_py: ModuleType) -> None:
     extension = setup_py.extension()
     assert extension.name == 'mmlocalattn._ext'
     sources = {str(path.relative_to(ROOT)) for path in ROOT.glob('mmlocalattn/csrc/**/*.cpp')}
-    assert set(extension.sources) == sources
+    assert set(extension.sources) == sources | {'build/schemas.cpp'}
+    assert 'torch_python' not in extension.libraries
     assert str(setup_py.mmcv_headers()) in extension.include_dirs
     assert 'std' not in str(extension.extra_compile_args)
 
@@ -154,6 +156,19 @@ def test_extension_with_cuda(
     assert set() < compiled <= set(extension.sources)
     assert extension.extra_compile_args['nvcc'] == ['-O3', '--threads', '2']
     assert extension.include_dirs[-1] == str(wheels)  # after the toolkit's own
+
+
+def test_schemas_are_written_when_they_change(setup_py: ModuleType, tmp_path: Path) -> None:
+    path = setup_py.write_schemas(tmp_path / 'schemas.cpp')
+    text = path.read_text()
+    for name in OPS:
+        assert text.count(f'{{"{name}",') == text.count(f'"_{name}_backward(') == 1
+    assert f'number_of_schemas = {len(OPS)};' in text
+    os.utime(path, (1, 1))
+    setup_py.write_schemas(path)
+    assert path.stat().st_mtime == 1
+    path.write_text('')
+    assert setup_py.write_schemas(path).read_text() == text
 
 
 def fake_compiler(folder: Path, version: str) -> str:

@@ -44,7 +44,7 @@ lint() {
 # Checks files against a schema that check-jsonschema brings.
 schema() { lint check-jsonschema --quiet --builtin-schema "$@"; }
 
-mapfile -t sources < <(find mmlocalattn/csrc tests/cuda_emulation tools/dev \
+mapfile -t sources < <(find mmlocalattn/csrc examples tests/cuda_emulation tools/dev \
     -name '*.cpp' -o -name '*.h' -o -name '*.cu' -o -name '*.cuh' | sort)
 mapfile -t scripts < <(find tools .ci/run -name '*.sh' -o -name run | sort)
 

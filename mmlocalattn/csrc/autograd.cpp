@@ -22,6 +22,8 @@
 #include <utility>
 #include <vector>
 
+#include "schemas.h"
+
 namespace mmlocalattn {
 namespace {
 
@@ -221,8 +223,8 @@ class OnceOnly : public c10::OperatorKernel {
 };
 
 void differentiate(torch::Library& library) {
-  for (const std::string name : {"neighborhood_attention", "sparse_scan_attention",
-                                 "slide_attention", "query_and_attend", "stand_alone_attention"}) {
+  for (size_t i = 0; i < number_of_schemas; ++i) {
+    const std::string name = schemas[i].name;
     library.impl(name.c_str(),
                  torch::CppFunction::makeFromBoxedFunctor(std::make_unique<Differentiable>()));
     library.impl(("_" + name + "_backward").c_str(),

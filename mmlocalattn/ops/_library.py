@@ -6,7 +6,6 @@ Where versions of torch differ, they differ in this file and in ``_torch21`` alo
 import functools
 import importlib
 import importlib.util
-import re
 import sys
 import warnings
 from collections.abc import Callable, Sequence
@@ -16,6 +15,7 @@ import torch
 from torch import Tensor
 
 from mmlocalattn.ops._implementation import REFERENCES, chosen, is_compiled
+from mmlocalattn.ops._schema import parse
 from mmlocalattn.ops.flops import JIT_HANDLES, jit_formula, torch_formula
 
 if TYPE_CHECKING or hasattr(torch.library, 'register_autograd'):  # torch 2.4, which has the types
@@ -38,10 +38,6 @@ is_exporting = getattr(torch.compiler, 'is_exporting', is_compiling)  # torch 2.
 LIB = torch.library.Library('mmlocalattn', 'DEF')
 
 _BUILD_COMMAND = 'pip install --no-build-isolation -e .'
-
-_TENSORS = r'Tensor\?? \w+(?:, Tensor\?? \w+)*'
-_SCHEMA = re.compile(rf'(\w+)\(({_TENSORS})((?:, (?!Tensor)[^,)]+)*)\) -> \(?({_TENSORS})\)?')
-"""Name, tensors, other arguments, outputs."""
 
 
 def load_ext(name: str, funcs: Sequence[str]) -> bool:
@@ -160,31 +156,28 @@ def register_operator(
     Raises:
         ValueError: If the schema is not of that form, or lacks what another argument names.
     """
-    match = _SCHEMA.fullmatch(schema)
-    if match is None:
-        raise ValueError(f'must be NAME(tensors, other arguments) -> (tensors), got {schema!r}')
-    name, inputs, others, results = match.groups()
-    tensors, outputs = (re.findall(r'(\w+)(?:,|$)', text) for text in (inputs, results))
-    kept = {*parameters, *constants}
-    unknown = sorted((kept - {*tensors}) | ({*saved} - {*outputs}))
-    if unknown:
-        raise ValueError(f'no {", ".join(unknown)} in {schema!r}')
-    backward = f'_{name}_backward'
-    arguments = [f'Tensor grad_{outputs[0]}', inputs, *(f'Tensor {output}' for output in saved)]
-    places = [place for place, tensor in enumerate(tensors) if tensor not in constants]
-    grads = [f'Tensor grad_{tensors[place]}' for place in places]
-    LIB.define(schema)
-    LIB.define(f'{backward}({", ".join(arguments)}{others}) -> ({", ".join(grads)})')
+    parsed = parse(schema, saved, parameters, constants)
+    name, backward = parsed.name, f'_{parsed.name}_backward'
+    _define(name, parsed.forward)
+    _define(backward, parsed.backward)
     LIB.impl(name, reference, 'CompositeExplicitAutograd')
     LIB.impl(backward, backward_reference, 'CompositeExplicitAutograd')
     REFERENCES.update({name: reference, backward: backward_reference})
     register_fake(f'mmlocalattn::{name}', fake, lib=LIB)
-    _register_fake_backward(backward, places)
-    _register_autograd(name, len(tensors), places, [outputs.index(output) for output in saved])
+    _register_fake_backward(backward, parsed.places)
+    saved_places = [parsed.outputs.index(output) for output in saved]
+    _register_autograd(name, len(parsed.tensors), parsed.places, saved_places)
     _forbid_double_backward(backward)
-    _register_autocast(name, [tensor not in kept for tensor in tensors])
+    kept = {*parameters, *constants}
+    _register_autocast(name, [tensor not in kept for tensor in parsed.tensors])
     _register_flops(name, functools.partial(multiply_adds, False))
     _register_flops(backward, functools.partial(multiply_adds, True))
+
+
+def _define(name: str, schema: str) -> None:
+    """Define an operator, unless a program has loaded the extension alone, which then did so."""
+    if not hasattr(torch.ops.mmlocalattn, name):
+        LIB.define(schema)
 
 
 def _register_fake_backward(name: str, places: Sequence[int]) -> None:

@@ -96,6 +96,32 @@ def test_extension_differentiates(name: str, key: str) -> None:
     assert torch._C._dispatch_has_kernel_for_dispatch_key(name, key) == built
 
 
+@pytest.mark.skipif(
+    importlib.util.find_spec('mmlocalattn._ext') is None, reason='there is no extension to load'
+)
+def test_extension_alone_knows_the_schemas() -> None:
+    """And differentiates; `mmlocalattn.ops` may come after it."""
+    program = """
+import sys, torch
+torch.ops.load_library(sys.argv[1])
+ops = torch.ops.mmlocalattn
+for schema in sys.argv[2:]:
+    found = str(getattr(ops, schema.partition('(')[0]).default._schema)
+    assert found == f'mmlocalattn::{schema}', found
+x = torch.randn(1, 4, 5, 2, 4, requires_grad=True)
+def grad():
+    output, _ = ops.neighborhood_attention(x, x, x, None, (3, 3), (1, 1), 0.5)
+    return torch.autograd.grad(output.sum(), x)[0]
+alone = grad()
+assert 'mmlocalattn' not in sys.modules
+import mmlocalattn.ops
+assert mmlocalattn.ops.has_kernel('slide_attention', 'cpu')
+assert torch.equal(grad(), alone)
+"""
+    library = importlib.util.find_spec('mmlocalattn._ext').origin
+    subprocess.run([sys.executable, '-c', program, library, *SCHEMAS], check=True)
+
+
 def small() -> tuple[Tensor, Tensor]:
     """A map and what attention makes of it."""
     x = torch.randn(1, 4, 5, 2, 4, requires_grad=True)
