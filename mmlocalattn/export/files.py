@@ -281,7 +281,7 @@ def _trace(model: nn.Module, sizes: Sequence[Size]) -> torch.export.ExportedProg
                 model,
                 (image,),
                 dynamic_shapes={'image': dims},
-                strict=True,
+                strict=len(dims) > 1,  # else a third of the time; symbols of sizes are no ints then
                 prefer_deferred_runtime_asserts_over_guards=True,
             )
     except (TorchDynamoException, AssertionError) as error:  # the latter where ranges are solved
