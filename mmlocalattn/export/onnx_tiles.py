@@ -281,21 +281,22 @@ def attend_relatively(
         _by_offset(part, tiles, axis, embeddings[axis], kernel[axis])
         for axis, part in enumerate(parts)
     ]
-    key_number = count(product(rows.union, columns.union))
-    row = divide(key_number, columns.union)
+    # They are channels of the queries beside those of the keys, which say where in a tile they are.
+    number = count(product(rows.union, columns.union))
+    row = last(divide(number, columns.union))
     is_at = op.Concat(
-        op.Equal(last(count(rows.union)), row),
-        op.Equal(last(count(columns.union)), key_number - row * columns.union),
-        axis=0,
+        op.Equal(count(rows.union), row),
+        op.Equal(count(columns.union), last(number) - row * columns.union),
+        axis=1,
     )
+    more = rows.union + columns.union
+    picked = op.Transpose(op.Gather(query, tiles.queries, axis=2), perm=[2, 0, 1, 3, 4, 5])
     return _attend_by_rows_relatively(
-        query,
-        key,
+        op.Concat(picked, *by_axis, axis=-1),
+        op.Pad(key, [0, 0, 0, 0, 0, 0, 0, more]),
         value,
-        tiles.queries,
         tiles.keys,
-        op.Concat(*by_axis, axis=-1),
-        op.Where(is_at, 1.0, 0.0),
+        op.Pad(op.Where(is_at, 1.0, 0.0), [0, head_dim, 0, 0]),
     )
 
 
@@ -330,27 +331,23 @@ def _by_offset(query: Value, tiles: Tiles, axis: int, embedding: Value, kernel: 
 
 @onnxscript.script(onnxscript.values.Opset('mmlocalattn', 1), default_opset=op)
 def _attend_by_rows_relatively(
-    query: FLOAT[...],
+    queries: FLOAT[...],
     key: FLOAT[...],
     value: FLOAT[...],
-    queries: INT64[...],
     keys: INT64[...],
-    relative: FLOAT[...],
     is_at: FLOAT[...],
 ) -> FLOAT[...]:
-    """As the function above, with what is added to the logits by row and by column of the keys."""
+    """As the function above, of queries in tiles, and with more channels."""
 
     @onnxscript.graph()
-    def row(query_index: INT64[...], key_index: INT64[...], added: FLOAT[...]) -> FLOAT[...]:
-        tile_queries = op.Gather(query, query_index, axis=2)
-        tile_keys = op.Gather(key, key_index, axis=2)
+    def row(tile_queries: FLOAT[...], key_index: INT64[...]) -> FLOAT[...]:
+        tile_keys = op.Add(op.Gather(key, key_index, axis=2), is_at)
         tile_values = op.Gather(value, key_index, axis=2)
         logits = op.MatMul(tile_queries, op.Transpose(tile_keys, perm=[0, 1, 2, 4, 3]))
-        logits = op.Add(logits, op.MatMul(added, is_at))
         least = op.Sub(op.ReduceMax(logits, [-1], keepdims=1), 64.0)
         return op.MatMul(op.Softmax(op.Max(logits, least), axis=-1), tile_values)
 
-    return op.Scan(queries, keys, relative, body=row, num_scan_inputs=3)
+    return op.Scan(queries, keys, body=row, num_scan_inputs=2)
 
 
 def relative_bias(table: Value, tiles: Tiles, kernel: Sequence[Number]) -> Value:
