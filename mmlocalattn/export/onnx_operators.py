@@ -11,7 +11,6 @@ from typing import Any
 import onnx_ir
 import torch
 from onnx_ir.passes import common as passes
-from onnxscript import opset18 as op
 from onnxscript import optimizer
 
 from mmlocalattn.export.onnx_tiles import (
@@ -27,6 +26,7 @@ from mmlocalattn.export.onnx_tiles import (
     flat_heads,
     from_tiles,
     last,
+    op,
     relative_bias,
     shifted_axis,
     side,
@@ -313,6 +313,7 @@ def convert(program: torch.export.ExportedProgram) -> torch.onnx.ONNXProgram:
             aten._adaptive_avg_pool2d.default: _unannotated(adaptive_average),
         },
     )
+    assert onnx_program is not None
     _fold(onnx_program.model)
     return onnx_program
 

@@ -11,9 +11,12 @@ the image.
 from collections.abc import Sequence
 from typing import Any, NamedTuple
 
-import onnxscript
-from onnxscript import FLOAT, INT64
-from onnxscript import opset18 as op
+from onnxscript import opset18
+
+from mmlocalattn.export.onnx_loops import attend_by_rows, attend_to_tagged
+
+op: Any = opset18
+"""It also takes numbers and lists of them where its types name tensors."""
 
 Value = Any
 """A tensor of the graph that is being written."""
@@ -222,33 +225,7 @@ def attend(
         (n, B, num_heads, m, q, head_dim).
     """
     added = tiles.column_penalty if bias is None else op.Add(bias, tiles.column_penalty)
-    return _attend_by_rows(query, key, value, tiles.queries, tiles.keys, tiles.row_penalty, added)
-
-
-@onnxscript.script(onnxscript.values.Opset('mmlocalattn', 1), default_opset=op)
-def _attend_by_rows(
-    query: FLOAT[...],
-    key: FLOAT[...],
-    value: FLOAT[...],
-    queries: INT64[...],
-    keys: INT64[...],
-    row_penalty: FLOAT[...],
-    added: FLOAT[...],
-) -> FLOAT[...]:
-    """One row of tiles after the other: what they need stays in the cache."""
-
-    @onnxscript.graph()
-    def row(query_index: INT64[...], key_index: INT64[...], penalty: FLOAT[...]) -> FLOAT[...]:
-        tile_queries = op.Gather(query, query_index, axis=2)  # (B, heads, m, q, head_dim)
-        tile_keys = op.Gather(key, key_index, axis=2)  # (B, heads, m, u, head_dim)
-        tile_values = op.Gather(value, key_index, axis=2)
-        logits = op.MatMul(tile_queries, op.Transpose(tile_keys, perm=[0, 1, 2, 4, 3]))
-        logits = op.Add(op.Add(logits, added), penalty)
-        # Denormal weights would cost ten times the time of all the rest.
-        least = op.Sub(op.ReduceMax(logits, [-1], keepdims=1), 64.0)
-        return op.MatMul(op.Softmax(op.Max(logits, least), axis=-1), tile_values)
-
-    return op.Scan(queries, keys, row_penalty, body=row, num_scan_inputs=3)
+    return attend_by_rows(query, key, value, tiles.queries, tiles.keys, tiles.row_penalty, added)
 
 
 def attend_relatively(
@@ -291,7 +268,7 @@ def attend_relatively(
     )
     more = rows.union + columns.union
     picked = op.Transpose(op.Gather(query, tiles.queries, axis=2), perm=[2, 0, 1, 3, 4, 5])
-    return _attend_by_rows_relatively(
+    return attend_to_tagged(
         op.Concat(picked, *by_axis, axis=-1),
         op.Pad(key, [0, 0, 0, 0, 0, 0, 0, more]),
         value,
@@ -327,27 +304,6 @@ def _by_offset(query: Value, tiles: Tiles, axis: int, embedding: Value, kernel: 
     products = products + op.Unsqueeze(penalty, ([2, 3], [1, 3])[axis])
     order = ([3, 0, 1, 4, 2, 5, 6], [3, 0, 1, 4, 5, 2, 6])[axis]
     return op.Reshape(op.Transpose(products, perm=order), [0, 0, 0, 0, -1, along.union])
-
-
-@onnxscript.script(onnxscript.values.Opset('mmlocalattn', 1), default_opset=op)
-def _attend_by_rows_relatively(
-    queries: FLOAT[...],
-    key: FLOAT[...],
-    value: FLOAT[...],
-    keys: INT64[...],
-    is_at: FLOAT[...],
-) -> FLOAT[...]:
-    """As the function above, of queries in tiles, and with more channels."""
-
-    @onnxscript.graph()
-    def row(tile_queries: FLOAT[...], key_index: INT64[...]) -> FLOAT[...]:
-        tile_keys = op.Add(op.Gather(key, key_index, axis=2), is_at)
-        tile_values = op.Gather(value, key_index, axis=2)
-        logits = op.MatMul(tile_queries, op.Transpose(tile_keys, perm=[0, 1, 2, 4, 3]))
-        least = op.Sub(op.ReduceMax(logits, [-1], keepdims=1), 64.0)
-        return op.MatMul(op.Softmax(op.Max(logits, least), axis=-1), tile_values)
-
-    return op.Scan(queries, keys, body=row, num_scan_inputs=2)
 
 
 def relative_bias(table: Value, tiles: Tiles, kernel: Sequence[Number]) -> Value:

@@ -108,7 +108,6 @@ def small() -> list[Any]:
         sparse_scan((5, 3), 3, (2, 3), rotates=True),
         sparse_scan(1, (7, 9), 1),
         slide(3, biases=True),
-        slide(5, biases=False),
         learned_queries((1, 5), tables=True),
         learned_queries(3, 2),
         stand_alone((3, 5)),
@@ -140,7 +139,6 @@ def test_every_operator_has_a_form() -> None:
     [
         (small, [(7, 9)]),
         (small, [(7, 9), (14, 9), (8, 23)]),
-        (large, [(23, 34)]),
         (large, [(23, 34), (29, 20), (18, 41)]),
     ],
 )

@@ -36,7 +36,7 @@ def measure(args: argparse.Namespace) -> dict:
         end = time.perf_counter(), time.process_time()
         graph = onnx.load(path, load_external_data=False).graph
         names = collections.Counter(node.op_type for node in _nodes(graph))
-        record = {
+        record: dict[str, Any] = {
             'config': Path(args.config).stem,
             'size': list(args.size[0]),
             'export_seconds': end[0] - begin[0],
@@ -46,7 +46,10 @@ def measure(args: argparse.Namespace) -> dict:
             'node_types': dict(names.most_common()),
             'file_bytes': sum(file.stat().st_size for file in Path(folder).iterdir()),
         }
-        ways = {'pytorch': (_model_run, args), 'onnxruntime': (_file_run, args, path)}
+        ways: dict[str, tuple[Any, ...]] = {
+            'pytorch': (_model_run, args),
+            'onnxruntime': (_file_run, args, path),
+        }
         product = partial(torch.mm, *torch.randn(2, MATRIX, MATRIX))
         runs = [*(make(*inputs) for make, *inputs in ways.values()), product]
         *samples, products = time_in_turns(runs, CPU, args.rounds)
@@ -97,7 +100,7 @@ def _model_run(args: argparse.Namespace) -> Run:
     from mmlocalattn.export import build_exportable
     from mmlocalattn.training import config_of
 
-    model = build_exportable(config_of(args), part='backbone')
+    model: Any = build_exportable(config_of(args), part='backbone')
     image = torch.randn(1, model.in_channels, *args.size[0])
 
     def run() -> None:
