@@ -71,6 +71,7 @@ ALLOWED = {
         'mmlocalattn.files',
         'mmlocalattn.ops',
         'mmlocalattn.training',
+        'onnx_ir',
         'onnxruntime',
         'onnxscript',
     ),

@@ -8,7 +8,7 @@ largest, and soon a denormal number, with which sums take ten times as long.
 # (What onnxscript compiles is ONNX in the syntax of Python, and not Python by its types.)
 
 import onnxscript
-from onnxscript import FLOAT, INT64
+from onnxscript import BOOL, FLOAT, INT64
 from onnxscript import opset18 as op
 
 DOMAIN = onnxscript.values.Opset('mmlocalattn', 1)
@@ -40,16 +40,20 @@ def attend_by_rows(
     """
 
     @onnxscript.graph()
-    def row(query_index: INT64[...], key_index: INT64[...], penalty: FLOAT[...]) -> FLOAT[...]:
+    def row(i: INT64, goes_on: BOOL):  # noqa: ANN202 (onnxscript takes it for the outer one)
+        query_index, key_index = op.Gather(queries, i), op.Gather(keys, i)
+        penalty = op.Gather(row_penalty, i)
         tile_queries = op.Gather(query, query_index, axis=2)  # (B, heads, m, q, head_dim)
         tile_keys = op.Gather(key, key_index, axis=2)  # (B, heads, m, u, head_dim)
         tile_values = op.Gather(value, key_index, axis=2)
         logits = op.MatMul(tile_queries, op.Transpose(tile_keys, perm=[0, 1, 2, 4, 3]))
         logits = op.Add(op.Add(logits, added), penalty)
         least = op.Sub(op.ReduceMax(logits, [-1], keepdims=1), 64.0)
-        return op.MatMul(op.Softmax(op.Max(logits, least), axis=-1), tile_values)
+        output = op.MatMul(op.Softmax(op.Max(logits, least), axis=-1), tile_values)
+        return op.Identity(goes_on), output
 
-    return op.Scan(queries, keys, row_penalty, body=row, num_scan_inputs=3)
+    number = op.Squeeze(op.Shape(keys, start=0, end=1))
+    return op.Loop(number, True, body=row)
 
 
 @onnxscript.script(DOMAIN, default_opset=op)
@@ -74,11 +78,14 @@ def attend_to_tagged(
     """
 
     @onnxscript.graph()
-    def row(tile_queries: FLOAT[...], key_index: INT64[...]) -> FLOAT[...]:
+    def row(i: INT64, goes_on: BOOL):  # noqa: ANN202 (onnxscript takes it for the outer one)
+        tile_queries, key_index = op.Gather(queries, i), op.Gather(keys, i)
         tile_keys = op.Add(op.Gather(key, key_index, axis=2), is_at)
         tile_values = op.Gather(value, key_index, axis=2)
         logits = op.MatMul(tile_queries, op.Transpose(tile_keys, perm=[0, 1, 2, 4, 3]))
         least = op.Sub(op.ReduceMax(logits, [-1], keepdims=1), 64.0)
-        return op.MatMul(op.Softmax(op.Max(logits, least), axis=-1), tile_values)
+        output = op.MatMul(op.Softmax(op.Max(logits, least), axis=-1), tile_values)
+        return op.Identity(goes_on), output
 
-    return op.Scan(queries, keys, body=row, num_scan_inputs=2)
+    number = op.Squeeze(op.Shape(keys, start=0, end=1))
+    return op.Loop(number, True, body=row)
