@@ -83,6 +83,7 @@ ALLOWED = {
         'nncf',
         'numpy',
         'onnx',
+        'onnx_ir',
         'onnxruntime',
         'onnxscript',
         'openvino',

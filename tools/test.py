@@ -88,7 +88,9 @@ def build_config(args: argparse.Namespace) -> 'Config':
 
         if args.dtype or args.tta:
             option = '--dtype' if args.dtype else '--tta'
-            raise ValueError(f'{option} is for checkpoints, {args.checkpoint!r} is an exported file')
+            raise ValueError(
+                f'{option} is for checkpoints, {args.checkpoint!r} is an exported file'
+            )
         cfg.pop('model_dtype', None)
         use_file(cfg, args.checkpoint)
     else:

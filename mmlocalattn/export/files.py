@@ -9,6 +9,8 @@ import importlib
 import importlib.util
 import json
 import operator
+import threading
+import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -43,6 +45,9 @@ __all__ = [
 
 TOLERANCE = 1e-4
 """Largest error of an output, relative to its largest value."""
+
+PATIENCE = 10.0
+"""Seconds of silence in :func:`export`, at most."""
 
 Size = tuple[int, int]
 Run = Callable[[Tensor], Sequence[Tensor]]
@@ -179,12 +184,13 @@ def export(
         )
     errors = []
     with whole_file(path, *BESIDE.get(file_format, ())) as partial:
-        report(f'writing {file_format}')
-        with _floor_division_without_branch():
+        with _said(f'writing {file_format}', report), _floor_division_without_branch():
             run = save(model, partial, sizes, meta)
         for index, size in enumerate(sizes):
-            errors.append(verify(model, run, size, 1 + index % 2))
-            report(f'{size[0]} x {size[1]}: differs by {errors[-1]:.1e} of the largest value')
+            place = f'{size[0]} x {size[1]}'
+            with _said(f'{place}: comparing with the model', report):
+                errors.append(verify(model, run, size, 1 + index % 2))
+            report(f'{place}: differs by {errors[-1]:.1e} of the largest value')
         if finish is not None:
             added = finish(partial)
             write_metadata(partial, {**meta, **added})
@@ -227,6 +233,26 @@ def verify(model: nn.Module, run: Run, size: Size, batch: int) -> float:
     return worst
 
 
+@contextlib.contextmanager
+def _said(step: str, report: Callable[[str], None]) -> Iterator[None]:
+    """Report a step when it begins, and how long it has been going on every :data:`PATIENCE`."""
+    is_over = threading.Event()
+    begin = time.monotonic()
+
+    def remind() -> None:
+        while not is_over.wait(PATIENCE):
+            report(f'{step}: {time.monotonic() - begin:.0f} s')
+
+    report(step)
+    reminder = threading.Thread(target=remind, daemon=True)
+    reminder.start()
+    try:
+        yield
+    finally:
+        is_over.set()
+        reminder.join()
+
+
 def _random_images(model: nn.Module, number: int, size: Size) -> Tensor:
     return torch.randn(number, getattr(model, 'in_channels', 3), *size)
 
@@ -260,7 +286,7 @@ def _trace(model: nn.Module, sizes: Sequence[Size]) -> torch.export.ExportedProg
                 model,
                 (image,),
                 dynamic_shapes={'image': dims},
-                strict=True,
+                strict=len(dims) > 1,  # else a third of the time; symbols of sizes are no ints then
                 prefer_deferred_runtime_asserts_over_guards=True,
             )
     except (TorchDynamoException, AssertionError) as error:  # the latter where ranges are solved

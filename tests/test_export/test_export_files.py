@@ -3,6 +3,7 @@
 import operator
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import pytest
@@ -68,6 +69,20 @@ def test_onnx_of_position_biases(tmp_path: Path) -> None:
         expected = nat()(image)
     actual = [torch.from_numpy(a) for a in session.run(None, {'image': image.numpy()})]
     torch.testing.assert_close(actual, list(expected), rtol=1e-5, atol=1e-5)
+
+
+def test_progress_is_reported(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    class Slow(torch.nn.Module):
+        def forward(self, image: torch.Tensor) -> tuple[torch.Tensor]:
+            time.sleep(0.05)
+            return (image + 1,)
+
+    lines: list[str] = []
+    monkeypatch.setattr('mmlocalattn.export.files.PATIENCE', 0.02)
+    export(Slow(), tmp_path / 'slow.pt', 'torchscript', [(8, 8)], {}, lines.append)
+    assert lines[:2] == ['writing torchscript', 'writing torchscript: 0 s']
+    assert '8 x 8: comparing with the model: 0 s' in lines
+    assert lines[-1].startswith('8 x 8: differs by')
 
 
 def test_a_file_that_differs_is_not_left(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
