@@ -1,10 +1,11 @@
-"""Export a model of a config: python tools/export.py CONFIG CKPT --format {onnx,torchscript,pt2}.
+"""Export a model of a config: python tools/export.py CONFIG CKPT --format {onnx,openvino,pt2,...}.
 
-Models are exported whole, without pre-processing: detectors up to boxes, scores, labels and masks,
-segmentors and classifiers up to the scores before the softmax. Files of the formats torchscript and
-pt2 hold the operators of this package: `import mmlocalattn.ops` before loading them, and of most
-detectors `import torchvision`. They refuse images that they do not serve. An ONNX file cannot, so
-let --size name all kinds of images that it is to be used for.
+Models are exported whole, and without pre-processing unless it is asked for: detectors up to boxes,
+scores, labels and masks, segmentors and classifiers up to the scores before the softmax. Files of
+the formats torchscript and pt2 hold the operators of this package: `import mmlocalattn.ops` before
+loading them, and of most detectors `import torchvision`. They refuse images that they do not serve.
+An ONNX file cannot, so let --size name all kinds of images that it is to be used for. A file is
+kept only if it does on images as its model does: it has a certificate, which --show FILE prints.
 """
 
 import argparse

@@ -20,6 +20,7 @@ import torch._meta_registrations
 from torch import Tensor, nn
 from torch._dynamo.exc import TorchDynamoException
 
+import mmlocalattn.ops  # noqa: F401  registers the operators that files hold
 from mmlocalattn.export.formats import BESIDE, SUFFIXES
 from mmlocalattn.export.metadata import write_metadata
 from mmlocalattn.export.modules import Exportable, FeatureMaps, exportable

@@ -58,7 +58,6 @@ def quantize(path: Path, images: Iterable[Tensor], number: int, meta: Mapping) -
     model = openvino.Core().read_model(path)
     data = nncf.Dataset(images, lambda image: image.numpy())
     small = nncf.quantize(model, data, subset_size=number)
-    del model  # which has the file of the weights open
     _save(small, path, meta)
 
 
@@ -66,4 +65,8 @@ def _save(model: Any, path: Path, meta: Mapping) -> None:
     import openvino
 
     model.set_rt_info(json.dumps(meta), 'mmlocalattn')
-    openvino.save_model(model, path, compress_to_fp16=False)
+    # Under another name first: a model that was read has its weights in the old file, as memory.
+    new = path.with_name(f'{path.stem}.new.xml')
+    openvino.save_model(model, new, compress_to_fp16=False)
+    new.with_suffix('.bin').replace(path.with_suffix('.bin'))
+    new.replace(path)
