@@ -37,7 +37,7 @@ OPSET = 18
 END = 2**62
 """Of a slice: the end of the axis."""
 
-FOLDED = 4 << 20
+FOLDED = 1 << 20
 """Constants of up to so many bytes are computed for the file, larger ones when it is loaded."""
 
 
