@@ -4,7 +4,6 @@ import torch
 from mmengine.config import Config
 from mmengine.device import get_device
 from mmengine.logging import print_log
-from mmengine.model import is_model_wrapper
 from mmengine.registry import RUNNERS
 from mmengine.runner import Runner
 
@@ -15,7 +14,7 @@ from mmlocalattn.training.errors import build_errors
 from mmlocalattn.training.first_start import check_first_start
 from mmlocalattn.training.fit_check import FirstItemHook, check_levels
 from mmlocalattn.training.invalid_loss import InvalidLossHook
-from mmlocalattn.training.low_precision import autocast_parts, has_bfloat16_units
+from mmlocalattn.training.low_precision import TrainDtypeHook, autocast_parts, has_bfloat16_units
 from mmlocalattn.training.resume import ExactResumeHook
 from mmlocalattn.training.schedule import ScheduleHook
 from mmlocalattn.training.weights import WeightsHook
@@ -31,7 +30,8 @@ def build_runner(cfg: Config, allow_partial: bool = False) -> Runner:
 
     Args:
         cfg: With its ``work_dir``. Changed in place by :func:`adapt_to_device` and
-            :func:`adapt_loaders`. ``model_dtype='bfloat16'`` is for :func:`autocast_parts`.
+            :func:`adapt_loaders`. ``model_dtype`` is for :func:`autocast_parts`, ``train_dtype``
+            too, in training alone.
         allow_partial: Test with a checkpoint of which only a part fits.
 
     Raises:
@@ -42,13 +42,13 @@ def build_runner(cfg: Config, allow_partial: bool = False) -> Runner:
     adapt_loaders(cfg)
     with build_errors(cfg.filename):
         runner = RUNNERS.build(cfg) if 'runner_type' in cfg else Runner.from_cfg(cfg)
-        model = runner.model.module if is_model_wrapper(runner.model) else runner.model
-        autocast_parts(model, cfg.get('model_dtype', 'float32'))
+        autocast_parts(runner.model, cfg.get('model_dtype', 'float32'))
     check_first_start(runner.model)
     check_levels(runner.model, cfg)
     hooks = (
         *(ExactResumeHook(), ScheduleHook(), WeightsHook(allow_partial), InvalidLossHook()),
         *(FirstItemHook(), BestMetricHook()),
+        *(TrainDtypeHook(dtype) for dtype in [cfg.get('train_dtype')] if dtype),
     )
     for hook in hooks:
         runner.register_hook(hook)
@@ -59,13 +59,14 @@ def enable_amp(cfg: Config) -> None:
     """Train in mixed precision.
 
     On a GPU it is MMEngine's, with a loss scale that follows the gradients, on a CPU bfloat16, see
-    :func:`set_dtype`.
+    :class:`TrainDtypeHook`.
 
     Args:
         cfg: Changed in place.
     """
     if get_device() == 'cpu':
-        set_dtype(cfg, 'bfloat16')
+        cfg.train_dtype = 'bfloat16'
+        _say_if_slower('bfloat16')
     else:
         cfg.optim_wrapper.update(type='AmpOptimWrapper', loss_scale='dynamic')
 
@@ -78,6 +79,10 @@ def set_dtype(cfg: Config, dtype: str) -> None:
         dtype: ``'float32'`` or ``'bfloat16'``.
     """
     cfg.model_dtype = dtype
+    _say_if_slower(dtype)
+
+
+def _say_if_slower(dtype: str) -> None:
     if dtype == 'bfloat16' and get_device() == 'cpu' and not has_bfloat16_units():
         print_log(
             'This CPU has no units for bfloat16: it will be slower than float32.', logger=None
@@ -134,10 +139,10 @@ def adapt_to_device(cfg: Config) -> None:
         wrapper.type = 'OptimWrapper'
         for key in ('loss_scale', 'dtype', 'use_fsdp'):
             wrapper.pop(key, None)
-        if 'model_dtype' not in cfg:
-            cfg.model_dtype = 'bfloat16' if has_bfloat16_units() else 'float32'
+        if 'train_dtype' not in cfg:
+            cfg.train_dtype = 'bfloat16' if has_bfloat16_units() else 'float32'
         print_log(
-            f'No GPU found: mixed precision is {cfg.model_dtype} on this machine.', logger=None
+            f'No GPU found: mixed precision is {cfg.train_dtype} on this machine.', logger=None
         )
     for part in dicts(cfg.model):
         if part.get('type') == 'SyncBN':

@@ -12,6 +12,8 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from mmengine.hooks import Hook
+from mmengine.runner import Runner
 from torch import Tensor, nn
 
 DTYPES = ('float32', 'bfloat16')
@@ -20,13 +22,14 @@ _UNITS = {'avx512_bf16', 'amx_bf16', 'avx_ne_convert', 'bf16', 'svebf16'}
 """Flags of /proc/cpuinfo: of x86, then of Arm."""
 
 
-def autocast_parts(model: nn.Module, dtype: str) -> list[str]:
+def autocast_parts(model: nn.Module, dtype: str, only_in_training: bool = False) -> list[str]:
     """Let the parts of a model run in a dtype, here and wherever it is moved.
 
     Args:
-        model: Of mmdet, mmsegmentation or mmpretrain, not wrapped for several processes. The
-            ``forward`` of its parts is replaced.
+        model: Of mmdet, mmsegmentation or mmpretrain; may be wrapped. The ``forward`` of its parts
+            is replaced.
         dtype: Of :data:`DTYPES`; ``'float32'`` changes nothing.
+        only_in_training: In ``eval`` mode it stays in float32, as with MMEngine's AMP on GPUs.
 
     Returns:
         The names of the parts.
@@ -40,8 +43,23 @@ def autocast_parts(model: nn.Module, dtype: str) -> list[str]:
     if not parts:
         raise ValueError(f'{type(model).__name__} has no backbone, neck or head to run in {dtype}')
     for part in parts.values():
-        part.forward = _autocasted(part.forward, getattr(torch, dtype))
+        part.forward = _autocasted(part, getattr(torch, dtype), only_in_training)
     return list(parts)
+
+
+class TrainDtypeHook(Hook):
+    """Trains a model with its parts in a dtype, see :func:`autocast_parts`.
+
+    Args:
+        dtype: Of :data:`DTYPES`.
+    """
+
+    def __init__(self, dtype: str) -> None:
+        self.dtype = dtype
+
+    def before_train(self, runner: Runner) -> None:
+        """Wrap the parts."""
+        autocast_parts(runner.model, self.dtype, only_in_training=True)
 
 
 def has_bfloat16_units() -> bool:
@@ -67,9 +85,13 @@ def _is_part(name: str, module: nn.Module) -> bool:
 _NO_FORWARD = nn.Module.forward
 
 
-def _autocasted(forward: Any, dtype: torch.dtype) -> Any:
+def _autocasted(part: nn.Module, dtype: torch.dtype, only_in_training: bool) -> Any:
+    forward = part.forward
+
     @functools.wraps(forward)
     def run(*args: Any, **kwargs: Any) -> Any:
+        if only_in_training and not part.training:
+            return forward(*args, **kwargs)
         tensor = next(_tensors((args, kwargs)), None)
         device = 'cpu' if tensor is None else tensor.device.type
         with torch.autocast(device, dtype):

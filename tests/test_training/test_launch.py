@@ -44,7 +44,7 @@ def test_without_a_gpu(
     assert cfg.model.norm_cfg == dict(type='BN', requires_grad=True)
     assert [head.norm_cfg.type for head in cfg.model.heads] == ['BN', 'GN']
     assert 'model_wrapper_cfg' not in cfg
-    assert cfg.model_dtype == dtype
+    assert cfg.train_dtype == dtype
     assert f'mixed precision is {dtype} on this machine' in capsys.readouterr().out
 
 
@@ -94,7 +94,7 @@ def test_mixed_precision_on_a_cpu(
     monkeypatch.setattr(launch, 'has_bfloat16_units', lambda: has_units)
     cfg = Config(dict(optim_wrapper=dict(type='OptimWrapper', optimizer=dict(lr=1))))
     enable_amp(cfg)
-    assert cfg.model_dtype == 'bfloat16'
+    assert cfg.train_dtype == 'bfloat16'
     assert cfg.optim_wrapper.type == 'OptimWrapper'
     assert ('slower than float32' in capsys.readouterr().out) is not has_units
 

@@ -2,6 +2,7 @@
 
 import copy
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -96,6 +97,19 @@ def test_float32_changes_nothing() -> None:
     _, model = build('nat_t_300e_imagenet')
     assert autocast_parts(model, 'float32') == []
     assert 'forward' not in vars(model.backbone)
+
+
+def test_only_in_training() -> None:
+    cfg, model = build('nat_t_300e_imagenet')
+    model.eval()
+    image = torch.randn(1, 3, 64, 64)
+    with torch.no_grad():
+        expected = model.backbone(image)[-1]
+        hook = low_precision.TrainDtypeHook('bfloat16')
+        hook.before_train(SimpleNamespace(model=nn.ModuleDict({'module': model})))
+        assert torch.equal(model.backbone(image)[-1], expected)
+        model.train()
+        assert not torch.equal(model.backbone(image)[-1], expected)
 
 
 def test_model_without_parts() -> None:
