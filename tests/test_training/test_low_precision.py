@@ -100,7 +100,7 @@ def test_float32_changes_nothing() -> None:
 
 
 def test_only_in_training() -> None:
-    cfg, model = build('nat_t_300e_imagenet')
+    _, model = build('nat_t_300e_imagenet')
     model.eval()
     image = torch.randn(1, 3, 64, 64)
     with torch.no_grad():
