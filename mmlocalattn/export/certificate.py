@@ -10,6 +10,7 @@ import copy
 import hashlib
 import io
 import json
+import math
 import platform
 import time
 from collections.abc import Callable, Mapping
@@ -213,13 +214,18 @@ class _Run:
         if self.scope != 'mmdet' or tuple(shape[:2]) == size:
             return None
         batch = copy.deepcopy(batch)
-        batch['data_samples'][0].set_metainfo(dict(img_shape=size))
+        # Masks are pasted into the whole of it, too: mmdet fails where a box has no part of it.
+        whole = tuple(math.ceil(a / b) for a, b in zip(size, sample.scale_factor[::-1]))
+        batch['data_samples'][0].set_metainfo(dict(img_shape=size, ori_shape=whole))
         (found,) = self.model(**batch, mode='predict')
         width, height = (a / b for a, b in zip(shape[1::-1], found.scale_factor))
         boxes = found.pred_instances.bboxes
         found.pred_instances.bboxes = boxes.clamp(
             boxes.new_zeros(4), boxes.new_tensor([width, height, width, height])
         )
+        if 'masks' in found.pred_instances:
+            rows, columns = sample.ori_shape[:2]
+            found.pred_instances.masks = found.pred_instances.masks[:, :rows, :columns]
         return found
 
     def _prepare(self, data: Any) -> dict:

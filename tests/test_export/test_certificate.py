@@ -36,6 +36,8 @@ def test_boxes_are_matched_one_to_one() -> None:
     compare(agreement, dict(pred_instances=model), dict(pred_instances=file), 0.9)
     assert (agreement.total, agreement.alike, agreement.share) == (8, 6, 0.75)
     assert agreement.largest == pytest.approx({'corner': 0.5, 'score': 0.01})
+    line, again = [10, 0, 10, 5], [9.9999, 0, 9.9999, 5]  # what the border leaves of a box
+    assert match_boxes(found([line], [0.9], [0]), found([again], [0.9], [0]), 0.9) == [(0, 0)]
     squares = torch.zeros(4, 20, 20, dtype=torch.bool)
     squares[:, :10, :10] = True
     smaller = squares.clone()
@@ -114,6 +116,11 @@ def test_a_detector(tmp_path: Path, data: Path, capsys: pytest.CaptureFixture) -
     sample = certify(file, cfg, checkpoint, 'sample')
     assert sample['images'] == 24
     assert sample['metrics'] == {}
+    padded = load_config(config)  # boxes that lie in the padding alone, and masks that end there
+    padded.test_dataloader.dataset.pipeline[2].keep_ratio = True
+    matched = certify(file, padded, checkpoint, 'sample')['matched']
+    assert matched['share'] == 1
+    assert matched['largest_difference']['mask'] < 0.01
     folder = certify(file, cfg, checkpoint, str(data))
     assert (folder['data'], folder['images']) == (str(data), 1)  # of six, a fifth
     assert {*folder['metrics']} == {*about['metrics']}
