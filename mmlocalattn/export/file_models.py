@@ -79,8 +79,9 @@ def check_file_fits(file: ExportedFile, cfg: Config) -> None:
     outputs = file.output_names or ('scores',)
     part = file.meta.get('part', 'model')
     if made_by != scope or part != 'model' or outputs[0] not in _OUTPUTS[scope]:
+        gives = f' that gives {", ".join(outputs)}' if part == 'model' else ''
         raise ValueError(
-            f'{str(file.path)!r} holds a {part} of {made_by} that gives {", ".join(outputs)}, '
+            f'{str(file.path)!r} holds a {part} of {made_by}{gives}, '
             f'which {cfg.filename} of {scope} cannot evaluate: export the whole model of this '
             'config'
         )
@@ -180,18 +181,20 @@ class FileDetector(FileModel):
         kept = found['labels'] >= 0
         height, width = image['img_shape'][:2]
         scale = image.get('scale_factor', (1.0, 1.0))
-        boxes = found['boxes'][kept].clamp(
-            torch.zeros(4), torch.tensor([width, height, width, height]).float()
-        )
-        boxes = boxes / boxes.new_tensor([*scale, *scale])
+        boxes = found['boxes'][kept]
+        factors = boxes.new_tensor([*scale, *scale])
+        limits = boxes.new_tensor([width, height, width, height])
         result = InstanceData(
-            bboxes=boxes, scores=found['scores'][kept], labels=found['labels'][kept]
+            bboxes=boxes.clamp(torch.zeros(4), limits) / factors,
+            scores=found['scores'][kept],
+            labels=found['labels'][kept],
         )
         if 'masks' in found:
             masks, original = found['masks'][kept], tuple(image['ori_shape'][:2])
             threshold = self.file.meta.get('mask_threshold', 0.5)
             if self.file.meta.get('mask_frame', 'box') == 'box':
-                result.masks = paste_masks(masks, boxes, original, threshold)
+                # Into the boxes as they are in the file, whose frames the masks fill.
+                result.masks = paste_masks(masks, boxes / factors, original, threshold)
             else:
                 result.masks = resize_masks(masks, size, original, scale, threshold)
         return result
