@@ -174,6 +174,17 @@ def positive(text: str) -> int:
     return int(text)
 
 
+def number_from_0(text: str) -> int:
+    """A whole number from 0, for ``type=`` of an argument.
+
+    Raises:
+        argparse.ArgumentTypeError: If the text says something else.
+    """
+    if not text.isdecimal():
+        raise argparse.ArgumentTypeError(f'{text!r} is no whole number from 0')
+    return int(text)
+
+
 def share(text: str) -> float:
     """A number from 0 to 1, as scores and IoUs are, for ``type=`` of an argument.
 

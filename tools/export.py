@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING
 from mmlocalattn.command_line import (
     add_config_arguments,
     image_size,
+    number_from_0,
     one_line_errors,
     output_file,
     share,
@@ -39,6 +40,8 @@ def parse_args(argv: Sequence[str] | None = None) -> argparse.Namespace:
     shown, rest = show.parse_known_args(argv)
     if shown.show and not rest:
         return shown
+    if shown.show:
+        show.error(f'--show FILE stands alone, got {" ".join(rest)} too')
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter, parents=[show]
     )
@@ -61,10 +64,14 @@ def parse_args(argv: Sequence[str] | None = None) -> argparse.Namespace:
     )
     add_certificate_arguments(parser)
     args = parser.parse_args(argv)
-    if args.show:
-        parser.error('--show FILE stands alone')
     if (args.checkpoint is None) != args.random_weights:
         parser.error('give either a checkpoint or --random-weights')
+    suffix = SUFFIXES[args.format]
+    if args.out and args.out.suffix != suffix:
+        parser.error(
+            f'argument --out: {str(args.out)!r} must end with {suffix}, as files of --format '
+            f'{args.format} do'
+        )
     if args.verify not in (None, 'none') and (args.random_weights or args.part != 'model'):
         parser.error('--verify is for whole models with the weights of a checkpoint')
     return args
@@ -83,7 +90,7 @@ def add_certificate_arguments(parser: argparse.ArgumentParser) -> None:
     )
     group.add_argument(
         '--verify-images',
-        type=int,
+        type=number_from_0,
         default=100,
         metavar='N',
         help='at most so many images of DATA, evenly spread over it; 0 for all, default 100',
@@ -154,7 +161,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     if args.show:
         show_file(args.show)
         return
-    from mmlocalattn.export import build_exportable, default_sizes, describe, export
+    from mmlocalattn.export import build_exportable, check_sizes, default_sizes, describe, export
     from mmlocalattn.training import config_of
 
     out = args.out or Path(Path(args.config).with_suffix(SUFFIXES[args.format]).name)
@@ -162,6 +169,7 @@ def main(argv: Sequence[str] | None = None) -> None:
         check_file(out)
         cfg = config_of(args)
         sizes = args.size or default_sizes(cfg, args.format)
+        check_sizes(cfg, sizes, args.format, args.part)
         finish = finish_of(args, cfg, out, sizes)
         module = build_exportable(cfg, args.checkpoint, args.part, args.labels)
         meta = describe(cfg, args.part, sizes, args.format, module)

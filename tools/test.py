@@ -86,11 +86,12 @@ def build_config(args: argparse.Namespace) -> 'Config':
     if exported:
         from mmlocalattn.export.file_models import use_file
 
-        if args.dtype or args.tta:
-            option = '--dtype' if args.dtype else '--tta'
-            raise ValueError(
-                f'{option} is for checkpoints, {args.checkpoint!r} is an exported file'
-            )
+        for option in ('dtype', 'tta', 'allow_partial'):
+            if getattr(args, option):
+                raise ValueError(
+                    f'--{option.replace("_", "-")} is for checkpoints, {args.checkpoint!r} is an '
+                    'exported file'
+                )
         cfg.pop('model_dtype', None)
         use_file(cfg, args.checkpoint)
     else:

@@ -3,11 +3,19 @@
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
-__all__ = ['FORMATS', 'build_exportable', 'default_sizes', 'describe', 'export', 'exportable']
+__all__ = [
+    'FORMATS',
+    'build_exportable',
+    'check_sizes',
+    'default_sizes',
+    'describe',
+    'export',
+    'exportable',
+]
 
 if TYPE_CHECKING:
     from mmlocalattn.export.files import FORMATS, export
-    from mmlocalattn.export.model import build_exportable, default_sizes, describe
+    from mmlocalattn.export.model import build_exportable, check_sizes, default_sizes, describe
     from mmlocalattn.export.modules import exportable
 else:
 

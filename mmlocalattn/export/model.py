@@ -10,7 +10,7 @@ from mmengine.registry import MODELS, init_default_scope
 from mmlocalattn import __version__
 from mmlocalattn.export.files import Size
 from mmlocalattn.export.modules import Exportable, FeatureMaps, exportable
-from mmlocalattn.export.pipeline import sizes_after
+from mmlocalattn.export.pipeline import divisor_of, sizes_after
 from mmlocalattn.training import (
     build_errors,
     channels_of,
@@ -36,6 +36,29 @@ def default_sizes(cfg: Config, file_format: str) -> list[Size]:
     sizes = sizes_after(cfg) or DENSE_SIZES
     heights, widths = zip(*sizes)
     return [(max(heights), max(widths))] if file_format == 'torchscript' else sizes
+
+
+def check_sizes(cfg: Config, sizes: list[Size], file_format: str, part: str) -> None:
+    """Look for sizes of which no file can be made that takes them.
+
+    Raises:
+        ValueError: If there are several for a TorchScript file, or a whole detector does not take
+            one.
+    """
+    named = ' '.join(f'{height}x{width}' for height, width in sizes)
+    if file_format == 'torchscript' and len(sizes) > 1:
+        raise ValueError(
+            f'--size {named}: a TorchScript file takes images of one size; name that alone, or '
+            '--format pt2'
+        )
+    divisor = divisor_of(cfg) if part == 'model' and cfg.get('default_scope') == 'mmdet' else 1
+    for height, width in sizes:
+        padded = [-(-side // divisor) * divisor for side in (height, width)]
+        if padded != [height, width]:
+            raise ValueError(
+                f'--size {height}x{width}: {cfg.filename} pads the sides of images to multiples of '
+                f'{divisor} (pad_size_divisor); name {padded[0]}x{padded[1]}'
+            )
 
 
 def build_exportable(

@@ -123,12 +123,14 @@ def load_file(path: str | Path, threads: int | None = None) -> ExportedFile:
         threads: That onnxruntime and OpenVINO use; those of PyTorch if None.
 
     Raises:
-        FileNotFoundError: If it does not exist.
+        FileNotFoundError, IsADirectoryError: If it does not exist, or is a folder.
         ModuleNotFoundError: If the package that runs it is not installed.
         ValueError: If it cannot be read, or something else wrote it.
     """
     path = Path(path)
     reader, packages = reader_of(path)
+    if path.is_dir():
+        raise IsADirectoryError(f'exported file {str(path)!r} is a folder: name a file in it')
     if not path.is_file():
         raise FileNotFoundError(f'exported file {str(path)!r} does not exist')
     missing = [name for name in packages if importlib.util.find_spec(name) is None]

@@ -67,6 +67,9 @@ def test_images_that_a_file_does_not_take(tmp_path: Path) -> None:
 def test_what_is_no_exported_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     with pytest.raises(FileNotFoundError, match=r"no\.onnx' does not exist"):
         load_file(tmp_path / 'no.onnx')
+    (tmp_path / 'folder.onnx').mkdir()
+    with pytest.raises(IsADirectoryError, match=r' is a folder: name a file in it'):
+        load_file(tmp_path / 'folder.onnx')
     with pytest.raises(ValueError, match=r'these end with \.onnx, \.xml, \.pt2, \.pt'):
         load_file(tmp_path / 'model.engine')
     with pytest.raises(ValueError, match=r'was not written by tools/export\.py'):

@@ -99,3 +99,25 @@ def test_what_is_missing(
     )
     with pytest.raises(SystemExit, match='error: ONNX files need onnx: pip install onnx'):
         TOOL.main([*argv, '--random-weights'])
+
+
+@pytest.mark.parametrize(
+    ('options', 'message'),
+    [
+        (['--out', 'a.onnx'], "argument --out: 'a.onnx' must end with .pt, as files of --format t"),
+        (['--verify-images', '-1'], "argument --verify-images: '-1' is no whole number from 0"),
+        (['--show', 'a.pt'], 'error: --show FILE stands alone, got '),
+        (['--size', '64x64', '64x96'], 'error: --size 64x64 64x96: a TorchScript file takes imag'),
+        (['--size', '64x90'], 'pads the sides of images to multiples of 32 (pad_size_divisor); '),
+    ],
+)
+def test_what_is_refused_at_once(
+    config: Callable[[str], str],
+    options: list[str],
+    message: str,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    argv = [config(DETECTION), '--random-weights', '--format', 'torchscript']
+    with pytest.raises(SystemExit) as raised:
+        TOOL.main([*argv, *options])
+    assert message in f'{raised.value.code}{capsys.readouterr().err}'

@@ -187,6 +187,8 @@ def test_a_file_that_finds_the_squares(tmp_path: Path, data: Path) -> None:  # n
         return raised.value.code
 
     meta = meta_of((96, 128))
+    assert '--allow-partial is for checkpoints, ' in error(meta, '--allow-partial')
+    assert 'holds a neck of mmdet, which ' in error(dict(meta, part='neck'))
     three = dict(meta, classes=['dark', 'grey', 'light'])
     assert 'knows 3 classes (dark, grey, light) and the test data of' in error(three)
     assert 'holds a model of mmseg that gives boxes, ' in error(dict(meta, scope='mmseg'))
