@@ -70,7 +70,8 @@ def _runner_of_first_batch(
     """The runner whose model does not take the first batch, before which nothing is done."""
     names = {frame.f_code.co_name for frame, _ in traceback.walk_tb(error.__traceback__)}
     loop, index = loops[-1]
-    is_first = index == 0 and loop.runner.iter == 0
+    # Not of the runner, which would build a training to tell: a test need not have its data.
+    is_first = index == 0 and getattr(loops[0][0], 'iter', 0) == 0
     return loop.runner if is_first and names & {'train_step', 'val_step', 'test_step'} else None
 
 
