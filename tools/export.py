@@ -161,7 +161,14 @@ def main(argv: Sequence[str] | None = None) -> None:
     if args.show:
         show_file(args.show)
         return
-    from mmlocalattn.export import build_exportable, check_sizes, default_sizes, describe, export
+    from mmlocalattn.export import (
+        build_exportable,
+        check_forward,
+        check_sizes,
+        default_sizes,
+        describe,
+        export,
+    )
     from mmlocalattn.training import config_of
 
     out = args.out or Path(Path(args.config).with_suffix(SUFFIXES[args.format]).name)
@@ -172,6 +179,7 @@ def main(argv: Sequence[str] | None = None) -> None:
         check_sizes(cfg, sizes, args.format, args.part)
         finish = finish_of(args, cfg, out, sizes)
         module = build_exportable(cfg, args.checkpoint, args.part, args.labels)
+        check_forward(cfg, module, min(sizes))
         meta = describe(cfg, args.part, sizes, args.format, module)
         export(module, out, args.format, sizes, meta, partial(print, flush=True), finish)
     show_file(out)

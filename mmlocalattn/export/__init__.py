@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Any
 __all__ = [
     'FORMATS',
     'build_exportable',
+    'check_forward',
     'check_sizes',
     'default_sizes',
     'describe',
@@ -15,7 +16,13 @@ __all__ = [
 
 if TYPE_CHECKING:
     from mmlocalattn.export.files import FORMATS, export
-    from mmlocalattn.export.model import build_exportable, check_sizes, default_sizes, describe
+    from mmlocalattn.export.model import (
+        build_exportable,
+        check_forward,
+        check_sizes,
+        default_sizes,
+        describe,
+    )
     from mmlocalattn.export.modules import exportable
 else:
 

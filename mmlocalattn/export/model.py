@@ -19,6 +19,7 @@ from mmlocalattn.training import (
     read_checkpoint,
 )
 from mmlocalattn.training.data_sets import classes_of
+from mmlocalattn.training.errors import reason_of
 
 CLASSIFIER_SIZES: list[Size] = [(224, 224), (256, 320), (384, 288)]
 DENSE_SIZES: list[Size] = [(512, 512), (480, 640), (608, 448)]
@@ -98,6 +99,22 @@ def build_exportable(
     if module.neck is not None:
         load_weights(module.neck, checkpoint, 'neck.')
     return module
+
+
+def check_forward(cfg: Config, module: Exportable, size: Size) -> None:
+    """Run a module once, before minutes are spent on a file of it.
+
+    Raises:
+        ValueError: If it does not run on images of this (height, width); says why.
+    """
+    try:
+        with torch.no_grad():
+            module(torch.zeros(1, module.in_channels, *size))
+    except Exception as error:  # of any class that a config names
+        raise ValueError(
+            f'the model of {cfg.filename} does not run on an image of --size {size[0]}x{size[1]}: '
+            f'{reason_of(error)}'
+        ) from error
 
 
 def describe(

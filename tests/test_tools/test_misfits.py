@@ -129,8 +129,20 @@ def test_test(tmp_path: Path, data: Path) -> None:  # noqa: F811
     extra = "model['rpn_head']['in_channels'] = 8"
     config, checkpoint = tiny_data.write_model(tmp_path, data, 'DETECTION', extra)
     message = r'^error: .*c.py: model\.rpn_head \(RPNHead\): its rpn_conv takes 8 channels and '
+    argv = (TEST, config, checkpoint, '--work-dir', tmp_path / 'run')
     with pytest.raises(SystemExit, match=message):
-        tiny_data.run(TEST, config, checkpoint, '--work-dir', tmp_path / 'run')
+        tiny_data.run(*argv)
+    with pytest.raises(SystemExit, match=message):  # also where the training data are not there
+        tiny_data.run(*argv, '--cfg-options', 'train_dataloader.dataset.ann_file=no.json')
+
+
+def test_export(tmp_path: Path, data: Path) -> None:  # noqa: F811
+    extra = "model['neck']['in_channels'].append(64)"
+    config, checkpoint = tiny_data.write_model(tmp_path, data, 'DETECTION', extra)
+    argv = (config, checkpoint, '--format', 'torchscript', '--out', tmp_path / 'model.pt')
+    message = r'c\.py does not run on an image of --size 64x64: AssertionError: .*fpn\.py, line '
+    with pytest.raises(SystemExit, match=message):
+        tiny_data.run(tiny_data.load_tool('export'), *argv)
 
 
 def test_random_numbers_are_those_of_a_run_without_the_check(
