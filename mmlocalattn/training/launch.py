@@ -126,8 +126,8 @@ def adapt_to_device(cfg: Config) -> None:
     """Let a config written for GPUs run where there is none, and say so.
 
     MMEngine's AMP needs an accelerator, SyncBN needs a GPU, and MMEngine's launcher assumes CUDA.
-    Without one, training is with BN, in bfloat16 on CPUs with units for it and else in float32, and
-    processes talk through gloo. (With one GPU, MMEngine itself replaces SyncBN.)
+    Without one, training is in float32 with BN, and processes talk through gloo. (With one GPU,
+    MMEngine itself replaces SyncBN.)
 
     Args:
         cfg: Changed in place.
@@ -140,10 +140,11 @@ def adapt_to_device(cfg: Config) -> None:
         for key in ('loss_scale', 'dtype', 'use_fsdp'):
             wrapper.pop(key, None)
         if 'train_dtype' not in cfg:
-            cfg.train_dtype = 'bfloat16' if has_bfloat16_units() else 'float32'
-        print_log(
-            f'No GPU found: mixed precision is {cfg.train_dtype} on this machine.', logger=None
-        )
+            print_log(
+                'No GPU found: training in float32 instead of mixed precision; '
+                '--amp trains in bfloat16.',
+                logger=None,
+            )
     for part in dicts(cfg.model):
         if part.get('type') == 'SyncBN':
             part['type'] = 'BN'

@@ -58,8 +58,10 @@ class TrainDtypeHook(Hook):
         self.dtype = dtype
 
     def before_train(self, runner: Runner) -> None:
-        """Wrap the parts."""
-        autocast_parts(runner.model, self.dtype, only_in_training=True)
+        """Wrap the parts, and say which."""
+        parts = autocast_parts(runner.model, self.dtype, only_in_training=True)
+        if parts:
+            runner.logger.info(f'Training in {self.dtype}, losses in float32: {", ".join(parts)}.')
 
 
 def has_bfloat16_units() -> bool:

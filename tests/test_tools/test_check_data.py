@@ -59,7 +59,7 @@ def test_all_findings(own: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert (
         f'error: {own}/images/3.png: this image does not exist. Put it there, or take it out of '
         'the data set\n'
-        f'error: {own}/coco.json, annotation 0: segmentation is missing or empty. Give it a mask, '
+        f'error: {own}/coco.json, annotation 1: segmentation is missing or empty. Give it a mask, '
         'or take it out; a model without masks needs none\n'
     ) in printed
 
@@ -93,7 +93,7 @@ def test_no_model_is_built_for_wrong_data(
     checkpoint = tmp_path / 'c.pth'
     torch.save({'state_dict': {'weight': torch.ones(1)}}, checkpoint)
     line = (
-        f'error: {own}/coco.json, annotation 0: segmentation is missing or empty. Give it a mask, '
+        f'error: {own}/coco.json, annotation 1: segmentation is missing or empty. Give it a mask, '
         'or take it out; a model without masks needs none'
     )
     more = f' (1 more: python tools/analysis/check_data.py {path})'  # that of val_dataloader
@@ -116,7 +116,7 @@ def test_trains_and_evaluates_without_area_and_iscrowd(
     tiny_data.run(TRAIN, path, '--work-dir', tmp_path / 'run')
     printed = capsys.readouterr().out
     assert (
-        f'note: {own}/coco.json, annotation 0: 1 of 6 annotations have no area or no iscrowd: '
+        f'note: {own}/coco.json, annotation 1: 1 of 6 annotations have no area or no iscrowd: '
         'width * height of the box and 0 are taken\n'
     ) in printed
     assert 'coco/segm_mAP' in printed

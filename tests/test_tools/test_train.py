@@ -87,7 +87,7 @@ def test_trains_a_classifier_with_ema(
     tiny_data.run(TRAIN, config, '--work-dir', tmp_path, '--resume', '--amp', '--auto-scale-lr')
     printed = capsys.readouterr().out
     assert f'No checkpoint in {tmp_path}: training from the start.' in printed
-    assert 'No GPU found: training in float32' in printed
+    assert 'Training in bfloat16, losses in float32: backbone, neck, head.' in printed
     assert f'Scaling the original LR by {2 / 2048}' in printed
     checkpoint = read_checkpoint(tmp_path / 'epoch_1.pth')
     assert {'state_dict', 'ema_state_dict', 'optimizer', 'param_schedulers'} <= checkpoint.keys()
@@ -106,7 +106,8 @@ def test_options(tmp_path: Path, config: str, monkeypatch: pytest.MonkeyPatch) -
     assert cfg.launcher == 'none'
     assert not cfg.get('resume')
     cfg = build_config(config, '--cfg-options', 'optim_wrapper.type=OptimWrapper', '--amp')
-    assert cfg.optim_wrapper.type == 'AmpOptimWrapper'
+    assert cfg.optim_wrapper.type == 'OptimWrapper'
+    assert cfg.train_dtype == 'bfloat16'
     monkeypatch.setenv('SLURM_PROCID', '0')
     cfg = build_config(config, '--auto-scale-lr', '--launcher', 'slurm', '--local-rank', '1')
     assert cfg.auto_scale_lr.enable is True

@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 import torch
 from mmengine.config import Config
+from mmengine.logging import MMLogger
 from mmengine.model import revert_sync_batchnorm
 from mmengine.registry import MODELS, init_default_scope
 from test_configs import load, shrink
@@ -106,7 +107,8 @@ def test_only_in_training() -> None:
     with torch.no_grad():
         expected = model.backbone(image)[-1]
         hook = low_precision.TrainDtypeHook('bfloat16')
-        hook.before_train(SimpleNamespace(model=nn.ModuleDict({'module': model})))
+        runner = SimpleNamespace(model=nn.ModuleDict({'module': model}), logger=MMLogger('a'))
+        hook.before_train(runner)
         assert torch.equal(model.backbone(image)[-1], expected)
         model.train()
         assert not torch.equal(model.backbone(image)[-1], expected)
