@@ -5,6 +5,7 @@ visualizers take, in the pixels of the original image.
 """
 
 import time
+from abc import abstractmethod
 from collections.abc import Sequence
 from types import SimpleNamespace
 from typing import Any
@@ -156,9 +157,9 @@ class FileModel(BaseModel):
         """Predict, whatever the mode: a file cannot be trained."""
         return self.predict(inputs, data_samples or [])
 
+    @abstractmethod
     def predict(self, inputs: Tensor, data_samples: list) -> list:
         """Samples with predictions, for (B, C, H, W) inputs."""
-        raise NotImplementedError
 
 
 @MODELS.register_module()

@@ -14,7 +14,9 @@ def extension() -> str:
     spec = find_spec('mmlocalattn._ext')
     if spec is None:
         pytest.skip('the extension is not built')
-    if sys.platform != 'linux' or shutil.which('readelf') is None:
+    if sys.platform != 'linux':
+        pytest.skip(f'libraries of {sys.platform} are not ELF files, which readelf reads')
+    if shutil.which('readelf') is None:
         pytest.skip('there is no readelf (Debian, Ubuntu: apt install binutils)')
     return spec.origin
 
