@@ -15,6 +15,7 @@ from mmlocalattn.command_line import (
     add_dtype_argument,
     one_line_errors,
     output_folder,
+    positive,
     share,
 )
 
@@ -34,6 +35,12 @@ def parse_args(argv: Sequence[str] | None = None) -> argparse.Namespace:
     parser.add_argument('--out-dir', type=output_folder, default='work_dirs/demo')
     parser.add_argument('--device', help='cpu, cuda, cuda:N, ...; default a GPU if there is one')
     add_dtype_argument(parser)
+    parser.add_argument(
+        '--batch-size',
+        type=positive,
+        default=1,
+        help='images of one size, and frames of a video, that the model gets at once',
+    )
     parser.add_argument(
         '--score-thr', type=share, default=0.3, help='detection: lowest score that is drawn'
     )
@@ -56,7 +63,7 @@ def main(argv: Sequence[str] | None = None) -> None:
             set_dtype(cfg, args.dtype)
         keep_freed_memory()
         predictor = Predictor(cfg, args.checkpoint, device, args.score_thr, args.allow_partial)
-        draw_files(predictor, targets)
+        draw_files(predictor, targets, args.batch_size)
     videos = sum(map(is_video, targets))
     print(f'{len(targets) - videos} images and {videos} videos in {args.out_dir}')
 

@@ -18,7 +18,7 @@ from torch import Tensor, nn
 from mmlocalattn.adapt.nodes import channels_of
 from mmlocalattn.registry import HOOKS
 from mmlocalattn.training.errors import RunError, reason_of
-from mmlocalattn.training.weights import bare_model
+from mmlocalattn.training.weights import bare_model, is_divided
 
 SIDE = 256  # of the image whose maps are looked at, in pixels
 TOLERANCE = 1.4  # between a stride and the share of an image, whose convolutions may not pad
@@ -183,7 +183,7 @@ class FirstItemHook(Hook):
             _first_item(runner, 'train', runner.train_dataloader)
             if runner.val_loop is not None:
                 item = _first_item(runner, 'val', runner.val_dataloader)
-                if item is not None:
+                if item is not None and not is_divided(runner.model):
                     _validate(runner, item)
 
 

@@ -3,9 +3,11 @@
 import torch
 from mmengine.config import Config
 from mmengine.device import get_device
+from mmengine.hooks import Hook
 from mmengine.logging import print_log
 from mmengine.registry import RUNNERS
-from mmengine.runner import Runner
+from mmengine.runner import FlexibleRunner, Runner
+from torch import nn
 
 from mmlocalattn.adapt.nodes import dicts
 from mmlocalattn.training.best_metric import BestMetricHook
@@ -42,17 +44,43 @@ def build_runner(cfg: Config, allow_partial: bool = False) -> Runner:
     adapt_loaders(cfg)
     with build_errors(cfg.filename):
         runner = RUNNERS.build(cfg) if 'runner_type' in cfg else Runner.from_cfg(cfg)
-        autocast_parts(runner.model, cfg.get('model_dtype', 'float32'))
-    check_first_start(runner.model)
-    check_levels(runner.model, cfg)
-    hooks = (
+    if isinstance(runner, FlexibleRunner):
+        hooks = [FlexibleModelHook(cfg)]
+    else:
+        _prepare_model(runner.model, cfg)
+        check_levels(runner.model, cfg)
+        hooks = []
+    hooks += [
         *(ExactResumeHook(), ScheduleHook(), WeightsHook(allow_partial), InvalidLossHook()),
         *(FirstItemHook(), BestMetricHook()),
         *(TrainDtypeHook(dtype) for dtype in [cfg.get('train_dtype')] if dtype),
-    )
+    ]
     for hook in hooks:
         runner.register_hook(hook)
     return runner
+
+
+class FlexibleModelHook(Hook):
+    """Prepares the model of a ``FlexibleRunner``, which builds it no earlier than it starts.
+
+    Its levels are left to the first batch: a strategy may have divided the model among processes.
+
+    Args:
+        cfg: Of the runner.
+    """
+
+    def __init__(self, cfg: Config) -> None:
+        self.cfg = cfg
+
+    def before_run(self, runner: FlexibleRunner) -> None:
+        """Prepare it."""
+        _prepare_model(runner.model, self.cfg)
+
+
+def _prepare_model(model: nn.Module, cfg: Config) -> None:
+    with build_errors(cfg.filename):
+        autocast_parts(model, cfg.get('model_dtype', 'float32'))
+    check_first_start(model)
 
 
 def enable_amp(cfg: Config) -> None:

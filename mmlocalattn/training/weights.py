@@ -315,9 +315,14 @@ class WeightsHook(Hook):
             checkpoint['state_dict'] = model.state_dict()
 
 
+def is_divided(model: nn.Module) -> bool:
+    """Whether a process may hold a part of the weights alone: FSDP, DeepSpeed, ColossalAI."""
+    return any(word in type(model).__name__ for word in ('FullySharded', 'DeepSpeed', 'Colossal'))
+
+
 def _has_whole_model(runner: Any) -> bool:
-    """Whether the model of a process is whole: strategies of FlexibleRunner and FSDP divide it."""
-    return isinstance(runner, Runner) and 'FullySharded' not in type(runner.model).__name__
+    """Not with ``FlexibleRunner``, whose strategies load checkpoints in ways of their own."""
+    return isinstance(runner, Runner) and not is_divided(runner.model)
 
 
 def _not_about_misfits(record: logging.LogRecord) -> bool:

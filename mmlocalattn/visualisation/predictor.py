@@ -4,9 +4,9 @@ The models of mmdet, mmsegmentation and mmpretrain run through the inferencer of
 """
 
 import warnings
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import cv2
 import numpy as np
@@ -37,6 +37,8 @@ from mmlocalattn.visualisation.pictures import (
     draw_sample,
     image_reader,
 )
+
+_Source = TypeVar('_Source', str, Path)
 
 MOST_PIXELS = 2**26
 """That the resizing of a config may make of an image that has fewer."""
@@ -107,8 +109,6 @@ class Predictor:
     def predict(self, image: NDArray, source: str | Path = 'image') -> BaseDataElement:
         """The predictions for an image as ``read`` reads it: (H, W), or (H, W, C) as BGR.
 
-        Calling the inferencer would draw a progress bar for each image.
-
         Args:
             image: As the pipeline of the config gets it.
             source: Where it is from, for errors.
@@ -116,13 +116,58 @@ class Predictor:
         Raises:
             ValueError: If the pipeline cannot resize the image to something of a usable size.
         """
-        data = self._prepare(image, source)
-        (sample,) = self.inferencer.forward(data)
+        (sample,) = self._forward([self._prepare(image, source)])
         return sample
 
     def draw(self, image: NDArray, source: str | Path = 'image') -> NDArray[np.uint8]:
         """The image as (H, W, 3) BGR of bytes with its predictions; see :meth:`predict`."""
-        sample = self.predict(image, source)
+        return self._drawn(image, self.predict(image, source))
+
+    def draw_all(
+        self, images: Iterable[tuple[_Source, NDArray]], batch_size: int = 1
+    ) -> Iterator[tuple[_Source, NDArray[np.uint8]]]:
+        """:meth:`draw` for many images, those in a batch that the pipeline brings to one size.
+
+        So no image is padded for another one, and what is predicted does not depend on the batch.
+
+        Args:
+            images: Where each is from, and what ``read`` made of it.
+            batch_size: The largest number of images that the model gets at once. At most four
+                times as many are held.
+
+        Yields:
+            Where an image is from, and its picture. Images of one size stay in their order.
+
+        Raises:
+            ValueError: See :meth:`predict`.
+        """
+        waiting: dict[tuple[int, ...], list[tuple[_Source, NDArray, dict]]] = {}
+
+        def drawn(size: tuple[int, ...]) -> Iterator[tuple[_Source, NDArray[np.uint8]]]:
+            batch = waiting.pop(size)
+            samples = self._forward([data for _, _, data in batch])
+            for (source, image, _), sample in zip(batch, samples):
+                yield source, self._drawn(image, sample)
+
+        for source, image in images:
+            data = self._prepare(image, source)
+            size = tuple(data['inputs'][0].shape)
+            waiting.setdefault(size, []).append((source, image, data))
+            if len(waiting[size]) == batch_size:
+                yield from drawn(size)
+            elif sum(map(len, waiting.values())) == 4 * batch_size:
+                yield from drawn(next(iter(waiting)))  # the size that waits longest
+        for size in list(waiting):
+            yield from drawn(size)
+
+    def _forward(self, prepared: Sequence[dict]) -> Sequence[BaseDataElement]:
+        """Calling the inferencer would draw a progress bar for each batch."""
+        keys = prepared[0]
+        return self.inferencer.forward(
+            {key: [item for data in prepared for item in data[key]] for key in keys}
+        )
+
+    def _drawn(self, image: NDArray, sample: BaseDataElement) -> NDArray[np.uint8]:
         return draw_sample(self.visualizer, as_picture(image), sample, **self.options)
 
     def _prepare(self, image: NDArray, source: str | Path) -> dict:
@@ -189,21 +234,25 @@ def find_pictures(path: Path) -> list[Path]:
     return [path]
 
 
-def draw_files(predictor: Predictor, targets: Mapping[Path, Path]) -> None:
+def draw_files(predictor: Predictor, targets: Mapping[Path, Path], batch_size: int = 1) -> None:
     """Draw images, then videos, with a progress bar for all images and for each video.
 
     Args:
         predictor: Of the model.
         targets: Of :func:`plan_outputs`.
+        batch_size: Images, and frames of a video, that the model gets at once.
 
     Raises:
         ValueError: If a file cannot be read or written; says which.
     """
     images = [file for file in targets if not is_video(file)]
-    for file in track(images, description='images', disable=not images):
-        draw_image(predictor, file, targets[file])
+    pictures = predictor.draw_all(((file, predictor.read(file)) for file in images), batch_size)
+    for file, picture in track(
+        pictures, description='images', total=len(images), disable=not images
+    ):
+        write_image(targets[file], picture)
     for file in filter(is_video, targets):
-        draw_video(predictor, file, targets[file])
+        draw_video(predictor, file, targets[file], batch_size)
 
 
 def is_video(path: Path) -> bool:
@@ -211,24 +260,21 @@ def is_video(path: Path) -> bool:
     return path.suffix.lower() in VIDEOS
 
 
-def draw_image(predictor: Predictor, source: Path, target: Path) -> None:
-    """Write an image with its predictions.
-
-    Raises:
-        FileNotFoundError: If there is no such file.
-        ValueError: If one cannot be read or written.
-    """
-    write_image(target, predictor.draw(predictor.read(source), source))
-
-
-def draw_video(predictor: Predictor, source: Path, target: Path) -> None:
+def draw_video(predictor: Predictor, source: Path, target: Path, batch_size: int = 1) -> None:
     """Write a video with the predictions of its frames.
+
+    Args:
+        predictor: Of the model.
+        source: The video.
+        target: To write.
+        batch_size: Frames that the model gets at once.
 
     Raises:
         ValueError: If one cannot be read or written, or its frames are of several sizes, of which
             OpenCV would drop all but the first.
     """
     video = cv2.VideoCapture(str(source))
+    frames = ((source, frame) for frame in _frames(video, source, predictor.channels))
     frames_per_second = video.get(cv2.CAP_PROP_FPS) or 25
     total = int(video.get(cv2.CAP_PROP_FRAME_COUNT)) or None
     codec = cv2.VideoWriter.fourcc(*'mp4v')
@@ -236,11 +282,8 @@ def draw_video(predictor: Predictor, source: Path, target: Path) -> None:
     sizes: set[tuple[int, ...]] = set()
     with whole_file(target) as partial:
         try:
-            for frame in track(_frames(video), description=source.name, total=total):
-                if predictor.channels == 1:
-                    frame = cv2.cvtColor(frame, cv2.COLOR_BGR2GRAY)
-                check_image(frame, predictor.channels, source)
-                picture = predictor.draw(frame, source)
+            pictures = predictor.draw_all(frames, batch_size)
+            for _, picture in track(pictures, description=source.name, total=total):
                 size = picture.shape[1::-1]
                 if not (
                     writer.isOpened() or writer.open(str(partial), codec, frames_per_second, size)
@@ -256,10 +299,13 @@ def draw_video(predictor: Predictor, source: Path, target: Path) -> None:
             writer.release()
 
 
-def _frames(video: cv2.VideoCapture) -> Iterator[NDArray]:
-    """The (H, W, 3) BGR frames that are left of a video."""
+def _frames(video: cv2.VideoCapture, source: Path, channels: int) -> Iterator[NDArray]:
+    """The (H, W, 3) BGR frames that are left of a video, (H, W) grey ones for a model of those."""
     while True:
         there_is_one, frame = video.read()
         if not there_is_one:
             return
+        if channels == 1:
+            frame = cv2.cvtColor(frame, cv2.COLOR_BGR2GRAY)
+        check_image(frame, channels, source)
         yield frame

@@ -24,6 +24,26 @@ def test_classes_are_those_of_the_config(tmp_path: Path, data: Path) -> None:  #
     assert set(predicted.pred_instances.labels.tolist()) <= {0, 1}
 
 
+@pytest.mark.usefixtures('quick')
+@pytest.mark.parametrize('task', ['DETECTION', 'SEGMENTATION', 'CLASSIFICATION'])
+def test_a_batch_draws_what_single_images_draw(tmp_path: Path, data: Path, task: str) -> None:  # noqa: F811
+    extra = "\nmodel['backbone'].update(scan='fixed')\n"
+    if task == 'DETECTION':  # which would bring all images to one size
+        extra += 'pipeline[2].update(keep_ratio=True)\n'
+    config, checkpoint = tiny_data.write_model(tmp_path, data, task, extra)
+    predictor = Predictor(load_config(config), checkpoint, score_thr=0.0)
+    small = [cv2.imread(str(data / 'images' / f'{i}.png')) for i in range(3)]
+    images = {'a': small[0], 'b': cv2.resize(small[1], (96, 64)), 'c': small[1], 'd': small[2]}
+    sizes = []
+    forward = predictor.inferencer.forward
+    predictor.inferencer.forward = lambda data: sizes.append(len(data['inputs'])) or forward(data)
+    drawn = dict(predictor.draw_all(images.items(), batch_size=2))
+    assert sizes == [2, 1, 1]
+    assert list(drawn) == ['a', 'c', 'b', 'd']
+    for name, image in images.items():
+        assert cv2.norm(drawn[name], predictor.draw(image), cv2.NORM_INF) <= 1, name
+
+
 def test_a_predictor_needs_a_model_of_a_toolbox(tmp_path: Path) -> None:
     (tmp_path / 'c.py').write_text("default_scope = 'mmengine'")
     cfg = load_config(str(tmp_path / 'c.py'))
@@ -56,8 +76,8 @@ def test_a_video_has_frames_of_one_size(tmp_path: Path, monkeypatch: pytest.Monk
     writer.write(np.zeros((32, 48, 3), np.uint8))
     writer.release()
     frames = [np.zeros((32, 48, 3), np.uint8)] * 2
-    predictor = SimpleNamespace(channels=3, draw=lambda frame, source: frame)
-    monkeypatch.setattr(module, '_frames', lambda video: iter(frames))
+    predictor = SimpleNamespace(channels=3, draw_all=lambda images, batch_size: images)
+    monkeypatch.setattr(module, '_frames', lambda video, source, channels: iter(frames))
     draw_video(predictor, film, tmp_path / 'a.mp4')
     written = cv2.VideoCapture(str(tmp_path / 'a.mp4'))
     assert [written.read()[0] for _ in range(3)] == [True, True, False]
