@@ -26,7 +26,8 @@ def answers(model: nn.Module) -> list[float]:
     """What a backbone makes of one image, and its gradient: some sums of it.
 
     Args:
-        model: Its weights are overwritten: matrices and kernels wholly, the others are changed.
+        model: Its weights are overwritten, as random ones differ between releases of torch; those
+            that begin with one value, as in a norm, are changed.
     """
     model.double().eval()
     with torch.no_grad():
@@ -34,7 +35,8 @@ def answers(model: nn.Module) -> list[float]:
             if weight.dim() > 1:
                 weight.copy_(waves(weight, index) * 1.5 * weight[0].numel() ** -0.5)
             else:
-                weight.add_(waves(weight, index) * 0.1)
+                is_constant = bool((weight == weight[0]).all())
+                weight.copy_(weight * is_constant + waves(weight, index) * 0.1)
     image = waves(torch.empty(1, 3, 109, 150)).requires_grad_()
     outputs = model(image)
     sums = [(output * waves(output)).mean() for output in outputs]
