@@ -22,7 +22,7 @@ print(keep_freed_memory() if sys.argv[1] == 'keep' else None)
 import torch
 before = resident()
 torch.ones(2**24)  # 64 MiB
-print(resident() - before >= 64)
+print(resident() - before >= 32)  # pages that an import has freed may be among them
 """
 
 
