@@ -267,6 +267,8 @@ def test_python_prints_what_is_shown(
     namespace: dict = {}
     for block in blocks(page, 'python'):
         capsys.readouterr()
+        if '_base_.' in block:  # of a config, which MMEngine runs: tests/test_recipes.py
+            continue
         if 'torch.compile(' in block and Version(torch.__version__) < Version('2.8'):
             pytest.skip('torch.compile of a backbone needs torch 2.8')
         exec(block, namespace)
