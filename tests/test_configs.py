@@ -74,6 +74,7 @@ HEADS = {
     'panoptic_head',
 }  # that read the backbone where no neck does
 TABLES = ('pos_bias', 'attention_scale')  # of position biases
+NORMS = (torch.nn.LayerNorm, torch.nn.BatchNorm2d, torch.nn.GroupNorm)
 NUM_CLASSES = {
     'coco': 80,
     'coco_panoptic': 133,
@@ -348,6 +349,32 @@ def test_released_qna_vit_decays_norms_but_not_tables() -> None:
     assert rates == {2e-3}
     for name, parameter in model.named_parameters():
         assert decays[parameter] == (0.0 if name.endswith(TABLES) else 0.05), name
+
+
+@pytest.mark.parametrize(
+    'name',
+    [
+        'mask2former_ssvit_t_50e_coco',
+        'mask2former_dinat_l_100e_coco_panoptic',
+        'mask2former_slide_swin_t_160k_ade20k',
+    ],
+)
+def test_mask2former_learns_its_backbone_at_a_tenth(name: str) -> None:
+    cfg = load(name)
+    shrink(cfg.model)
+    model = build(cfg)
+    groups = build_optim_wrapper(model, cfg.optim_wrapper).optimizer.param_groups
+    found = {group['params'][0]: (group['lr'], group['weight_decay']) for group in groups}
+    norms = {
+        f'{name}.{key}'
+        for name, module in model.named_modules()
+        if isinstance(module, (*NORMS, torch.nn.Embedding)) and 'level_encoding' not in name
+        for key, _ in module.named_parameters(recurse=False)
+    }
+    for name, parameter in model.named_parameters():
+        is_undecayed = name in norms or name.endswith(TABLES)
+        rate = 1e-5 if name.startswith('backbone.') else 1e-4
+        assert found[parameter] == pytest.approx((rate, 0.0 if is_undecayed else 0.05)), name
 
 
 def optimized(name: str) -> tuple[torch.nn.Module, set[float], dict[torch.Tensor, float]]:
