@@ -67,12 +67,13 @@ SMALL = {
         )
     ),
 }
-HEADS = {
-    'head',
-    'decode_head',
-    'auxiliary_head',
-    'panoptic_head',
-}  # that read the backbone where no neck does
+# What a config of another size sets. `shrink` has values of its own for them.
+OF_A_SIZE = {
+    *('_base_', 'model', 'backbone', 'arch', 'depth', 'drop_path_rate', 'in_channels'),
+    *('neck', 'decode_head', 'auxiliary_head', 'head', 'optim_wrapper', 'optimizer', 'lr', 'dtype'),
+}
+# That read the backbone where no neck does.
+HEADS = {'head', 'decode_head', 'auxiliary_head', 'panoptic_head'}
 TABLES = ('pos_bias', 'attention_scale')  # of position biases
 NORMS = (torch.nn.LayerNorm, torch.nn.BatchNorm2d, torch.nn.GroupNorm)
 NUM_CLASSES = {
