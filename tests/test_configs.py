@@ -75,7 +75,7 @@ OF_A_SIZE = {
 # That read the backbone where no neck does.
 HEADS = {'head', 'decode_head', 'auxiliary_head', 'panoptic_head'}
 TABLES = ('pos_bias', 'attention_scale')  # of position biases
-NORMS = (torch.nn.LayerNorm, torch.nn.BatchNorm2d, torch.nn.GroupNorm)
+NORMS = (torch.nn.LayerNorm, torch.nn.GroupNorm, torch.nn.modules.batchnorm._BatchNorm)
 NUM_CLASSES = {
     'coco': 80,
     'coco_panoptic': 133,

@@ -66,14 +66,12 @@ def swap_backbone(
         CannotAdapt: If the config has no backbone, several, one that is no pyramid, or a part that
             reaches into its backbone; or if the new one does not give the maps of the old one.
     """
+    if isinstance(name, Mapping) and 'type' not in name:
+        raise ValueError(f'the config of a backbone needs its type, got {dict(name)}')
     if isinstance(name, str) and name not in BACKBONES:
         raise ValueError(f'backbone must be one of {list(BACKBONES)}, got {name!r}')
-    if not isinstance(name, str) and 'type' not in name:
-        raise ValueError(f'the config of a backbone needs its type, got {dict(name)}')
-    cfg, entry = (
-        copy.deepcopy(with_type_names(cfg)),
-        BACKBONES.get(name) if isinstance(name, str) else None,
-    )
+    entry = BACKBONES[name] if isinstance(name, str) else None
+    cfg = copy.deepcopy(with_type_names(cfg))
     model = _owner_of_backbone(cfg.get('model') or {})
     scope = cfg.get('default_scope') or 'mmengine'
     init_default_scope(scope)
@@ -85,15 +83,17 @@ def swap_backbone(
         raise CannotAdapt('its OCRHead takes two maps of one size, from a dilated backbone')
     skipped = _skip_unused_maps(model, len(old))
     stages, old = _matching_stages(old)[skipped:], old[skipped:]
-    backbone = {**(name if entry is None else entry.backbone(scope)), **backbone_options}
+    if isinstance(name, Mapping):
+        backbone = {**name, **backbone_options}
+    else:
+        backbone = {
+            **BACKBONES[name].backbone(scope),
+            **backbone_options,
+            'out_indices': stages,
+        }
     if channels != 3:
         backbone['in_channels'] = channels
-    if entry is not None:
-        backbone['out_indices'] = stages
-        new = _run(backbone, channels)
-    else:
-        backbone, new = _with_maps_of(backbone, stages, channels)
-    model['backbone'] = backbone
+    model['backbone'], new = _with_maps_of(backbone, stages, channels)
     _fit_channels(model, old, new)
     model.pop('pretrained', None)
     if entry is not None and channels == 3:  # there are no usual statistics of others
@@ -227,10 +227,10 @@ def _matching_stages(maps: Sequence[Tensor]) -> tuple[int, ...]:
 def _with_maps_of(
     backbone: dict, stages: tuple[int, ...], channels: int
 ) -> tuple[dict, list[Tensor]]:
-    """A backbone that no table knows, with the ``out_indices`` for these stages, and its maps.
+    """A backbone with the ``out_indices`` for these stages, and its maps.
 
-    Tried are the numbers of the stages, those behind an output of the stem, as timm counts, and
-    what the backbone does by itself.
+    If it does not name them, tried are the numbers of the stages, those behind an output of the
+    stem, as timm counts, and what the backbone does by itself.
 
     Raises:
         CannotAdapt: If no choice gives maps of the strides.
