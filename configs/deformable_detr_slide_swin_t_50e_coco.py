@@ -1,8 +1,7 @@
 # Deformable DETR, Slide-Swin-T, COCO, 50 epochs.
 # Published: no table entry (Slide-Transformer, arXiv 2304.04237, trains no Deformable DETR).
 # Our choice: mmdet's recipe for R-50 as it is (AdamW, 2e-4 for 32 images, a tenth of it for the
-# backbone, weight decay 1e-4, gradients clipped to norm 0.1), and the
-# drop path of its Mask R-CNN.
+# backbone, weight decay 1e-4, gradients clipped to norm 0.1), and the drop path of its Mask R-CNN.
 # ImageNet weights: see _base_/models/maskrcnn_ssvit.py.
 _base_ = './_base_/models/deformable_detr.py'
 

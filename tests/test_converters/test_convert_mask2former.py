@@ -195,6 +195,8 @@ def full_size(ours):
 def test_published_model(name, golden):
     config = Config.fromfile(CONFIGS / name)
     model = build(config.model, config.default_scope, 'meta')
+    millions = sum(parameter.numel() for parameter in model.parameters()) / 1e6
+    assert round(millions) == RELEASED[Path(name).stem].parameters
     weights = full_size(model.state_dict())
     names = {re.sub(r'\d+\.', '', name[6:]) for name in golden('mask2former_small') if '/s' in name}
     assert {re.sub(r'\d+\.', '', k) for k in weights if 'sem_seg_head' in k} == names
