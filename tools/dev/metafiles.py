@@ -246,15 +246,14 @@ def training(cfg: 'Config') -> dict:
     """Length, images in a step, and techniques."""
     loop = cfg.train_cfg
     length = {'Epochs': loop.max_epochs} if 'max_epochs' in loop else {'Iterations': loop.max_iters}
-    schedulers = (
-        cfg.param_scheduler if isinstance(cfg.param_scheduler, list) else [cfg.param_scheduler]
-    )
-    schedulers = (unscoped(scheduler.type) for scheduler in schedulers)
+    schedulers = cfg.param_scheduler
+    schedulers = schedulers if isinstance(schedulers, list) else [schedulers]
+    decays = (unscoped(scheduler.type) for scheduler in schedulers)
     amp = ['Mixed Precision'] if cfg.optim_wrapper.type == 'AmpOptimWrapper' else []
     return {
         **length,
         'Batch Size': cfg.auto_scale_lr.base_batch_size,
-        'Training Techniques': [cfg.optim_wrapper.optimizer.type, *amp, *dict.fromkeys(schedulers)],
+        'Training Techniques': [cfg.optim_wrapper.optimizer.type, *amp, *dict.fromkeys(decays)],
     }
 
 
