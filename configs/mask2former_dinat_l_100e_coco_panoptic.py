@@ -1,6 +1,6 @@
 # Mask2Former for panoptic maps, DiNAT-L from ImageNet-22k weights, COCO, 100 epochs.
-# Published: 58.5 PQ, 49.2 mask AP, 68.3 mIoU (DiNAT, arXiv 2209.15001, mask2former/ of its
-# repository).
+# Published: 58.5 PQ, 49.2 mask AP, 68.3 mIoU (DiNAT, arXiv 2209.15001, table in its
+# mask2former/README.md).
 # Weights: https://shi-labs.com/projects/dinat/checkpoints/m2f/mask2former_dinat_large_coco_panoptic.pth
 # Released recipe, that of Mask2Former with Swin-L: windows of 11, drop path 0.3, 200 queries, no
 # mixed precision, steps at 655 556 and 710 184 of 737 500 iterations.

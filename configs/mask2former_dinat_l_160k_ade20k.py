@@ -1,6 +1,6 @@
 # Mask2Former, DiNAT-L from ImageNet-22k weights, ADE20K, 640x640 crops, 160 000 iterations.
-# Published: 58.1 multi-scale mIoU (DiNAT, arXiv 2209.15001, mask2former/ of its repository; this
-# config tests single-scale).
+# Published: 58.1 multi-scale mIoU (DiNAT, arXiv 2209.15001, table in its mask2former/README.md;
+# this config tests single-scale).
 # Weights: https://shi-labs.com/projects/dinat/checkpoints/m2f/mask2former_dinat_large_ade20k_semantic.pth
 # Released recipe, that of Mask2Former with Swin-L: windows of 11, drop path 0.3, no mixed
 # precision. Our choice: crops of one class up to 75 %, as mmsegmentation has it, and not 100 %.

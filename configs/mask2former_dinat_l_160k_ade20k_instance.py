@@ -1,5 +1,5 @@
 # Mask2Former for instances, DiNAT-L from ImageNet-22k weights, ADE20K, 160 000 iterations.
-# Published: 35.4 mask AP (DiNAT, arXiv 2209.15001, mask2former/ of its repository).
+# Published: 35.4 mask AP (DiNAT, arXiv 2209.15001, table in its mask2former/README.md).
 # Weights: https://shi-labs.com/projects/dinat/checkpoints/m2f/mask2former_dinat_large_ade20k_instance.pth
 # Released recipe, that of Mask2Former with Swin-L: AdamW, 1e-4 for 16 images, polynomial decay,
 # windows of 11, drop path 0.3, 200 queries, no mixed precision.

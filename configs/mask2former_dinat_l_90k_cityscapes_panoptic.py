@@ -1,6 +1,6 @@
 # Mask2Former for panoptic maps, DiNAT-L from ImageNet-22k weights, Cityscapes, 90 000 iterations.
-# Published: 67.2 PQ, 44.5 mask AP, 83.4 mIoU (DiNAT, arXiv 2209.15001, mask2former/ of its
-# repository).
+# Published: 67.2 PQ, 44.5 mask AP, 83.4 mIoU (DiNAT, arXiv 2209.15001, table in its
+# mask2former/README.md).
 # Weights: https://shi-labs.com/projects/dinat/checkpoints/m2f/mask2former_dinat_large_cityscapes_panoptic.pth
 # Released recipe, that of Mask2Former with Swin-L: AdamW, 1e-4 for 16 images, polynomial decay,
 # windows of 11, drop path 0.3, 200 queries, no mixed precision.
