@@ -23,7 +23,7 @@ def import_class(text: str) -> str:
     if not file.stem.isidentifier():
         raise ValueError(f'{path!r} cannot be imported: give the file a name of letters and digits')
     if str(file.parent) not in sys.path:
-        sys.path.insert(0, str(file.parent))
+        sys.path.append(str(file.parent))  # at the end, so that its files hide no package
     module = import_module(file.stem)
     if Path(module.__file__ or '').resolve() != file:
         raise ValueError(

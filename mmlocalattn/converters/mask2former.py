@@ -15,17 +15,11 @@ from torch import Tensor
 
 from mmlocalattn.converters.nat import convert_whole
 
-MARKS = frozenset(
-    {
-        'backbone.levels.0.blocks.0.attn.rpb',
-        'sem_seg_head.predictor.query_feat.weight',
-        'sem_seg_head.predictor.class_embed.weight',
-    }
-)
-"""Names that are in every checkpoint of the release and in none of another."""
-
 _CLASSES = 'sem_seg_head.predictor.class_embed.weight'
 _QUERIES = 'sem_seg_head.predictor.query_feat.weight'
+MARKS = frozenset({'backbone.levels.0.blocks.0.attn.rpb', _CLASSES, _QUERIES})
+"""Names that are in every checkpoint of the release and in none of another."""
+
 _LENGTHS = {
     (80, 200): '100e_coco',
     (133, 200): '100e_coco_panoptic',
