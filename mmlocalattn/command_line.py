@@ -55,10 +55,10 @@ def add_config_arguments(parser: argparse.ArgumentParser, many: bool = False) ->
     )
     parser.add_argument(
         '--backbone',
-        choices=sorted(BACKBONES),
+        type=_backbone,
         metavar='NAME',
-        help='replace the backbone, fit what depends on it and print what was changed: '
-        + ', '.join(BACKBONES),
+        help='replace the backbone, fit what depends on it and print what was changed; '
+        'FILE.py:CLASS for one of your own, or: ' + ', '.join(BACKBONES),
     )
     parser.add_argument(
         '--keep-optimizer',
@@ -73,6 +73,14 @@ def add_config_arguments(parser: argparse.ArgumentParser, many: bool = False) ->
         metavar='KEY=VALUE',
         help='change entries of the config: train_dataloader.batch_size=4; lists as key="[a,b]"',
     )
+
+
+def _backbone(text: str) -> str:
+    if text not in BACKBONES and '.py:' not in text:
+        raise argparse.ArgumentTypeError(
+            f'invalid choice: {text!r} (choose from {", ".join(BACKBONES)}, or FILE.py:CLASS)'
+        )
+    return text
 
 
 def add_data_arguments(parser: argparse.ArgumentParser) -> None:

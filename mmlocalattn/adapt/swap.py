@@ -40,19 +40,21 @@ class CannotAdapt(ValueError):
 
 
 def swap_backbone(
-    cfg: Config, name: str, keep_optimizer: bool = False, **backbone_options: Any
+    cfg: Config, name: str | Mapping, keep_optimizer: bool = False, **backbone_options: Any
 ) -> Config:
     """Replace the backbone of a config and fit what depends on it.
 
-    Fitted are the channels that necks and heads expect, ``out_indices``, the normalisation of
-    images of three channels, and, unless ``keep_optimizer``, the optimizer: one that is not AdamW
-    becomes AdamW with the learning rate of the package's own configs (not for SASA, a ResNet).
-    Options of the old backbone (weights to load, frozen stages, ...) go with it, but for
-    ``in_channels``.
+    Fitted are the channels that necks and heads expect, ``out_indices``, and for a backbone of this
+    package the normalisation of images of three channels, and, unless ``keep_optimizer``, the
+    optimizer: one that is not AdamW becomes AdamW with the learning rate of the package's own
+    configs (not for SASA, a ResNet). Options of the old backbone (weights to load, frozen stages,
+    ...) go with it, but for ``in_channels``.
 
     Args:
         cfg: Of mmdet, mmseg or mmpretrain (``default_scope``), which says the task. Not changed.
-        name: A key of :data:`~mmlocalattn.adapt.zoo.BACKBONES`.
+        name: A key of :data:`~mmlocalattn.adapt.zoo.BACKBONES`, or the config of any backbone that
+            returns a pyramid of maps: a dict with ``type``. Its ``out_indices`` are found if it
+            does not name them.
         keep_optimizer: Leave ``optim_wrapper`` as it is.
         backbone_options: More arguments of the backbone, ``arch`` among them.
 
@@ -62,11 +64,14 @@ def swap_backbone(
     Raises:
         ValueError: If there is no backbone of this name.
         CannotAdapt: If the config has no backbone, several, one that is no pyramid, or a part that
-            reaches into its backbone.
+            reaches into its backbone; or if the new one does not give the maps of the old one.
     """
-    if name not in BACKBONES:
+    if isinstance(name, Mapping) and 'type' not in name:
+        raise ValueError(f'the config of a backbone needs its type, got {dict(name)}')
+    if isinstance(name, str) and name not in BACKBONES:
         raise ValueError(f'backbone must be one of {list(BACKBONES)}, got {name!r}')
-    cfg, entry = copy.deepcopy(with_type_names(cfg)), BACKBONES[name]
+    entry = BACKBONES[name] if isinstance(name, str) else None
+    cfg = copy.deepcopy(with_type_names(cfg))
     model = _owner_of_backbone(cfg.get('model') or {})
     scope = cfg.get('default_scope') or 'mmengine'
     init_default_scope(scope)
@@ -78,15 +83,22 @@ def swap_backbone(
         raise CannotAdapt('its OCRHead takes two maps of one size, from a dilated backbone')
     skipped = _skip_unused_maps(model, len(old))
     stages, old = _matching_stages(old)[skipped:], old[skipped:]
-    model['backbone'] = {**entry.backbone(scope), **backbone_options, 'out_indices': stages}
+    if isinstance(name, Mapping):
+        backbone = {**name, **backbone_options}
+    else:
+        backbone = {
+            **BACKBONES[name].backbone(scope),
+            **backbone_options,
+            'out_indices': stages,
+        }
     if channels != 3:
-        model['backbone']['in_channels'] = channels
-    new = _run(model['backbone'], channels)
+        backbone['in_channels'] = channels
+    model['backbone'], new = _with_maps_of(backbone, stages, channels)
     _fit_channels(model, old, new)
     model.pop('pretrained', None)
-    if channels == 3:  # there are no usual statistics of others
+    if entry is not None and channels == 3:  # there are no usual statistics of others
         _fit_preprocessor(cfg._cfg_dict, 'to_rgb' if scope == 'mmpretrain' else 'bgr_to_rgb')
-    if not keep_optimizer:
+    if entry is not None and not keep_optimizer:
         fit_optimizer(cfg, entry)
     fit_layer_decay(cfg)
     if cfg.get('load_from'):  # weights of the model with its old backbone
@@ -210,6 +222,38 @@ def _matching_stages(maps: Sequence[Tensor]) -> tuple[int, ...]:
     if len(strides) == 4 and strides[0] == 4 and strides == sorted(strides):
         return (0, 1, 2, 3)
     raise CannotAdapt(f'its backbone is no pyramid: its maps have strides {strides}')
+
+
+def _with_maps_of(
+    backbone: dict, stages: tuple[int, ...], channels: int
+) -> tuple[dict, list[Tensor]]:
+    """A backbone with the ``out_indices`` for these stages, and its maps.
+
+    If it does not name them, tried are the numbers of the stages, those behind an output of the
+    stem, as timm counts, and what the backbone does by itself.
+
+    Raises:
+        CannotAdapt: If no choice gives maps of the strides.
+    """
+    wanted = [_STRIDES[stage] for stage in stages]
+    choices: list[dict] = [{}]
+    if 'out_indices' not in backbone:
+        behind_stem = tuple(stage + 1 for stage in stages)
+        choices = [dict(out_indices=stages), dict(out_indices=behind_stem), {}]
+    reasons = []
+    for choice in choices:
+        try:
+            maps = _run({**backbone, **choice}, channels)
+        except CannotAdapt as error:
+            reasons.append(str(error))
+            continue
+        if _strides(maps) == wanted:
+            return {**backbone, **choice}, maps
+        reasons.append(f'{choice or "as it is"}: its maps have strides {_strides(maps)}')
+    raise CannotAdapt(
+        f'{backbone["type"]} gives no maps of the strides {wanted}; '
+        + '; '.join(dict.fromkeys(reasons))
+    )
 
 
 def _skip_unused_maps(model: dict, num_maps: int) -> int:

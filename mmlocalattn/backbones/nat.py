@@ -142,9 +142,16 @@ class DiNAT(NAT):
             (1, 2, 1, 3, 1, 4, 1, 5, 1, 2, 1, 3, 1, 4, 1, 5, 1, 5),
             (1, 2),
         ),
+        'mask2former': (
+            (1, 14),
+            (1, 4, 1, 7),
+            (1, 2, 1, 3, 1, 2, 1, 3, 1, 2, 1, 3, 1, 2, 1, 3, 1, 3),
+            (1,),
+        ),
     }
     """Released sets by the data they were chosen for: images of 224 and 384 pixels, COCO's
-    800 x 1333, ADE20K crops of 512 and 640 pixels (the last with large only)."""
+    800 x 1333, ADE20K crops of 512 and 640 pixels (the last with large only), and Mask2Former,
+    which has large with windows of 11."""
 
     def __init__(
         self,

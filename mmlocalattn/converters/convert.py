@@ -27,7 +27,7 @@ from mmlocalattn.backbones.nat import NAT, DiNAT
 from mmlocalattn.backbones.qna_vit import QnAViT
 from mmlocalattn.backbones.slide_transformer import SlideSwin
 from mmlocalattn.backbones.ssvit import SSViT
-from mmlocalattn.converters import flax_tree, nat, qna_vit, slide_swin, ssvit
+from mmlocalattn.converters import flax_tree, mask2former, nat, qna_vit, slide_swin, ssvit
 from mmlocalattn.converters.marks import families_of
 from mmlocalattn.files import check_file
 from mmlocalattn.heads.ssvit_neck import SSViTNeck
@@ -248,13 +248,13 @@ class WholeModels:
 
     Attributes:
         marks: Names that are in every checkpoint of the release and in none of another.
-        convert_names: The released weights to ours.
+        convert_names: The released weights to ours, of a model of this config.
         find_configs: Names of the configurations whose model may have the released weights.
         load: Reads the released file.
     """
 
     marks: Set[str]
-    convert_names: Callable[[Weights], Weights]
+    convert_names: Callable[[Weights, Mapping], Weights]
     find_configs: Callable[[Weights], list[str]]
     load: Callable[[Path], Weights] = load_state_dict
 
@@ -264,7 +264,7 @@ class WholeModels:
         cfg = load_config(configs[0])
         with DefaultScope.overwrite_default_scope(cfg.default_scope), torch.device('meta'):
             model = MODELS.build(cfg.model)
-        converted = self.convert_names(weights)
+        converted = self.convert_names(weights, cfg.model)
         check_names(converted, model.state_dict())
         names = [path.rpartition('::')[2].rpartition('/')[2] for path in configs]
         return Converted(converted, {'config': ' or '.join(names)})
@@ -305,6 +305,10 @@ def _ssvit_tail(weights: Weights, channels: int) -> dict[str, nn.Module]:
 def _linear_tail(weights: Weights, channels: int) -> dict[str, nn.Module]:
     num_classes = len(weights.get('head.fc.bias', range(1000)))
     return {'head': nn.ModuleDict({'fc': nn.Linear(channels, num_classes)})}
+
+
+def _nat_whole(weights: Weights, model: Mapping) -> Weights:
+    return nat.convert_whole(weights)
 
 
 def _nat_detectors(weights: Weights) -> list[str]:
@@ -357,7 +361,12 @@ _CLASSIFIERS = {
 }
 FAMILIES: dict[str, Classifiers | WholeModels] = {
     **_CLASSIFIERS,
-    'nat_det': WholeModels(nat.DETECTOR_MARKS, nat.convert_whole, _nat_detectors),
-    'nat_seg': WholeModels(nat.SEGMENTOR_MARKS, nat.convert_whole, _nat_segmentors),
+    'nat_det': WholeModels(nat.DETECTOR_MARKS, _nat_whole, _nat_detectors),
+    'nat_seg': WholeModels(nat.SEGMENTOR_MARKS, _nat_whole, _nat_segmentors),
+    'dinat_mask2former': WholeModels(
+        mask2former.MARKS,
+        mask2former.convert,
+        lambda weights: mask2former.find_configs(weights, _nat_backbones(weights)),
+    ),
 }
 """The official releases, by the names that :func:`convert_checkpoint` takes."""

@@ -2,7 +2,7 @@
 
 from collections.abc import Collection, Set
 
-from mmlocalattn.converters import nat, qna_vit, slide_swin, ssvit
+from mmlocalattn.converters import mask2former, nat, qna_vit, slide_swin, ssvit
 
 MARKS: dict[str, Set[str]] = {
     'ssvit': ssvit.MARKS,
@@ -12,6 +12,7 @@ MARKS: dict[str, Set[str]] = {
     'qna_vit': qna_vit.MARKS,
     'nat_det': nat.DETECTOR_MARKS,
     'nat_seg': nat.SEGMENTOR_MARKS,
+    'dinat_mask2former': mask2former.MARKS,
 }
 
 

@@ -8,9 +8,10 @@ from pathlib import Path
 
 from mmengine.config import Config, DictAction
 
-from mmlocalattn.adapt import describe_changes, fit_to_data, swap_backbone
+from mmlocalattn.adapt import BACKBONES, describe_changes, fit_to_data, swap_backbone
 from mmlocalattn.adapt.data import task_of
 from mmlocalattn.adapt.sizes import fit_sizes
+from mmlocalattn.adapt.user_class import import_class
 from mmlocalattn.command_line import (
     add_common_arguments,
     add_config_arguments,
@@ -53,7 +54,9 @@ def config_of(args: argparse.Namespace, path: str | None = None) -> Config:
     cfg = changed = read_config(path)
     if args.backbone:
         check_scope(cfg)
-        changed = swap_backbone(cfg, args.backbone, args.keep_optimizer)
+        own = args.backbone not in BACKBONES
+        backbone = dict(type=import_class(args.backbone)) if own else args.backbone
+        changed = swap_backbone(cfg, backbone, args.keep_optimizer)
     elif args.keep_optimizer:
         raise ValueError('--keep-optimizer says nothing without --backbone')
     if getattr(args, 'data', None):

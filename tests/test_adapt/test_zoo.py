@@ -19,6 +19,11 @@ CASCADE = 'the released Cascade Mask R-CNN drops more paths; the table follows M
 LONG = 'the 3x schedule of SSViT-B halves the rate; the table follows 1x'
 RETINANET_SSVIT = 'RetinaNet has its own weight decay; the table follows Mask R-CNN'
 RETINANET_PVT = 'RetinaNet learns at half the rate; the table follows Mask R-CNN'
+HOST = 'the recipe is that of mmdet; the table follows Mask R-CNN'
+MASK2FORMER = "Mask2Former's own recipe; the table follows Mask R-CNN and UPerNet"
+DINAT_MASK2FORMER = 'Mask2Former with DiNAT-L was released with windows of 11 and their dilations'
+RATES = {'lr', 'weight_decay'}
+RELEASED_DETAILS = {'lr', 'drop_path_rate', 'dilations'}
 EXCEPTIONS = {
     **{f'semfpn_ssvit_{s}_80k_ade20k': ({'lr', 'weight_decay'}, SEMANTIC_FPN) for s in 'tsbl'},
     **{f'semfpn_qna_vit_{s}_80k_ade20k': ({'lr', 'weight_decay'}, SEMANTIC_FPN) for s in 'ts'},
@@ -28,6 +33,48 @@ EXCEPTIONS = {
     'cascade_maskrcnn_ssvit_b_3x_coco': ({'lr'}, LONG),
     **{f'retinanet_ssvit_{s}_1x_coco': ({'weight_decay'}, RETINANET_SSVIT) for s in 'tsbl'},
     **{f'retinanet_slide_pvt_{s}_1x_coco': ({'lr'}, RETINANET_PVT) for s in 'ts'},
+    **{
+        f'{head}_{name}_{length}_coco': (keys, HOST)
+        for head, length in (('dino', '1x'), ('deformable_detr', '50e'))
+        for name, keys in (
+            ('ssvit_t', RATES),
+            ('ssvit_s', RATES),
+            ('dinat_l', RATES),
+            ('slide_swin_t', {'weight_decay'}),
+        )
+    },
+    **{
+        f'rtmdet_ins_{name}_100e_coco': ({'lr'}, HOST)
+        for name in ('ssvit_t', 'ssvit_s', 'dinat_l', 'slide_swin_t')
+    },
+    **{
+        f'mask2former_{name}_50e_{data}': (keys, MASK2FORMER)
+        for data in ('coco', 'coco_panoptic')
+        for name, keys in (
+            ('ssvit_t', {'lr'}),
+            ('ssvit_s', {'lr'}),
+            ('slide_swin_t', {'drop_path_rate'}),
+        )
+    },
+    **{
+        f'mask2former_{name}_160k_ade20k': (RATES, MASK2FORMER)
+        for name in ('ssvit_t', 'ssvit_s', 'slide_swin_t')
+    },
+    **{
+        f'mask2former_dinat_l_{data}': (RATES | {'dilations'}, DINAT_MASK2FORMER)
+        for data in ('160k_ade20k', '90k_cityscapes')
+    },
+    **{
+        f'mask2former_dinat_l_{data}': (RELEASED_DETAILS, DINAT_MASK2FORMER)
+        for data in (
+            '100e_coco',
+            '100e_coco_panoptic',
+            '160k_ade20k_instance',
+            '160k_ade20k_panoptic',
+            '90k_cityscapes_instance',
+            '90k_cityscapes_panoptic',
+        )
+    },
     'detr_qna_vit_t_150e_coco': ({'weight_decay'}, "DETR's own; the table follows Mask R-CNN"),
 }
 """What a config has otherwise than the table, and why."""

@@ -125,6 +125,11 @@ def dilations(model):
                 [1, 2, 1, 2, 1],
             ],
         ),
+        (
+            'mask2former',
+            'large',
+            [[1, 14, 1], [1, 4, 1, 7], [1, 2, 1, 3] * 4 + [1, 3], [1] * 5],
+        ),
     ],
 )
 def test_dilations_by_name(name, arch, expected):

@@ -79,11 +79,18 @@ FAMILIES = (
         'Stand-Alone Self-Attention in Vision Models',
     ),
 )
-DATASETS = {'CocoDataset': 'COCO', 'ADE20KDataset': 'ADE20K', 'ImageNet': 'ImageNet-1k'}
+# What a file name calls the data.
+DATASETS = {
+    'coco': 'COCO',
+    'ade20k': 'ADE20K',
+    'cityscapes': 'Cityscapes',
+    'imagenet': 'ImageNet-1k',
+}
 # What a header calls a metric: the task and what a metafile calls it.
 METRICS = {
     'box AP': ('Object Detection', 'Published box AP'),
     'mask AP': ('Instance Segmentation', 'Published mask AP'),
+    'PQ': ('Panoptic Segmentation', 'Published PQ'),
     'mIoU': ('Semantic Segmentation', 'Published mIoU'),
     'multi-scale mIoU': ('Semantic Segmentation', 'Published mIoU (multi-scale)'),
     'top-1': ('Image Classification', 'Published Top 1 Accuracy'),
@@ -186,8 +193,7 @@ def model_entry(file: Path, cfg: 'Config') -> tuple[Family, dict]:
             f'tools/dev/metafiles.py'
         )
     published, weights = read_header(file)
-    dataset = unscoped(cfg.train_dataloader.dataset.type)
-    dataset = DATASETS.get(dataset, dataset)
+    dataset = next(DATASETS[part] for part in file.stem.split('_') if part in DATASETS)
     entry = {
         'Name': file.stem,
         'In Collection': family.name,
@@ -240,19 +246,21 @@ def training(cfg: 'Config') -> dict:
     """Length, images in a step, and techniques."""
     loop = cfg.train_cfg
     length = {'Epochs': loop.max_epochs} if 'max_epochs' in loop else {'Iterations': loop.max_iters}
-    schedulers = (unscoped(scheduler.type) for scheduler in cfg.param_scheduler)
+    schedulers = cfg.param_scheduler
+    schedulers = schedulers if isinstance(schedulers, list) else [schedulers]
+    decays = (unscoped(scheduler.type) for scheduler in schedulers)
     amp = ['Mixed Precision'] if cfg.optim_wrapper.type == 'AmpOptimWrapper' else []
     return {
         **length,
         'Batch Size': cfg.auto_scale_lr.base_batch_size,
-        'Training Techniques': [cfg.optim_wrapper.optimizer.type, *amp, *dict.fromkeys(schedulers)],
+        'Training Techniques': [cfg.optim_wrapper.optimizer.type, *amp, *dict.fromkeys(decays)],
     }
 
 
 def parts(cfg: 'Config') -> list[str]:
     """The types of the model and its parts."""
     model = cfg.model
-    names = ('backbone', 'neck', 'decode_head', 'bbox_head')
+    names = ('backbone', 'neck', 'decode_head', 'bbox_head', 'panoptic_head')
     return [unscoped(part.type) for part in (model, *(model[n] for n in names if n in model))]
 
 

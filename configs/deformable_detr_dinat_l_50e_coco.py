@@ -1,0 +1,20 @@
+# Deformable DETR, DiNAT-L, COCO, 50 epochs.
+# Published: no table entry (DiNAT, arXiv 2209.15001, trains no Deformable DETR).
+# Our choice: mmdet's recipe for R-50 as it is (AdamW, 2e-4 for 32 images, a tenth of it for the
+# backbone, weight decay 1e-4, gradients clipped to norm 0.1), and the drop path and dilations of
+# its Cascade Mask R-CNN.
+# ImageNet weights: see _base_/models/maskrcnn_ssvit.py.
+_base_ = './_base_/models/deformable_detr.py'
+
+model = dict(
+    backbone=dict(
+        _delete_=True,
+        type='mmlocalattn.DiNAT',
+        arch='large',
+        out_indices=(1, 2, 3),
+        output_norm=True,
+        drop_path_rate=0.6,
+        dilations='coco',
+    ),
+    neck=dict(in_channels=[384, 768, 1536]),
+)

@@ -1,0 +1,19 @@
+# Deformable DETR, Slide-Swin-T, COCO, 50 epochs.
+# Published: no table entry (Slide-Transformer, arXiv 2304.04237, trains no Deformable DETR).
+# Our choice: mmdet's recipe for R-50 as it is (AdamW, 2e-4 for 32 images, a tenth of it for the
+# backbone, weight decay 1e-4, gradients clipped to norm 0.1), and the drop path of its Mask R-CNN.
+# ImageNet weights: see _base_/models/maskrcnn_ssvit.py.
+_base_ = './_base_/models/deformable_detr.py'
+
+model = dict(
+    backbone=dict(
+        _delete_=True,
+        type='mmlocalattn.SlideSwin',
+        arch='tiny',
+        out_indices=(1, 2, 3),
+        output_norm=True,
+        drop_path_rate=0.2,
+        window_size=7,
+    ),
+    neck=dict(in_channels=[192, 384, 768]),
+)
