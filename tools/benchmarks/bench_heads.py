@@ -40,11 +40,12 @@ def main(argv: Sequence[str] | None = None) -> None:
         unknown = [name for name in names if name not in FAMILIES]
         if unknown:
             raise ValueError(f'--families {unknown[0]!r}: there are {", ".join(FAMILIES)}')
-        records = Records(args.out or args.work_dir / 'heads.json')
+        records, failed = Records(args.out or args.work_dir / 'heads.json'), []
         if not args.table:
-            for name in names:
-                run_family(name, records, args)
+            failed = [name for name in names if not run_family(name, records, args)]
     print_table(records)
+    if failed:
+        raise SystemExit(f'error: not trained: {", ".join(failed)}')
 
 
 if __name__ == '__main__':

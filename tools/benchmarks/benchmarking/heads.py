@@ -60,7 +60,7 @@ class Family:
     model: dict
     levels: int = 4
     start: str | None = None
-    epochs: int = 3
+    epochs: int = 2
     lr: float = 1e-3
     formats: tuple[str, ...] = ('onnx', 'pt2')
     metric: tuple[str, ...] = field(default=('bbox',))
@@ -214,14 +214,12 @@ FAMILIES: Mapping[str, Family] = {
         'QnA-ViT',
         _two_stage(dict(bbox_head=_BOX_HEAD)),
         start='ATSS',
-        epochs=2,
     ),
     'Cascade Mask R-CNN': Family(
         'cascade_rcnn/cascade-mask-rcnn_r50_fpn_1x_coco.py',
         'Slide-Swin',
         _two_stage(dict(bbox_head=[_cascade_stage(i) for i in range(3)], **_MASKS), stages=3),
         start='FCOS',
-        epochs=2,
         metric=BOTH,
     ),
     'DETR': Family(
@@ -233,7 +231,7 @@ FAMILIES: Mapping[str, Family] = {
         ),
         levels=1,
         start='Mask R-CNN',
-        epochs=6,
+        epochs=3,
     ),
     'Deformable DETR': Family(
         'deformable_detr/deformable-detr_r50_16xb2-50e_coco.py',
@@ -241,7 +239,7 @@ FAMILIES: Mapping[str, Family] = {
         _deformable(WIDTH),
         levels=3,
         start='RetinaNet',
-        epochs=4,
+        epochs=3,
     ),
     'DINO': Family(
         'dino/dino-4scale_r50_8xb2-12e_coco.py',

@@ -4,6 +4,7 @@ import argparse
 import functools
 import importlib.util
 import json
+import multiprocessing
 import os
 import signal
 import sys
@@ -48,39 +49,47 @@ class Records:
         write_json(self.path, self.content)
 
 
-class StepFailed(Exception):
+class StepFailed(ValueError):
     """A command did not end well; holds its last line."""
 
 
-def run_family(name: str, records: Records, args: argparse.Namespace) -> None:
-    """Do what is not done yet."""
-    family, record = FAMILIES[name], records.of(name)
-    folder = args.work_dir / folder_name(name)
-    config = folder / 'config.py'
+def run_family(name: str, records: Records, args: argparse.Namespace) -> bool:
+    """Do what is not done yet; gives whether there is a trained model."""
+    record, folder = records.of(name), args.work_dir / folder_name(name)
     if 'training' not in record:
-        start = None
-        if family.start is not None:
-            run_family(family.start, records, args)
-            start = _checkpoint(args.work_dir / folder_name(family.start))
-        data = args.work_dir / 'data'
-        if not data.is_dir():
-            write_digit_cards(data, IMAGES, VAL_IMAGES, SIDE)
-        folder.mkdir(parents=True, exist_ok=True)
-        make_config(name, data.absolute(), start).dump(config)
-        print(f'{name}: training', flush=True)
-        command = (config, '--work-dir', folder / 'train', '--resume')
-        record['training'] = _run(args, folder / 'train.log', 'train.py', *command)
+        try:
+            record['training'] = _train(name, records, args)
+        except StepFailed as error:
+            print(f'  {error}', flush=True)
+            return False
         records.save()
-    for file_format in family.formats:
-        known = record['formats'].get(file_format, {})
-        if 'certificate' not in known:
+    for file_format in FAMILIES[name].formats:
+        if 'certificate' not in record['formats'].get(file_format, {}):
             print(f'{name}: {file_format}', flush=True)
             record['formats'][file_format] = _export(folder, file_format, args)
             records.save()
-        if file_format == 'torchscript' and args.detect and 'cpp' not in known:
-            print(f'{name}: C++', flush=True)
-            record['formats'][file_format]['cpp'] = _in_cpp(folder, args)
-            records.save()
+    traced = record['formats'].get('torchscript', {})
+    if args.detect and 'certificate' in traced and 'cpp' not in traced:
+        print(f'{name}: C++', flush=True)
+        traced['cpp'] = _in_cpp(folder, args)
+        records.save()
+    return True
+
+
+def _train(name: str, records: Records, args: argparse.Namespace) -> dict[str, float]:
+    """Train a family, and before that the one whose weights it starts from."""
+    start, folder = FAMILIES[name].start, args.work_dir / folder_name(name)
+    if start is not None and not run_family(start, records, args):
+        raise StepFailed(f'{name} starts from {start}')
+    data = args.work_dir / 'data'
+    if not data.is_dir():
+        write_digit_cards(data, IMAGES, VAL_IMAGES, SIDE)
+    folder.mkdir(parents=True, exist_ok=True)
+    weights = _checkpoint(args.work_dir / folder_name(start)) if start else None
+    make_config(name, data.absolute(), weights).dump(folder / 'config.py')
+    print(f'{name}: training', flush=True)
+    command = (folder / 'config.py', '--work-dir', folder / 'train', '--resume')
+    return _run(args, folder / 'train.log', 'train.py', *command)
 
 
 def _checkpoint(folder: Path) -> Path:
@@ -97,7 +106,13 @@ def _export(folder: Path, file_format: str, args: argparse.Namespace) -> dict[st
     except StepFailed as error:
         print(f'  {error}', flush=True)
         return {'refused': str(error)}
-    return {**usage, 'certificate': load_file(out).meta['certificate']}
+    # Not in this process, which is copied again: runtimes start threads, and copies have none.
+    with multiprocessing.get_context('fork').Pool(1) as pool:
+        return {**usage, 'certificate': pool.apply(_certificate, (out,))}
+
+
+def _certificate(file: Path) -> dict[str, Any]:
+    return load_file(file).meta['certificate']
 
 
 def _in_cpp(folder: Path, args: argparse.Namespace) -> dict[str, Any]:
@@ -106,7 +121,6 @@ def _in_cpp(folder: Path, args: argparse.Namespace) -> dict[str, Any]:
     command = (folder / 'config.py', file, '--out', predictions, '--work-dir', folder / 'test')
     _run(args, folder / 'test.log', 'test.py', *command)
     program = command_of(args.detect, args.threads)
-    classes = load_file(file).classes or ()
     total = alike = 0
     image = folder / 'image.ppm'
     for sample in load(str(predictions))[:CPP_IMAGES]:
@@ -117,17 +131,18 @@ def _in_cpp(folder: Path, args: argparse.Namespace) -> dict[str, Any]:
             if key in ('bboxes', 'scores', 'labels')
         }
         lines = output_of([*program, '--score', CPP_SCORE, file, image])
-        found = _parsed(lines, classes)
+        found = _parsed(lines)
         alike += 2 * len(match_boxes(expected, found, 0.99))
         total += len(expected['scores']) + len(found['scores'])
     times = run_program(program, file, image, 10)
     return {'images': CPP_IMAGES, 'boxes': total, 'share': alike / max(total, 1), **times}
 
 
-def _parsed(lines: list[str], classes: tuple[str, ...]) -> dict[str, torch.Tensor]:
+def _parsed(lines: list[str]) -> dict[str, torch.Tensor]:
+    """What the program prints; classes are called by their numbers here."""
     rows = [line.split() for line in lines]
     numbers = torch.tensor([[float(word) for word in row[1:]] for row in rows]).reshape(-1, 5)
-    labels = torch.tensor([classes.index(row[0]) for row in rows], dtype=torch.long)
+    labels = torch.tensor([int(row[0]) for row in rows], dtype=torch.long)
     return {'scores': numbers[:, 0], 'bboxes': numbers[:, 1:], 'labels': labels}
 
 
@@ -202,6 +217,11 @@ def print_table(records: Records) -> None:
     for name, family in FAMILIES.items():
         for file_format, entry in records.content.get(name, {}).get('formats', {}).items():
             rows.append([f'{name}, {family.backbone}', file_format, *_cells(entry)])
+            if 'cpp' in entry:
+                found = entry['cpp']
+                agree, milliseconds = f'{100 * found["share"]:.2f} %', f'{found["median"]:.0f}'
+                row = ['', 'the same in C++', *[''] * 4, agree, '', milliseconds, '', '']
+                rows.append(row)
     header = (
         'detector, backbone',
         'format',
