@@ -24,6 +24,7 @@ _PLAIN = dict(embed_dims=DIMS, depths=[1, 1, 2, 1], num_heads=[1, 2, 3, 4], mlp_
 _QNA = dict(
     _PLAIN,
     depths=[1, 1, 1, 0],
+    num_heads=[1, 2, 4, 8],
     kernel_sizes=[3] * 4,
     window_depths=[0, 0, 1, 1],
     window_heads=[1, 2, 3, 4],

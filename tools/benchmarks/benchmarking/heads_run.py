@@ -191,9 +191,9 @@ def _in_child(
     main: Callable[[list[str]], None], log: Path, options: list[str], threads: int
 ) -> NoReturn:
     """Run a tool, with all that it prints in a file, and end this process as it would."""
-    with open(log, 'w') as file:
-        os.dup2(file.fileno(), 1)
-        os.dup2(file.fileno(), 2)
+    sys.stdout = sys.stderr = open(log, 'w')
+    os.dup2(sys.stdout.fileno(), 1)  # of what is not Python, too
+    os.dup2(sys.stdout.fileno(), 2)
     status = 1
     try:
         torch.set_num_threads(threads)
@@ -207,7 +207,6 @@ def _in_child(
         traceback.print_exc()
     finally:
         sys.stdout.flush()
-        sys.stderr.flush()
         os._exit(status)
 
 
