@@ -191,23 +191,24 @@ def _in_child(
     main: Callable[[list[str]], None], log: Path, options: list[str], threads: int
 ) -> NoReturn:
     """Run a tool, with all that it prints in a file, and end this process as it would."""
-    sys.stdout = sys.stderr = open(log, 'w')
-    os.dup2(sys.stdout.fileno(), 1)  # of what is not Python, too
-    os.dup2(sys.stdout.fileno(), 2)
-    status = 1
-    try:
-        torch.set_num_threads(threads)
-        main(options)
-        status = 0
-    except SystemExit as stop:
-        status = stop.code if isinstance(stop.code, int) else int(stop.code is not None)
-        if isinstance(stop.code, str):
-            print(stop.code, file=sys.stderr)
-    except BaseException:
-        traceback.print_exc()
-    finally:
-        sys.stdout.flush()
-        os._exit(status)
+    with open(log, 'w') as file:
+        os.dup2(file.fileno(), 1)  # of what is not Python
+        os.dup2(file.fileno(), 2)
+        sys.stdout = sys.stderr = file
+        status = 1
+        try:
+            torch.set_num_threads(threads)
+            main(options)
+            status = 0
+        except SystemExit as stop:
+            status = stop.code if isinstance(stop.code, int) else int(stop.code is not None)
+            if isinstance(stop.code, str):
+                print(stop.code)
+        except BaseException:
+            traceback.print_exc()
+        finally:
+            file.flush()
+            os._exit(status)
 
 
 def print_table(records: Records) -> None:
