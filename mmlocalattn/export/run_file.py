@@ -200,6 +200,9 @@ def _read_onnx(path: Path, threads: int) -> tuple[dict, Callable[[Tensor], Outpu
 def _read_openvino(path: Path, threads: int) -> tuple[dict, Callable[[Tensor], Outputs]]:
     import openvino
 
+    with open(path, 'rb') as file:
+        if not file.read(100).lstrip().startswith(b'<'):  # OpenVINO tries other formats, and logs
+            raise ValueError('it is no XML file')
     core = openvino.Core()
     model = core.read_model(path)
     text = model.get_rt_info('mmlocalattn').astype(str) if model.has_rt_info('mmlocalattn') else ''
