@@ -110,7 +110,8 @@ def _eager(args: argparse.Namespace, image: Path) -> Round:
     keep_freed_memory()
     cfg, module = _module(args)
     node = cfg.model.get('data_preprocessor') or {}
-    pixels = torch.from_numpy(cv2.imread(str(image))[..., ::-1].copy()).permute(2, 0, 1)[None]
+    bgr = np.asarray(cv2.imread(str(image)), np.uint8)
+    pixels = torch.from_numpy(bgr[..., ::-1].copy()).permute(2, 0, 1)[None]
     mean, std = (torch.tensor(node[key]).view(1, -1, 1, 1) for key in ('mean', 'std'))
     batch = (pixels.float() - mean) / std
     seconds = []

@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any, NoReturn
 
 import cv2
+import numpy as np
 import torch
 from mmengine.fileio import load
 
@@ -127,7 +128,7 @@ def _in_cpp(folder: Path, args: argparse.Namespace) -> dict[str, Any]:
     total = alike = 0
     image = folder / 'image.ppm'
     for sample in load(str(predictions))[:CPP_IMAGES]:
-        cv2.imwrite(str(image), cv2.imread(sample['img_path']))
+        cv2.imwrite(str(image), np.asarray(cv2.imread(sample['img_path']), np.uint8))
         expected = {
             key: value[sample['pred_instances']['scores'] >= CPP_SCORE]
             for key, value in sample['pred_instances'].items()
