@@ -246,7 +246,7 @@ def one_line_errors(note: str = '') -> Iterator[None]:
     except (OSError, ModuleNotFoundError, ValueError) as error:
         raise SystemExit('\n'.join(filter(None, [f'error: {error}', note]))) from None
     except KeyboardInterrupt as error:
-        number = error.args[0] if error.args else signal.SIGINT
+        number = next((it for it in error.args if isinstance(it, signal.Signals)), signal.SIGINT)
         print(*filter(None, [f'stopped by {number.name}', note]), sep='\n', file=sys.stderr)
         raise SystemExit(128 + number) from None
 

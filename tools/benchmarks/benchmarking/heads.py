@@ -6,7 +6,7 @@ digit cards in minutes on a CPU.
 
 import copy
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -52,8 +52,8 @@ class Family:
         start: Family with the same backbone whose weights of it training starts from, None for
             random ones.
         epochs: Of 100 steps.
-        lr: Of AdamW, for batches of 8.
         formats: In which it is exported.
+        metric: Of what it finds.
     """
 
     base: str
@@ -62,9 +62,8 @@ class Family:
     levels: int = 4
     start: str | None = None
     epochs: int = 2
-    lr: float = 1e-3
     formats: tuple[str, ...] = ('onnx', 'pt2')
-    metric: tuple[str, ...] = field(default=('bbox',))
+    metric: tuple[str, ...] = ('bbox',)
 
 
 EVERYWHERE = ('onnx', 'openvino', 'pt2', 'torchscript')
@@ -138,13 +137,12 @@ def _cascade_stage(index: int) -> dict:
     )
 
 
-def _queries(width: int, layers: int, test: int = 20, **attention: int) -> dict:
+def _queries(width: int, layers: int, **attention: int) -> dict:
     """Changes to a detector with queries.
 
     Args:
         width: Of its embeddings.
         layers: Of the encoder and of the decoder.
-        test: Detections of an image.
         attention: More arguments of the attention to the maps.
     """
     own = dict(embed_dims=width, num_heads=4, dropout=0.0)
@@ -160,7 +158,7 @@ def _queries(width: int, layers: int, test: int = 20, **attention: int) -> dict:
             layer_cfg=dict(self_attn_cfg=own, cross_attn_cfg=dict(own, **attention), ffn_cfg=ffn),
         ),
         bbox_head=dict(num_classes=CLASSES, embed_dims=width),
-        test_cfg=dict(max_per_img=test),
+        test_cfg=dict(max_per_img=20),
     )
 
 
@@ -169,10 +167,6 @@ def _deformable(width: int) -> dict:
     neck = dict(in_channels=DIMS[1:], out_channels=width, num_outs=3, norm_cfg=_GROUPS)
     return dict(_queries(width, 2, num_levels=3), neck=neck, num_feature_levels=3)
 
-
-_RTMDET_NECK = dict(
-    in_channels=DIMS[1:], out_channels=WIDTH, num_csp_blocks=1, norm_cfg=_BN, act_cfg=None
-)
 
 FAMILIES: Mapping[str, Family] = {
     'Mask R-CNN': Family(
@@ -289,6 +283,5 @@ def make_config(name: str, data: Path, weights: Path | None) -> Config:
         )
     cfg.train_cfg.update(max_epochs=family.epochs, val_interval=family.epochs)
     cfg.param_scheduler[1].update(end=family.epochs, T_max=family.epochs)
-    cfg.optim_wrapper.optimizer.lr = family.lr
     cfg.default_hooks.logger.interval = 20
     return cfg
