@@ -246,7 +246,7 @@ def print_table(records: Records) -> None:
 def _cells(entry: Mapping) -> list[str]:
     certificate = entry.get('certificate')
     if certificate is None:
-        return ['refused'] * 9
+        return ['refused', *[''] * 8]
     metrics, latency = certificate['metrics'], certificate['latency_ms']
     cells = []
     for name in ('coco/bbox_mAP', 'coco/segm_mAP'):
