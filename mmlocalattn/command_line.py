@@ -6,6 +6,7 @@ once. What the arguments mean stands in :mod:`mmlocalattn.training.arguments`.
 
 import argparse
 import contextlib
+import os
 import signal
 import sys
 import threading
@@ -259,7 +260,11 @@ def _terminated_as_interrupted() -> Iterator[None]:
         yield
         return
 
+    owner = os.getpid()
+
     def interrupt(number: int, frame: object) -> None:
+        if os.getpid() != owner:  # a copy of the process, which has nothing to clean up
+            os._exit(128 + number)
         raise KeyboardInterrupt(signal.Signals(number))
 
     signal.signal(signal.SIGTERM, interrupt)

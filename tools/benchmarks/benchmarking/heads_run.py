@@ -199,6 +199,7 @@ def _in_child(
         os.dup2(file.fileno(), 1)  # of what is not Python
         os.dup2(file.fileno(), 2)
         sys.stdout = sys.stderr = file
+        signal.signal(signal.SIGTERM, signal.SIG_DFL)  # that the tool handles in its own way
         status = 1
         try:
             torch.set_num_threads(threads)
