@@ -6,7 +6,10 @@ once. What the arguments mean stands in :mod:`mmlocalattn.training.arguments`.
 
 import argparse
 import contextlib
+import os
+import signal
 import sys
+import threading
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -240,10 +243,40 @@ def _writable(check: Callable[[str], None], text: str) -> Path:
 def one_line_errors(note: str = '') -> Iterator[None]:
     """End the program with ``error: ...`` for what a caller can mend.
 
+    Ctrl-C ends it with one line too. So does SIGTERM, which would end it on the spot and leave
+    what was half written.
+
     Args:
         note: A last line, for what the program has done or left.
     """
     try:
-        yield
+        with _terminated_as_interrupted():
+            yield
     except (OSError, ModuleNotFoundError, ValueError) as error:
         raise SystemExit('\n'.join(filter(None, [f'error: {error}', note]))) from None
+    except KeyboardInterrupt as error:
+        number = next((it for it in error.args if isinstance(it, signal.Signals)), signal.SIGINT)
+        print(*filter(None, [f'stopped by {number.name}', note]), sep='\n', file=sys.stderr)
+        raise SystemExit(128 + number) from None
+
+
+@contextlib.contextmanager
+def _terminated_as_interrupted() -> Iterator[None]:
+    """Let SIGTERM raise a ``KeyboardInterrupt`` that holds it, if nobody else handles it."""
+    is_main = threading.current_thread() is threading.main_thread()
+    if not is_main or signal.getsignal(signal.SIGTERM) is not signal.SIG_DFL:
+        yield
+        return
+
+    owner = os.getpid()
+
+    def interrupt(number: int, frame: object) -> None:
+        if os.getpid() != owner:  # a copy of the process, which has nothing to clean up
+            os._exit(128 + number)
+        raise KeyboardInterrupt(signal.Signals(number))
+
+    signal.signal(signal.SIGTERM, interrupt)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, signal.SIG_DFL)

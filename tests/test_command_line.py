@@ -112,6 +112,28 @@ def test_errors_are_one_line() -> None:
         raise KeyError
 
 
+STOPPED = """
+import os, signal, sys
+from pathlib import Path
+from mmlocalattn.command_line import one_line_errors
+from mmlocalattn.files import whole_file
+
+signal.signal(signal.SIGINT, signal.default_int_handler)  # ignored where a shell has '&'
+with one_line_errors('It goes on later.'), whole_file(Path(sys.argv[1])) as partial:
+    partial.write_text('half')
+    os.kill(os.getpid(), getattr(signal, sys.argv[2]))
+    signal.pause()
+"""
+
+
+@pytest.mark.parametrize(('name', 'status'), [('SIGINT', 130), ('SIGTERM', 143)])
+def test_who_stops_a_program_gets_one_line(tmp_path: Path, name: str, status: int) -> None:
+    command = [sys.executable, '-c', STOPPED, str(tmp_path / 'file'), name]
+    run = subprocess.run(command, capture_output=True, text=True)
+    assert (run.returncode, run.stderr) == (status, f'stopped by {name}\nIt goes on later.\n')
+    assert list(tmp_path.iterdir()) == []
+
+
 def test_positive() -> None:
     assert positive('3') == 3
 

@@ -152,15 +152,19 @@ def show_file(path: Path) -> None:
     from mmlocalattn.export.run_file import load_file
     from mmlocalattn.export.show import lines_of
 
-    with one_line_errors():
-        print(*lines_of(load_file(path).meta), sep='\n')
+    print(*lines_of(load_file(path).meta), sep='\n')
 
 
 def main(argv: Sequence[str] | None = None) -> None:
     args = parse_args(argv)
-    if args.show:
-        show_file(args.show)
-        return
+    with one_line_errors():
+        if args.show:
+            show_file(args.show)
+        else:
+            export_model(args)
+
+
+def export_model(args: argparse.Namespace) -> None:
     from mmlocalattn.export import (
         build_exportable,
         check_forward,
@@ -172,16 +176,15 @@ def main(argv: Sequence[str] | None = None) -> None:
     from mmlocalattn.training import config_of
 
     out = args.out or Path(Path(args.config).with_suffix(SUFFIXES[args.format]).name)
-    with one_line_errors():
-        check_file(out)
-        cfg = config_of(args)
-        sizes = args.size or default_sizes(cfg, args.format)
-        check_sizes(cfg, sizes, args.format, args.part)
-        finish = finish_of(args, cfg, out, sizes)
-        module = build_exportable(cfg, args.checkpoint, args.part, args.labels)
-        check_forward(cfg, module, min(sizes))
-        meta = describe(cfg, args.part, sizes, args.format, module)
-        export(module, out, args.format, sizes, meta, partial(print, flush=True), finish)
+    check_file(out)
+    cfg = config_of(args)
+    sizes = args.size or default_sizes(cfg, args.format)
+    check_sizes(cfg, sizes, args.format, args.part)
+    finish = finish_of(args, cfg, out, sizes)
+    module = build_exportable(cfg, args.checkpoint, args.part, args.labels)
+    check_forward(cfg, module, min(sizes))
+    meta = describe(cfg, args.part, sizes, args.format, module)
+    export(module, out, args.format, sizes, meta, partial(print, flush=True), finish)
     show_file(out)
     print(out)
 

@@ -15,6 +15,7 @@
 #include <chrono>
 #include <cmath>
 #include <cstdio>
+#include <cstdlib>
 #include <ctime>
 #include <fstream>
 #include <functional>
@@ -25,6 +26,9 @@
 #if __has_include(<torch/csrc/inductor/aoti_package/model_package_loader.h>)
 #include <torch/csrc/inductor/aoti_package/model_package_loader.h>
 #define WITH_AOT_INDUCTOR
+#endif
+#ifdef __GLIBC__
+#include <malloc.h>
 #endif
 #ifdef WITH_PNG
 #include <png.h>
@@ -79,6 +83,17 @@ Arguments parse(int argc, char** argv) {
   arguments.model = files[0];
   arguments.image = files[1];
   return arguments;
+}
+
+// glibc gives a large block back to the kernel when it is freed, and every map of a model is one:
+// the kernel then clears the pages of the next map anew. The tools in Python do the same.
+void keep_freed_memory() {
+#ifdef __GLIBC__
+  const char* keep = std::getenv("MMLOCALATTN_KEEP_MEMORY");
+  if (keep && std::string(keep) == "0") return;
+  mallopt(M_MMAP_MAX, 0);
+  mallopt(M_TRIM_THRESHOLD, -1);
+#endif
 }
 
 // Its initializers register the operators. It stays loaded.
@@ -252,6 +267,7 @@ void measure(const Model& model, const at::Tensor& image, int repeat) {
 }
 
 void detect(const Arguments& arguments) {
+  keep_freed_memory();
   if (arguments.threads > 0) at::set_num_threads(arguments.threads);
   for (const std::string& path : arguments.operators) load_operators(path);
   define_detection_operators();

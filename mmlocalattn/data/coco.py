@@ -21,6 +21,8 @@ KINDS: dict[str, Any] = {
     'height': (int, float),
     'file_name': str,
 }  # of values; ids and names may be texts
+HUGE = re.compile(rb'[\s:,\[]-?(\d{100,})')
+"""A whole number whose square no floating-point number holds."""
 FIRST_BYTES = 16_000_000  # of a list of a large file, which are looked at
 
 
@@ -78,6 +80,9 @@ def _read(path: str) -> dict:
     text = Path(path).read_bytes()
     if (encoding := json.detect_encoding(text)) != 'utf-8':  # which pycocotools does not read
         raise ValueError(f'it is written in {encoding}: save it as UTF-8 without byte-order mark')
+    if huge := HUGE.search(text):
+        line = text.count(b'\n', 0, huge.start(1)) + 1
+        raise ValueError(f'line {line} has a number of {len(huge[1])} digits')
     try:
         content = json.loads(text)
     except ValueError as error:

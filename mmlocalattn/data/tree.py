@@ -12,6 +12,7 @@ from mmlocalattn.data.picture_files import SUFFIXES
 
 SplitName = Literal['train', 'val', 'test']
 SPLITS: tuple[SplitName, ...] = ('train', 'val', 'test')
+TEXT_SUFFIXES = ('.txt', '.json', '.xml', '.yaml', '.yml')  # of annotation files
 PICTURE_FOLDERS = ('images', 'image', 'imgs', 'img', 'img_dir', 'jpegimages', 'photos')
 
 _SPLIT = re.compile(
@@ -85,7 +86,8 @@ def walk(folder: str) -> Tree:
     """List the files of a folder, hidden ones left out.
 
     Raises:
-        FileNotFoundError: If there is no such folder.
+        FileNotFoundError: If there is no such folder, or what may be annotations is a link to
+            nothing; pictures that are become findings.
         OSError: If one in it cannot be listed.
     """
     root = os.path.abspath(folder)
@@ -101,6 +103,12 @@ def walk(folder: str) -> Tree:
         folders[:] = sorted(name for name in folders if name[0] != '.' and name != '__MACOSX')
         files += [os.path.join(path, name) for name in names if name[0] != '.']
     files.sort()
+    for path in files:
+        if path.lower().endswith(TEXT_SUFFIXES) and not os.path.exists(path):
+            raise FileNotFoundError(
+                f'{path!r} is a link to {os.readlink(path)!r}, which does not exist: mend the '
+                'link, or remove it'
+            )
     pictures = tuple(path for path in files if path.lower().endswith(SUFFIXES))
     by_name: dict[str, list[str]] = {}
     by_stem: dict[str, list[str]] = {}

@@ -10,6 +10,9 @@ from torch import Tensor
 LEAST_SCORE = 0.05
 """Of the boxes that are counted; weaker ones may serve as partners."""
 
+TIE = 1e-6
+"""Up to this, two scores are equal: files agree with their models so far."""
+
 
 @dataclass
 class Agreement:
@@ -19,6 +22,8 @@ class Agreement:
         what: That is counted: boxes, pixels or images.
         total: How many of these there are in both.
         alike: How many of them have a partner, or the same label.
+        ties: How many boxes have the score of another one of their image, so that which of them is
+            kept is left to rounding.
         largest: Differences of those that are alike: of a corner in pixels, of a score, and of a
             mask as the share of its pixels.
     """
@@ -26,6 +31,7 @@ class Agreement:
     what: str
     total: int = 0
     alike: int = 0
+    ties: int = 0
     largest: dict[str, float] = field(default_factory=dict)
 
     @property
@@ -33,10 +39,11 @@ class Agreement:
         """Of all that is counted, what is alike; NaN of nothing."""
         return self.alike / self.total if self.total else float('nan')
 
-    def add(self, total: int, alike: int, **differences: float) -> None:
+    def add(self, total: int, alike: int, ties: int = 0, **differences: float) -> None:
         """Count one more image."""
         self.total += total
         self.alike += alike
+        self.ties += ties
         for name, value in differences.items():
             self.largest[name] = max(self.largest.get(name, 0.0), value)
 
@@ -73,6 +80,9 @@ def _compare_boxes(model: Mapping, file: Mapping, min_iou: float) -> dict[str, A
     strong = [(found['scores'] >= LEAST_SCORE).cpu() for found in (model, file)]
     alike = sum(int(strong[0][i]) + int(strong[1][j]) for i, j in pairs)
     counts: dict[str, Any] = dict(total=int(strong[0].sum() + strong[1].sum()), alike=alike)
+    counts['ties'] = sum(
+        tied(found['scores'].cpu()[kept]) for found, kept in zip((model, file), strong)
+    )
     counted_pairs = [(i, j) for i, j in pairs if strong[0][i] or strong[1][j]]
     if counted_pairs:
         first, second = (torch.tensor(indices) for indices in zip(*counted_pairs))
@@ -83,6 +93,23 @@ def _compare_boxes(model: Mapping, file: Mapping, min_iou: float) -> dict[str, A
             masks = [torch.as_tensor(part['masks']).cpu() for part in (model, file)]
             counts['mask'] = _mask_difference(masks[0][first], masks[1][second])
     return counts
+
+
+def tied(scores: Tensor) -> int:
+    """How many of some scores another one has too, up to rounding."""
+    distances = (scores[:, None] - scores[None]).abs().fill_diagonal_(torch.inf)
+    return int((distances <= TIE).any(1).sum())
+
+
+def ties_in_words(number: int, total: int) -> str:
+    """What is said about ties where two models differ; nothing if there are few."""
+    if number < 0.02 * total:
+        return ''
+    return (
+        f'; {number} of {total} boxes have the score of another one of their image up to {TIE:g}, '
+        'and which of such boxes is kept is left to rounding: a detector whose scores are '
+        'saturated cannot be compared'
+    )
 
 
 def _mask_difference(a: Tensor, b: Tensor) -> float:

@@ -28,7 +28,13 @@ from mmengine.model import revert_sync_batchnorm
 from mmengine.registry import MODELS, init_default_scope
 
 from mmlocalattn import __version__
-from mmlocalattn.export.agreement import LEAST_SCORE, Agreement, compare, counted
+from mmlocalattn.export.agreement import (
+    LEAST_SCORE,
+    Agreement,
+    compare,
+    counted,
+    ties_in_words,
+)
 from mmlocalattn.export.file_models import FileModel, file_model_config, pad_to, padded_size
 from mmlocalattn.export.pipeline import leave_raw, limit_size, sizes_after
 from mmlocalattn.export.run_file import ExportedFile, load_file
@@ -113,6 +119,7 @@ def certify(
                 'of': run.agreement.what,
                 'number': run.agreement.total,
                 'share': run.agreement.share,
+                'ties': run.agreement.ties,
                 'largest_difference': run.agreement.largest,
             },
             'latency_ms': {'model': _latency(run.seconds), 'file': _latency(file.seconds)},
@@ -306,6 +313,7 @@ def check_limits(certificate: Mapping, limits: Limits, path: Path) -> None:
         faults.append(
             f'of {matched["number"]} {matched["of"]} {100 * matched["share"]:.2f} % agree, less '
             f'than --min-matched {limits.min_matched:g}'
+            + ties_in_words(matched.get('ties', 0), matched['number'])
         )
     if faults:
         raise ValueError(f'there is no {path.name}, the file differs: {"; ".join(faults)}')

@@ -17,7 +17,7 @@ from mmengine.structures import InstanceData
 from torch import Tensor, nn
 from torch.nn import functional
 
-from mmlocalattn.export.pipeline import leave_raw
+from mmlocalattn.export.pipeline import leave_raw, test_scale
 from mmlocalattn.export.run_file import ExportedFile, load_file, paste_masks, resize_masks
 from mmlocalattn.registry import MODELS
 from mmlocalattn.training import RunError, preprocessor_of
@@ -41,6 +41,7 @@ def use_file(cfg: Config, path: str) -> None:
     file = load_file(path)
     check_file_fits(file, cfg)
     if file.takes_pixels:
+        _check_scale(file, cfg)
         leave_raw(cfg)
     cfg.model = file_model_config(cfg, path)
     cfg.load_from = None
@@ -92,6 +93,18 @@ def check_file_fits(file: ExportedFile, cfg: Config) -> None:
             f'{str(file.path)!r} knows {len(file.classes)} classes ({_some(file.classes)}) and the '
             f'test data of {cfg.filename} have {len(classes)} ({_some(classes)}): take the config '
             'it was exported with'
+        )
+
+
+def _check_scale(file: ExportedFile, cfg: Config) -> None:
+    """Raise a ValueError if a file resizes images itself, and to another size than a config."""
+    own, asked = file.meta.get('test_scale'), test_scale(cfg)
+    if own != asked:
+        inside, outside = ('not' if size is None else f'to {tuple(size)}' for size in (own, asked))
+        raise ValueError(
+            f'{str(file.path)!r} resizes images {inside}, and the test pipeline of {cfg.filename} '
+            f'{outside} (width, height): a file with pre-processing keeps its own size; export '
+            'it again with this config'
         )
 
 

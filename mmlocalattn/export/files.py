@@ -8,6 +8,7 @@ import contextlib
 import importlib
 import importlib.util
 import json
+import math
 import operator
 import threading
 import time
@@ -227,9 +228,12 @@ def verify(model: nn.Module, run: Run, size: Size, batch: int) -> float:
     compare = getattr(model, 'difference', Exportable().difference)
     worst = compare(actual, expected)
     if not worst <= TOLERANCE:  # NaN too
+        how = f'by {worst:.1e} of the largest value, more than {TOLERANCE:.0e}'
+        if math.isinf(worst):
+            how = 'in more than one of twenty detections'
         raise ValueError(
-            f'{where} the exported file differs from the model by {worst:.1e} of the largest '
-            f'value, more than {TOLERANCE:.0e}'
+            f'{where} the exported file differs from the model {how}'
+            + getattr(model, 'doubt', Exportable().doubt)(expected)
         )
     return worst
 

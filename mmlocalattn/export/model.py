@@ -10,7 +10,7 @@ from mmengine.registry import MODELS, init_default_scope
 from mmlocalattn import __version__
 from mmlocalattn.export.files import Size
 from mmlocalattn.export.modules import Exportable, FeatureMaps, exportable
-from mmlocalattn.export.pipeline import divisor_of, sizes_after
+from mmlocalattn.export.pipeline import divisor_of, sizes_after, test_scale
 from mmlocalattn.training import (
     build_errors,
     channels_of,
@@ -139,25 +139,8 @@ def describe(
     if module is None or module.output_names is None:
         return about
     about |= {'outputs': list(module.output_names), 'classes': list(classes_of(cfg) or ())}
-    about |= {'test_scale': _test_scale(cfg)}
+    about |= {'test_scale': test_scale(cfg)}
     mask_frame = getattr(module, 'mask_frame', None)
     if mask_frame is not None:
         about |= {'mask_frame': mask_frame, 'mask_threshold': module.mask_threshold}
     return about
-
-
-def _test_dataset(cfg: Config) -> dict:
-    """Of the test set's config, the part below wrappers."""
-    dataset = cfg.get('test_dataloader', {}).get('dataset', {})
-    while 'dataset' in dataset:
-        dataset = dataset['dataset']
-    return dataset
-
-
-def _test_scale(cfg: Config) -> list[int] | None:
-    """(width, height) to which the test pipeline resizes, keeping the ratio; None: it does not."""
-    for step in _test_dataset(cfg).get('pipeline', ()):
-        if step.get('type') == 'Resize' and step.get('scale') is not None:
-            scale = step['scale']
-            return [scale] * 2 if isinstance(scale, int) else list(scale)
-    return None

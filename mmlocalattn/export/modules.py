@@ -26,6 +26,10 @@ class Exportable(nn.Module):
             for a, b in zip(actual, expected, strict=True)
         )
 
+    def doubt(self, expected: Sequence[Tensor]) -> str:
+        """Why outputs may differ though the file is right, for the end of an error; or nothing."""
+        return ''
+
 
 class FeatureMaps(Exportable):
     """The maps of a backbone, or of a detector's backbone and neck, as a tuple."""

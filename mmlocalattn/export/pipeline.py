@@ -67,6 +67,16 @@ def sizes_after(cfg: Config) -> list[tuple[int, int]]:
     return list(dict.fromkeys(padded))
 
 
+def test_scale(cfg: Config) -> list[int] | None:
+    """(width, height) to which the test pipeline resizes; None where it does not."""
+    loader = cfg.get('test_dataloader') or cfg.get('val_dataloader')
+    for step in pipeline_without_labels(cfg) if loader else ():
+        if step_name(step) == 'Resize' and step.get('scale') is not None:
+            scale = step['scale']
+            return [scale] * 2 if isinstance(scale, int) else list(scale)
+    return None
+
+
 def divisor_of(cfg: Config) -> int:
     """Of which the data preprocessor of a config makes the sides of images multiples."""
     preprocessor = preprocessor_of(cfg)

@@ -161,12 +161,12 @@ def is_exported_file(path: str | Path) -> bool:
     Both may end with ``.pt``: then an exported file is one with code in it.
     """
     path = Path(path)
-    if path.suffix == '.pt':
+    if path.suffix.lower() == '.pt':
         if not zipfile.is_zipfile(path):
             return False
         with zipfile.ZipFile(path) as archive:
             return any('/code/' in name for name in archive.namelist())
-    return path.suffix in _READERS
+    return path.suffix.lower() in _READERS
 
 
 def reader_of(path: Path) -> tuple[Reader, tuple[str, ...]]:
@@ -175,9 +175,9 @@ def reader_of(path: Path) -> tuple[Reader, tuple[str, ...]]:
     Raises:
         ValueError: If the file is called otherwise.
     """
-    if path.suffix not in _READERS:
+    if path.suffix.lower() not in _READERS:
         raise ValueError(f'{str(path)!r} is no exported file: these end with {", ".join(_READERS)}')
-    return _READERS[path.suffix]
+    return _READERS[path.suffix.lower()]
 
 
 def _read_onnx(path: Path, threads: int) -> tuple[dict, Callable[[Tensor], Outputs]]:
@@ -200,6 +200,9 @@ def _read_onnx(path: Path, threads: int) -> tuple[dict, Callable[[Tensor], Outpu
 def _read_openvino(path: Path, threads: int) -> tuple[dict, Callable[[Tensor], Outputs]]:
     import openvino
 
+    with open(path, 'rb') as file:
+        if not file.read(100).lstrip().startswith(b'<'):  # OpenVINO tries other formats, and logs
+            raise ValueError('it is no XML file')
     core = openvino.Core()
     model = core.read_model(path)
     text = model.get_rt_info('mmlocalattn').astype(str) if model.has_rt_info('mmlocalattn') else ''

@@ -81,7 +81,7 @@ def check_source(cfg: Config, source: str) -> None:
     Raises:
         FileNotFoundError: If a file or folder does not exist.
         ModuleNotFoundError: If what draws the sample images is not installed.
-        ValueError: If the config has no validation data.
+        ValueError: If the config has no validation data, or the folder none for the model.
     """
     if source == 'sample':
         if importlib.util.find_spec('sklearn') is None:
@@ -95,6 +95,9 @@ def check_source(cfg: Config, source: str) -> None:
         raise FileNotFoundError(
             f"--verify {source}: there is no such folder; 'config' and 'sample' are no folders"
         )
+    else:
+        with tempfile.TemporaryDirectory() as temporary:
+            _fit_to_folder(cfg, source, Path(temporary))
 
 
 def _split_of(cfg: Config) -> str:

@@ -11,6 +11,8 @@ from mmlocalattn.training.data_sets import type_name
 
 _PACKERS = {'mmdet': 'PackDetInputs', 'mmseg': 'PackSegInputs', 'mmpretrain': 'PackInputs'}
 _RESIZES = ('Resize', 'ResizeEdge', 'FixScaleResize')
+SCALES = (0.1, 10.0)
+"""The least and the largest factor: beyond them images have no pixels left, or more than memory."""
 _KEPT = 100  # detections of an image, where the model does not say how many
 
 
@@ -27,11 +29,15 @@ def enable_test_time_augmentation(cfg: Config, scales: Sequence[float] = ()) -> 
 
     Raises:
         ValueError: If predictions of such a model cannot be merged, the pipeline of the config is
-            of another kind, or a scale is not positive.
+            of another kind, or a scale is none of :data:`SCALES`.
     """
-    bad = [scale for scale in scales if not scale > 0]
+    least, most = SCALES
+    bad = [scale for scale in scales if not least <= scale <= most]
     if bad:
-        raise ValueError(f'scales of test-time augmentation must be positive, got {bad[0]:g}')
+        raise ValueError(
+            f'scales of test-time augmentation are factors from {least:g} to {most:g}, got '
+            f'{bad[0]:g}'
+        )
     scope = cfg.get('default_scope')
     if scope not in _PACKERS:
         raise ValueError(

@@ -165,3 +165,14 @@ def test_all_pictures_are_for_training_and_validation(root: Path) -> None:
     assert len(lines(read(root))) == 6
     with pytest.raises(ValueError, match='every picture for training is one for validation too'):
         read(root, skip_bad=True)
+
+
+@pytest.mark.parametrize(
+    ('key', 'entries'),
+    [('annotations', dict(bbox=[5, 5, 10**400, 9])), ('images', dict(width=-(10**400)))],
+)
+def test_whole_numbers_that_are_too_large(tmp_path: Path, key: str, entries: dict) -> None:
+    sample_folders.write_coco(tmp_path, masks=False)
+    change_coco(tmp_path, key, 1, **entries)
+    with pytest.raises(ValueError, match=r"annotations\.json': line 1 has a number of 401 digits$"):
+        read(tmp_path)

@@ -46,6 +46,14 @@ def test_walk_leaves_out_what_is_hidden_and_ends(tmp_path: Path) -> None:
     assert tree.ending('.txt') == [str(tmp_path / 'a' / 'notes.txt')]
 
 
+def test_walk_says_what_links_to_nothing(tmp_path: Path) -> None:
+    os.symlink('gone.png', tmp_path / 'a.png')
+    assert len(walk(str(tmp_path)).pictures) == 1  # a finding, later
+    os.symlink('gone.txt', tmp_path / 'a.txt')
+    with pytest.raises(FileNotFoundError, match=r"/a\.txt' is a link to 'gone\.txt', which"):
+        walk(str(tmp_path))
+
+
 def test_walk_says_what_it_cannot_list(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (tmp_path / 'a').mkdir()
     scan = os.scandir

@@ -36,6 +36,10 @@ def test_boxes_are_matched_one_to_one() -> None:
     compare(agreement, dict(pred_instances=model), dict(pred_instances=file), 0.9)
     assert (agreement.total, agreement.alike, agreement.share) == (8, 6, 0.75)
     assert agreement.largest == pytest.approx({'corner': 0.5, 'score': 0.01})
+    assert agreement.ties == 0
+    saturated = dict(pred_instances=found([box, far, moved], [1.0, 1.0, 0.5], [0, 0, 0]))
+    compare(agreement, saturated, saturated, 0.9)
+    assert agreement.ties == 4
     line, again = [10, 0, 10, 5], [9.9999, 0, 9.9999, 5]  # what the border leaves of a box
     assert match_boxes(found([line], [0.9], [0]), found([again], [0.9], [0]), 0.9) == [(0, 0)]
     squares = torch.zeros(4, 20, 20, dtype=torch.bool)
@@ -85,6 +89,8 @@ def test_limits() -> None:
     few = dict(certificate()['matched'], share=0.99)
     with pytest.raises(ValueError, match=r'of 1000 boxes 99\.00 % agree, less than --min-matched'):
         check_limits(certificate(matched=few), Limits(), path)
+    with pytest.raises(ValueError, match=r'0\.995; 40 of 1000 boxes have the score of another'):
+        check_limits(certificate(matched=dict(few, ties=40)), Limits(), path)
     none = dict(few, number=0)
     with pytest.raises(ValueError, match=r'finds nothing with a score from 0\.05 in images; name'):
         check_limits(certificate(matched=none), Limits(), path)

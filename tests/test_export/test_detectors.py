@@ -126,6 +126,17 @@ def test_suppression_in_onnx() -> None:
     np.testing.assert_array_equal(actual, expected.numpy())
 
 
+@pytest.mark.needs_torch('2.8', 'onnxscript')
+def test_scores_in_onnx() -> None:
+    """Their order is kept, which onnxruntime's Sigmoid does not below -18."""
+    from mmlocalattn.export.detectors.onnx_functions import onnx_sigmoid
+
+    logits = torch.linspace(-80, 80, 1601)
+    actual = torch.from_numpy(onnx_sigmoid(logits.numpy()))
+    torch.testing.assert_close(actual, logits.sigmoid(), rtol=1e-6, atol=0)
+    assert (actual[:600].diff() > 0).all()
+
+
 def test_detections_match_one_to_one() -> None:
     detector = whole_detector(build('retinanet'))
     boxes = torch.rand(1, 40, 4) * 100

@@ -33,6 +33,14 @@ def test_eight_bits(tmp_path: Path) -> None:
     assert 1e-4 < error < 0.1
 
 
+def test_a_text_is_no_file_of_openvino(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    """It would be shown to all of its readers, some of which print."""
+    (tmp_path / 'text.xml').write_text('a text')
+    with pytest.raises(ValueError, match=r'be read as \.xml \(it is no XML file\): it'):
+        load_file(tmp_path / 'text.xml')
+    assert capfd.readouterr().err == ''
+
+
 def test_what_does_not_go_together(
     tmp_path: Path,
     data: Path,  # noqa: F811
@@ -58,6 +66,9 @@ def test_what_does_not_go_together(
     finish(calibration=data, limits=INT8_LIMITS).check('openvino')
     with pytest.raises(FileNotFoundError, match='--verify no/folder: there is no such folder'):
         finish(source='no/folder').check('onnx')
+    (tmp_path / 'empty').mkdir()
+    with pytest.raises(ValueError, match=r"empty' holds 0 files, 0 of them pictures, and no"):
+        finish(source=str(tmp_path / 'empty')).check('onnx')
     monkeypatch.setattr('importlib.util.find_spec', lambda name: None)
     with pytest.raises(ModuleNotFoundError, match='need openvino, nncf: pip install openvino nncf'):
         finish(calibration=data).check('openvino')

@@ -171,9 +171,12 @@ def test_what_has_no_form(tmp_path: Path) -> None:
 
 def test_the_toolboxes_give_raw_images(tmp_path: Path) -> None:
     cfg = read(tmp_path, DETECTION, [dict(type='Resize', scale=(9, 9))])
-    path = tmp_path / 'model.onnx'
-    write_onnx(path, ['boxes', 'scores'], META)
+    path = tmp_path / 'model.ONNX'
+    write_onnx(path, ['boxes', 'scores'], {**META, 'test_scale': [9, 9]})
     add_preprocessing(path, preprocessing_of(cfg, [(64, 64)]))
+    other = read(tmp_path, DETECTION, [dict(type='Resize', scale=(8, 9))])
+    with pytest.raises(ValueError, match=r'images to \(9, 9\), and the test .* to \(8, 9\)'):
+        use_file(other, str(path))
     use_file(cfg, str(path))
     steps = [step['type'] for step in cfg.test_dataloader.dataset.pipeline]
     assert steps == ['LoadImageFromFile', 'PackDetInputs']

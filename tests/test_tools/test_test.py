@@ -115,7 +115,7 @@ def test_flipped_classes_are_averaged(tmp_path: Path, data: Path) -> None:  # no
         (['CONFIG', 'CONFIG'], "c.py' is no checkpoint: torch.save has not written it"),
         (['CONFIG', 'CKPT', '--out', 'a.json'], "must end with .pkl or .pickle, got 'a.json'"),
         (['CONFIG', 'CKPT', '--out', 'CONFIG/a.pkl'], "cannot be a folder: 'CONFIG' is a file"),
-        (['CONFIG', 'CKPT', '--tta', '--tta-scales', '0'], 'must be positive, got 0'),
+        (['CONFIG', 'CKPT', '--tta', '--tta-scales', '0'], 'factors from 0.1 to 10, got 0'),
         (
             ['CONFIG', 'CKPT', '--launcher', 'pytorch'],
             'error: --launcher pytorch is for processes ',

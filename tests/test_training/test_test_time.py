@@ -119,9 +119,9 @@ def test_what_cannot_be_merged(scope: str, pipeline: list, entries: dict, messag
 
 
 def test_wrong_scales() -> None:
-    with pytest.raises(ValueError, match=r'must be positive, got -1$'):
+    with pytest.raises(ValueError, match=r'are factors from 0\.1 to 10, got -1$'):
         augmented('mmdet', [LOAD, PACK], (1, -1))
-    with pytest.raises(ValueError, match=r'must be positive, got nan$'):
+    with pytest.raises(ValueError, match=r'to 10, got nan$'):
         augmented('mmdet', [LOAD, PACK], (float('nan'),))
 
 

@@ -109,7 +109,7 @@ def _objects(
         entry = f'shape {number}' + ('' if name in labels else f' ({name!r})')
         try:
             item = _object(picture, shape, labels.get(name, -1), entry, masks)
-        except (KeyError, TypeError, ValueError, OSError) as error:
+        except (KeyError, TypeError, ValueError, OverflowError, OSError) as error:
             problem, fix = f'its {kind} cannot be read ({error})', 'Draw it anew, or remove it'
             finding = Finding('error', 'annotation file', picture.ann_file, entry, problem, fix)
             records.findings.append(finding)
@@ -136,7 +136,7 @@ def _object(
     """The object of one shape, or None if that has no area.
 
     Raises:
-        KeyError, TypeError, ValueError, OSError: If the shape is malformed.
+        KeyError, TypeError, ValueError, OverflowError, OSError: If the shape is malformed.
     """
     kind = shape.get('shape_type', 'polygon')
     if kind in NO_AREAS:

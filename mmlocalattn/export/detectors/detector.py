@@ -7,6 +7,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from mmlocalattn.export.agreement import tied, ties_in_words
 from mmlocalattn.export.detectors.nms import NMS, as_operator, best, suppress, take
 from mmlocalattn.export.modules import Exportable
 
@@ -67,6 +68,11 @@ class Detector(Exportable):
                 if masks:
                     worst = max(worst, (masks2[0][place2] - masks[0][place]).abs().max().item())
         return torch.inf if unmatched > number / 20 else worst
+
+    def doubt(self, expected: Sequence[Tensor]) -> str:
+        """Equal scores, in words."""
+        kept = [scores[labels >= 0] for scores, labels in zip(*expected[1:3])]
+        return ties_in_words(sum(map(tied, kept)), sum(map(len, kept)))
 
 
 def _matched(error: Tensor, limit: float = 0.01) -> list[tuple[int, int]]:

@@ -1,9 +1,10 @@
-"""What suppression becomes in an ONNX file: the operator that ONNX has for it."""
+"""What becomes of the operators of a detector in an ONNX file."""
 
 # mypy: ignore-errors
 # (What onnxscript compiles is ONNX in the syntax of Python, and not Python by its types.)
 
 import onnxscript
+import torch
 from onnxscript import BOOL, FLOAT
 from onnxscript import opset18 as op
 
@@ -27,5 +28,14 @@ def onnx_keep(boxes: FLOAT[...], scores: FLOAT[...], iou_threshold: float) -> BO
     return op.ScatterND(none, places, kept)
 
 
-TRANSLATIONS = {KEEP: onnx_keep}
+@onnxscript.script(onnxscript.values.Opset('mmlocalattn', 1), default_opset=op)
+def onnx_sigmoid(logits: FLOAT[...]) -> FLOAT[...]:
+    """Also far from 0, where onnxruntime's ``Sigmoid`` is 0 below -18 and loses digits before.
+
+    Proposals are ranked by such scores.
+    """
+    return op.Reciprocal(op.Add(op.CastLike(1.0, logits), op.Exp(op.Neg(logits))))
+
+
+TRANSLATIONS = {KEEP: onnx_keep, torch.ops.aten.sigmoid.default: onnx_sigmoid}
 """For ``custom_translation_table`` of ``torch.onnx.export``."""
