@@ -1,11 +1,15 @@
 """Files and folders that are written whole or not at all."""
 
 import contextlib
+import errno
 import json
 import os
 import shutil
 from collections.abc import Iterator
 from pathlib import Path
+
+NO_SPACE = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
+"""Numbers of an OSError that making room on the disk, or a larger quota, mends."""
 
 
 def check_folder(path: str | Path) -> None:
