@@ -153,7 +153,15 @@ def show_file(path: Path) -> None:
     from mmlocalattn.export.show import lines_of
 
     with one_line_errors():
-        print(*lines_of(load_file(path).meta), sep='\n')
+        file = load_file(path)
+        try:
+            lines = list(lines_of(file.meta))
+        except (AttributeError, LookupError, TypeError) as error:
+            raise ValueError(
+                f'{str(path)!r} has a certificate that cannot be read ({error!r}): tools/export.py '
+                'did not write it'
+            ) from error
+        print(*lines, sep='\n')
 
 
 def main(argv: Sequence[str] | None = None) -> None:

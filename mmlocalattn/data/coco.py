@@ -15,6 +15,7 @@ from mmlocalattn.data.boxes import check_annotation, check_boxes
 from mmlocalattn.data.classes import check_categories
 from mmlocalattn.data.findings import Budget, Finding, Severity
 from mmlocalattn.data.picture_files import check_size
+from mmlocalattn.data.text_files import parse_json
 
 KINDS: dict[str, Any] = {
     'width': (int, float),
@@ -79,7 +80,7 @@ def _read(path: str) -> dict:
     if (encoding := json.detect_encoding(text)) != 'utf-8':  # which pycocotools does not read
         raise ValueError(f'it is written in {encoding}: save it as UTF-8 without byte-order mark')
     try:
-        content = json.loads(text)
+        content = parse_json(text)
     except ValueError as error:
         raise ValueError(f'it is no JSON file: {error}') from error
     if not isinstance(content, dict):

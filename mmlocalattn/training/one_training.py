@@ -59,8 +59,8 @@ def _lock(work_dir: Path) -> IO:
         holder = file.read().strip()
         file.close()
         raise BlockingIOError(
-            f'work dir {str(work_dir)!r} is that of a training that runs ({holder}): wait for it or '
-            'end it, or give another --work-dir'
+            f'work dir {str(work_dir)!r} is that of a training that runs ({holder}): wait for it '
+            'or end it, or give another --work-dir'
         ) from error
     file.truncate(0)
     since = time.strftime('%Y-%m-%d %H:%M:%S')

@@ -2,6 +2,7 @@
 
 import os
 from pathlib import Path
+from typing import ClassVar
 
 from mmengine.fileio import LocalBackend, register_backend
 from mmengine.hooks import CheckpointHook
@@ -21,7 +22,8 @@ class WholeFileBackend(LocalBackend):
     with ``max_keep_ckpts=1`` a training that is killed meanwhile has none left.
     """
 
-    _outdated: set[str] = set()  # of all instances: MMEngine removes with one, writes with another
+    # Of all instances: MMEngine removes with one and writes with another.
+    _outdated: ClassVar[set[str]] = set()
 
     def put(self, obj: bytes | memoryview, filepath: str | Path) -> None:
         """Write a file, then remove those that it replaces.

@@ -20,6 +20,14 @@ from typing import Any
 
 ROOT = Path(__file__).parents[2]
 TOOLS = ('train', 'test', 'image_demo', 'convert_checkpoint', 'export', 'analysis/check_data')
+IMPORTS = (
+    'mmdet.apis',
+    'onnxruntime',
+    'openvino',
+    'mmlocalattn.converters.convert',
+    'mmlocalattn.visualisation.predictor',
+)
+"""What takes seconds, once."""
 
 MEGABYTES = 1024
 """Of address space that a command gets besides what the imports of the stack take."""
@@ -64,7 +72,8 @@ class Zone:
     def run(self, folder: Path, tool: str, *argv: object, megabytes: int = MEGABYTES) -> Outcome:
         """Run a tool with ``folder`` as its current and its only folder to write to."""
         job = dict(folder=str(folder), tool=tool, argv=[str(a) for a in argv], megabytes=megabytes)
-        assert self._server.stdin and self._server.stdout
+        assert self._server.stdin
+        assert self._server.stdout
         print(json.dumps(job), file=self._server.stdin, flush=True)
         answer = json.loads(self._server.stdout.readline())
         texts = ((folder / f'std{name}').read_text(errors='replace') for name in ('out', 'err'))
@@ -104,19 +113,12 @@ def _serve() -> None:
 
 
 def _load(name: str) -> ModuleType:
-    import cv2  # noqa: F401
-    import mmdet.apis
-    import mmpretrain
-    import mmseg.apis
-    import onnxruntime  # noqa: F401
-    import openvino  # noqa: F401
-
-    import mmlocalattn.converters.convert
-    import mmlocalattn.training
-    import mmlocalattn.visualisation.predictor  # noqa: F401
-
-    spec = importlib.util.spec_from_file_location(name.rpartition('/')[2], ROOT / f'tools/{name}.py')
-    assert spec and spec.loader
+    for needed in IMPORTS:
+        importlib.import_module(needed)
+    path = ROOT / f'tools/{name}.py'
+    spec = importlib.util.spec_from_file_location(path.stem, path)
+    assert spec
+    assert spec.loader
     module = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(module)
     return module

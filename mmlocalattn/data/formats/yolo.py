@@ -4,10 +4,9 @@ import os
 from collections.abc import Iterator
 from pathlib import Path
 
-import yaml
-
 from mmlocalattn.data.findings import Finding
 from mmlocalattn.data.records import ObjectRecord, PictureRecord, Records, task_of
+from mmlocalattn.data.text_files import parse_yaml
 from mmlocalattn.data.tree import SPLITS, SplitName, Tree, read_lines, split_of
 
 NO_LABELS = ('classes.txt', 'labels.txt', 'obj.names', 'readme.txt')
@@ -53,10 +52,9 @@ def _config(tree: Tree, records: Records) -> tuple[str, dict]:
     first: tuple[str, dict] = '', {}
     for path in tree.ending('.yaml', '.yml'):
         try:
-            content = yaml.safe_load(Path(path).read_text(encoding='utf-8-sig'))
-        except (yaml.YAMLError, UnicodeDecodeError) as error:
-            line = ' '.join(str(error).split())
-            raise ValueError(f'{path!r} is no YAML file: {line}') from error
+            content = parse_yaml(Path(path).read_text(encoding='utf-8-sig'))
+        except ValueError as error:
+            raise ValueError(f'{path!r} is no YAML file: {error}') from error
         if isinstance(content, dict) and 'names' in content and {'train', 'val'} & set(content):
             if first[0]:
                 problem = f'it is not read, as {tree.relative(first[0])!r} is there too'

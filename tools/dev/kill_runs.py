@@ -1,0 +1,91 @@
+"""Kill a small training at random moments, resume it, and compare its weights bit for bit.
+
+    python tools/dev/kill_runs.py 20 [--seed S] [--out FILE.json]
+
+The moments are spread over data preparation, forward and backward, validation, checkpoints, their
+writing, and what is between; at each a second process sends SIGKILL a few milliseconds later. What
+FILE.json has of the same seed is not done again. Exit status 1 if a resumed training is not the
+uninterrupted one.
+"""
+
+import argparse
+import json
+import secrets
+import shutil
+import sys
+import tempfile
+from collections import Counter
+from collections.abc import Iterator, Sequence
+from dataclasses import asdict
+from pathlib import Path
+
+from mmlocalattn.command_line import output_file, positive
+from mmlocalattn.files import write_json
+
+
+def parse_args(argv: Sequence[str] | None = None) -> argparse.Namespace:
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument('number', nargs='?', type=positive, default=20, help='default: 20')
+    parser.add_argument('--seed', type=int, help='of the moments; default a random one')
+    parser.add_argument('--out', type=output_file, help='JSON file to write, and to go on from')
+    return parser.parse_args(argv)
+
+
+def kills(number: int, seed: int, done: Sequence[dict]) -> Iterator[dict]:
+    """What comes of each kill.
+
+    Args:
+        number: Of kills.
+        seed: Of their moments.
+        done: What is known of the first ones.
+    """
+    from killing import moments, training
+
+    with tempfile.TemporaryDirectory(prefix='kill_runs_') as name:
+        folder = Path(name)
+        training.write_data(folder)
+        drawn = moments.draw(training.count_calls(folder), number, seed)
+        yield from done
+        for index, moment in enumerate(drawn[len(done) :], len(done)):
+            work_dir = f'killed{index}'
+            killed = training.train(folder, work_dir, moment=moment)
+            resumed = training.train(folder, work_dir, '--resume')
+            log = (folder / f'{work_dir}.log').read_text()
+            yield dict(
+                **asdict(moment),
+                killed=killed,
+                resumed=resumed,
+                checkpoint='Resuming from ' in log,
+                differing=training.differing_weights(folder, work_dir),
+                log=log[-2000:] if resumed else '',
+            )
+            shutil.rmtree(folder / work_dir)
+
+
+def is_right(record: dict) -> bool:
+    return record['killed'] == -9 and record['resumed'] == 0 and not record['differing']
+
+
+def main(argv: Sequence[str] | None = None) -> None:
+    args = parse_args(argv)
+    known: dict = json.loads(args.out.read_text()) if args.out and args.out.exists() else {}
+    seed = args.seed if args.seed is not None else known.get('seed', secrets.randbelow(10**6))
+    done = known['kills'][: args.number] if known.get('seed') == seed else []
+    records = []
+    for record in kills(args.number, seed, done):
+        records.append(record)
+        if args.out:
+            write_json(args.out, dict(seed=seed, kills=records))
+        verdict = 'equal' if is_right(record) else f'WRONG {record}'
+        start = 'a checkpoint' if record['checkpoint'] else 'the start'
+        print(f'{record["part"]}, call {record["call"]}: from {start}, {verdict}', flush=True)
+    wrong = [record for record in records if not is_right(record)]
+    parts = ', '.join(f'{n} in {part}' for part, n in Counter(r['part'] for r in records).items())
+    print(f'seed {seed}: {len(records)} kills ({parts}), {len(wrong)} wrong')
+    sys.exit(bool(wrong))
+
+
+if __name__ == '__main__':
+    main()
