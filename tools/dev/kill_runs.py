@@ -3,9 +3,10 @@
     python tools/dev/kill_runs.py 20 [--seed S] [--out FILE.json]
 
 The moments are spread over data preparation, forward and backward, validation, checkpoints, their
-writing, and what is between; at each a second process sends SIGKILL a few milliseconds later. What
-FILE.json has of the same seed is not done again. Exit status 1 if a resumed training is not the
-uninterrupted one.
+writing, and what is between; at each a second process sends SIGKILL a few milliseconds later. A
+tenth as many get SIGTERM, and as many SIGINT, and have to end within five seconds. What FILE.json
+has of the same seed is not done again. Exit status 1 if a resumed training is not the uninterrupted
+one.
 """
 
 import argparse
@@ -14,6 +15,7 @@ import secrets
 import shutil
 import sys
 import tempfile
+import time
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict
@@ -21,6 +23,10 @@ from pathlib import Path
 
 from mmlocalattn.command_line import output_file, positive
 from mmlocalattn.files import write_json
+
+STATUS = {'SIGKILL': -9, 'SIGTERM': 143, 'SIGINT': 130}
+SECONDS = 5
+"""In which a training that is told to stop has to end."""
 
 
 def parse_args(argv: Sequence[str] | None = None) -> argparse.Namespace:
@@ -50,12 +56,14 @@ def kills(number: int, seed: int, done: Sequence[dict]) -> Iterator[dict]:
         yield from done
         for index, moment in enumerate(drawn[len(done) :], len(done)):
             work_dir = f'killed{index}'
-            killed = training.train(folder, work_dir, moment=moment)
+            status = training.train(folder, work_dir, moment=moment)
+            seconds = time.monotonic() - float((folder / 'struck').read_text())
             resumed = training.train(folder, work_dir, '--resume')
             log = (folder / f'{work_dir}.log').read_text()
             yield dict(
                 **asdict(moment),
-                killed=killed,
+                status=status,
+                seconds=round(seconds, 2),
                 resumed=resumed,
                 checkpoint='Resuming from ' in log,
                 differing=training.differing_weights(folder, work_dir),
@@ -65,7 +73,8 @@ def kills(number: int, seed: int, done: Sequence[dict]) -> Iterator[dict]:
 
 
 def is_right(record: dict) -> bool:
-    return record['killed'] == -9 and record['resumed'] == 0 and not record['differing']
+    ends = STATUS[record['signal']] == record['status'] and record['seconds'] <= SECONDS
+    return ends and record['resumed'] == 0 and not record['differing']
 
 
 def main(argv: Sequence[str] | None = None) -> None:
@@ -80,10 +89,14 @@ def main(argv: Sequence[str] | None = None) -> None:
             write_json(args.out, dict(seed=seed, kills=records))
         verdict = 'equal' if is_right(record) else f'WRONG {record}'
         start = 'a checkpoint' if record['checkpoint'] else 'the start'
-        print(f'{record["part"]}, call {record["call"]}: from {start}, {verdict}', flush=True)
+        where = f'{record["signal"]} in {record["part"]}, call {record["call"]}'
+        print(f'{where}: ended in {record["seconds"]} s, from {start}, {verdict}', flush=True)
     wrong = [record for record in records if not is_right(record)]
-    parts = ', '.join(f'{n} in {part}' for part, n in Counter(r['part'] for r in records).items())
-    print(f'seed {seed}: {len(records)} kills ({parts}), {len(wrong)} wrong')
+    counts = (
+        ', '.join(f'{n} {name}' for name, n in Counter(r[key] for r in records).items())
+        for key in ('signal', 'part')
+    )
+    print(f'seed {seed}: {"; ".join(counts)}; {len(wrong)} of {len(records)} wrong')
     sys.exit(bool(wrong))
 
 

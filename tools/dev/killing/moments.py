@@ -8,6 +8,7 @@ import time
 from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass
+from pathlib import Path
 from types import CodeType, FrameType
 from typing import Any
 
@@ -23,11 +24,13 @@ class Moment:
         part: Of the training.
         call: The how many-th call of a Python function in that part.
         delay: Seconds after it.
+        signal: Its name.
     """
 
     part: str
     call: int
     delay: float
+    signal: str = 'SIGKILL'
 
 
 def parts() -> dict[CodeType, str]:
@@ -53,10 +56,12 @@ class Watch:
 
     Args:
         moment: None to count alone.
-        strike: Called at it, with the delay.
+        strike: Called at it.
     """
 
-    def __init__(self, moment: Moment | None = None, strike: Callable[[float], None] | None = None):
+    def __init__(
+        self, moment: Moment | None = None, strike: Callable[[Moment], None] | None = None
+    ) -> None:
         self.calls: Counter[str] = Counter()
         self._parts, self._stack = parts(), ['between']
         self._moment, self._strike = moment, strike
@@ -72,26 +77,37 @@ class Watch:
             moment = self._moment
             if moment and self.calls[here] == moment.call and here == moment.part:
                 assert self._strike
-                self._strike(moment.delay)
+                self._strike(moment)
         elif event == 'return' and part:
             self._stack.pop()
 
 
-def kill_soon(delay: float) -> None:
-    """Send SIGKILL to this process from another one, so that it comes at any instruction."""
+def strike_soon(moment: Moment) -> None:
+    """Signal this process from another one, so that it comes at any instruction.
+
+    The time is left in the file ``struck``.
+    """
     sys.setprofile(None)
     me = os.getpid()
     if os.fork() == 0:
-        time.sleep(delay)
-        os.kill(me, signal.SIGKILL)
+        time.sleep(moment.delay)
+        Path('struck').write_text(str(time.monotonic()))
+        os.kill(me, signal.Signals[moment.signal])
         os._exit(0)
 
 
 def draw(calls: Counter[str], number: int, seed: int) -> list[Moment]:
-    """Moments that are spread evenly over the parts, each at random in its part."""
+    """Moments that are spread evenly over the parts, each at random in its part.
+
+    Args:
+        calls: In each part.
+        number: Of kills; after each ten come a SIGTERM and a SIGINT.
+        seed: Of what is drawn.
+    """
     chance = random.Random(seed)
     names = sorted(calls)
+    signals = ['SIGKILL'] * number + ['SIGTERM', 'SIGINT'] * -(-number // 10)
     return [
-        Moment(name, chance.randint(1, calls[name]), round(chance.uniform(0, DELAY), 4))
-        for name in (names[index % len(names)] for index in range(number))
+        Moment(name, chance.randint(1, calls[name]), round(chance.uniform(0, DELAY), 4), which)
+        for name, which in zip(names * len(signals), signals)
     ]

@@ -3,7 +3,6 @@
 import importlib.util
 import json
 import os
-import signal
 import sys
 from collections import Counter
 from collections.abc import Callable, Sequence
@@ -14,7 +13,7 @@ import cv2
 import numpy as np
 import torch
 
-from killing.moments import Moment, Watch, kill_soon
+from killing.moments import Moment, Watch, strike_soon
 
 ROOT = Path(__file__).parents[3]
 PICTURES, SIDE = 4, 32  # of each class; pixels
@@ -97,10 +96,9 @@ def in_child(work: Callable[[], None], log: Path) -> int:
 
 def _train(folder: Path, argv: Sequence[str], moment: Moment | None, counted: Path | None) -> None:
     tool = load_train()
-    signal.signal(signal.SIGINT, signal.default_int_handler)
     os.chdir(folder)
     torch.set_num_threads(1)
-    watch = Watch(moment, kill_soon)
+    watch = Watch(moment, strike_soon)
     if moment or counted:
         sys.setprofile(watch)
     tool.main(argv)
