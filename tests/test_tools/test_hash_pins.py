@@ -1,4 +1,4 @@
-"""requirements/hashes/: what setup_env.sh installs, each with hashes, and tools/dev/hash_pins.py."""
+"""requirements/hashes/: all that setup_env.sh installs, each release with its hashes."""
 
 import re
 import subprocess
