@@ -19,7 +19,7 @@ def joined(row: str) -> list[str]:
 
 def normal(pin: str) -> str:
     """``Markdown===3`` as ``markdown==3``, without what it is for."""
-    name, version = re.split('={2,3}', pin.partition(';')[0].split(' --hash')[0].strip())
+    name, version = re.split('={2,3}', re.split(' --hash| #|;', pin)[0].strip())
     return f'{re.sub("[-_.]+", "-", name).lower()}=={version}'
 
 

@@ -5,8 +5,8 @@
 FOLDER gets a virtual environment in which the packages of a row are installed without their
 versions: first what PyPI has, torch among it, then the mm packages, which are built against that.
 Then everything is imported, the kernels are compiled, in place of those of this clone, and tests
-are run. A step that fails is said, with its last lines, and the next one is tried all the same. Exit
-status 1 if one failed.
+are run. A step that fails is said, with its last lines, and the next one is tried all the same.
+Exit status 1 if one failed.
 """
 
 import argparse
