@@ -2,7 +2,7 @@
 
 import os
 from pathlib import Path
-from typing import ClassVar
+from typing import Any, ClassVar
 
 from mmengine.fileio import LocalBackend, register_backend
 from mmengine.hooks import CheckpointHook
@@ -42,7 +42,7 @@ class WholeFileBackend(LocalBackend):
                 raise
             last = last_whole_checkpoint(str(path.parent))
             raise RunError(
-                f'checkpoint {filepath} cannot be written ({error.strerror}): make room, then '
+                f'checkpoint {filepath} is not written ({os.strerror(error.errno)}): make room, then '
                 + (f'--resume goes on from {last}' if last else 'start again')
             ) from error
         for outdated in self._outdated - {str(filepath)}:
@@ -57,11 +57,14 @@ class WholeFileBackend(LocalBackend):
 register_backend(NAME, WholeFileBackend, force=True)
 
 
-def write_whole_checkpoints(runner: Runner) -> None:
+def write_whole_checkpoints(runner: Any) -> None:
     """Let the checkpoints of a runner be written by :class:`WholeFileBackend`.
 
-    Those that a config sends elsewhere are left alone.
+    Those that a config sends elsewhere are left alone, and those of a ``FlexibleRunner``, whose
+    strategies write files of their own.
     """
+    if not isinstance(runner, Runner):
+        return
     for hook in runner.hooks:
         is_local = '://' not in str(getattr(hook, 'out_dir', None) or '')
         if isinstance(hook, CheckpointHook) and is_local and hook.backend_args is None:

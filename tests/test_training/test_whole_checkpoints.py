@@ -40,7 +40,7 @@ def test_a_full_disk_leaves_the_last_checkpoint(
 
     with monkeypatch.context() as patch:
         patch.setattr(os, 'fsync', full)
-        message = r'epoch_2\.pth cannot be written \(No space left .* goes on from .*epoch_1\.pth'
+        message = r'epoch_2\.pth is not written \(No space left .* goes on from .*epoch_1\.pth'
         with pytest.raises(RunError, match=message):
             train(toy_config(work_dir, length=3))
     assert [path.name for path in work_dir.glob('*.pth')] == ['epoch_1.pth']
