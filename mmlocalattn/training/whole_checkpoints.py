@@ -42,7 +42,7 @@ class WholeFileBackend(LocalBackend):
                 raise
             last = last_whole_checkpoint(str(path.parent))
             raise RunError(
-                f'checkpoint {filepath} is not written ({os.strerror(error.errno)}): make room, then '
+                f'checkpoint {filepath} is not written ({os.strerror(error.errno)}): make room; '
                 + (f'--resume goes on from {last}' if last else 'start again')
             ) from error
         for outdated in self._outdated - {str(filepath)}:

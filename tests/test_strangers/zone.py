@@ -77,22 +77,24 @@ class Zone:
         print(json.dumps(job), file=self._server.stdin, flush=True)
         answer = json.loads(self._server.stdout.readline())
         texts = ((folder / f'std{name}').read_text(errors='replace') for name in ('out', 'err'))
-        return Outcome(answer['rc'], *texts, answer['megabytes'], *_seen(folder))
+        before, written, executed = _seen(folder)
+        megabytes = max(answer['most'] - before, 0) >> 20
+        return Outcome(answer['rc'], *texts, megabytes, written, executed)
 
     def close(self) -> None:
         """Let the server end."""
         self._server.communicate()
 
 
-def _seen(folder: Path) -> tuple[list[str], list[str]]:
-    lines = (folder / 'audit').read_text().splitlines()
+def _seen(folder: Path) -> tuple[int, list[str], list[str]]:
+    first, *lines = (folder / 'audit').read_text().splitlines()
     written, executed = [], []
     for kind, what in map(json.loads, lines):
         if kind == 'open' and not what.startswith((str(folder), '/dev/')):
             written.append(what)
         if kind == 'execute':
             executed.append(what)
-    return written, executed
+    return int(first), written, executed
 
 
 def _serve() -> None:
@@ -102,13 +104,11 @@ def _serve() -> None:
     tools = {name: _load(name) for name in TOOLS}
     for line in jobs:
         job = json.loads(line)
-        before = _pages(1) * resource.getpagesize() >> 10
         pid = os.fork()
         if pid == 0:
             _child(tools[job['tool']], job)
         _, status, usage = os.wait4(pid, 0)
-        megabytes = max(usage.ru_maxrss - before, 0) >> 10
-        answer = dict(rc=os.waitstatus_to_exitcode(status), megabytes=megabytes)
+        answer = dict(rc=os.waitstatus_to_exitcode(status), most=usage.ru_maxrss << 10)
         print(json.dumps(answer), file=answers, flush=True)
 
 
@@ -135,6 +135,7 @@ def _child(tool: ModuleType, job: dict) -> None:
     for stream, number in (('stdout', 1), ('stderr', 2)):
         os.dup2(os.open(stream, os.O_WRONLY | os.O_CREAT | os.O_TRUNC), number)
     audit = os.open('audit', os.O_WRONLY | os.O_CREAT | os.O_TRUNC)
+    os.write(audit, f'{_pages(1) * resource.getpagesize()}\n'.encode())
     signal.alarm(SECONDS)
     limit = _pages(0) * resource.getpagesize() + (job['megabytes'] << 20)
     resource.setrlimit(resource.RLIMIT_AS, (limit, limit))
