@@ -8,6 +8,7 @@ from collections import Counter
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from types import ModuleType
+from typing import Any
 
 import cv2
 import numpy as np
@@ -36,7 +37,7 @@ model = dict(
                   mlp_ratios=[2, 2, 2, 2])),
     neck=dict(type='GlobalAveragePooling'),
     head=dict(type='LinearClsHead', num_classes=2, in_channels=8, topk=(1,)))
-train_cfg = dict(by_epoch=True, max_epochs=3, val_interval=1)
+train_cfg = dict(by_epoch=True)
 val_cfg = dict()
 param_scheduler = [dict(type='MultiStepLR', by_epoch=True, milestones=[1, 2])]
 optim_wrapper = dict(optimizer=dict(type='AdamW', lr=1e-3))
@@ -44,6 +45,8 @@ default_hooks = dict(
     checkpoint=dict(type='CheckpointHook', interval=1, max_keep_ckpts=1, save_best='auto'))
 randomness = dict(seed=5)
 """
+RECIPE = ['train_cfg.max_epochs=3', 'train_cfg.val_interval=1', 'train_dataloader.batch_size=2']
+"""Which would else be fitted to the number of pictures and to the machine."""
 
 
 def write_data(folder: Path) -> None:
@@ -64,7 +67,7 @@ def train(folder: Path, work_dir: str, *options: str, moment: Moment | None = No
     Without a moment, and with ``calls.json`` among the options, the calls in each part are counted
     into that file.
     """
-    argv = ['c.py', '--data', 'pictures', '--work-dir', work_dir]
+    argv = ['c.py', '--data', 'pictures', '--work-dir', work_dir, '--cfg-options', *RECIPE]
     argv += [option for option in options if option != 'calls.json']
     counted = folder / 'calls.json' if 'calls.json' in options else None
     return in_child(lambda: _train(folder, argv, moment, counted), folder / f'{work_dir}.log')
@@ -96,6 +99,7 @@ def in_child(work: Callable[[], None], log: Path) -> int:
 
 def _train(folder: Path, argv: Sequence[str], moment: Moment | None, counted: Path | None) -> None:
     tool = load_train()
+    _leave_out_descriptions()
     os.chdir(folder)
     torch.set_num_threads(1)
     watch = Watch(moment, strike_soon)
@@ -105,6 +109,19 @@ def _train(folder: Path, argv: Sequence[str], moment: Moment | None, counted: Pa
     sys.setprofile(None)
     if counted:
         counted.write_text(json.dumps(watch.calls))
+
+
+def _leave_out_descriptions() -> None:
+    """Have MMEngine describe neither machine nor config, which costs more than the training."""
+    import mmengine.config.config
+    import mmengine.runner.runner
+    import yapf.yapflib.yapf_api
+
+    modules: list[Any] = [mmengine.config.config, yapf.yapflib.yapf_api]  # the latter for onedl's
+    for module in modules:
+        module.FormatCode = lambda text, **_: (text, True)
+    runner: Any = mmengine.runner.runner
+    runner.collect_env = dict
 
 
 def load_train() -> ModuleType:
