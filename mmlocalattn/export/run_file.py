@@ -7,6 +7,7 @@ import contextlib
 import importlib
 import importlib.util
 import json
+import logging
 import math
 import os
 import zipfile
@@ -230,23 +231,28 @@ def _read_openvino(path: Path, threads: int) -> tuple[dict, Callable[[Tensor], O
 
 def _read_pt2(path: Path, threads: int) -> tuple[dict, Callable[[Tensor], Outputs]]:
     meta = _archived_meta(path)
-    with _plain_pickles():
+    with _strictly():
         program = torch.export.load(path)
     return meta, _without_gradients(program.module())
 
 
 @contextlib.contextmanager
-def _plain_pickles() -> Iterator[None]:
-    """Have ``torch.load`` read tensors and plain values alone, whatever its caller asks for.
+def _strictly() -> Iterator[None]:
+    """Have ``torch.export.load`` read tensors and plain values alone, and log nothing.
 
-    ``torch.export.load`` asks for all objects where a file holds more, whose pickles run code.
+    It would read all objects where a file holds more, whose pickles run code, and log tracebacks
+    before it raises an error.
     """
     name = 'TORCH_FORCE_WEIGHTS_ONLY_LOAD'
     before = os.environ.get(name)
     os.environ[name] = '1'
+    logger = logging.getLogger('torch.export')
+    level = logger.level
+    logger.setLevel(logging.CRITICAL)
     try:
         yield
     finally:
+        logger.setLevel(level)
         del os.environ[name]
         if before is not None:
             os.environ[name] = before

@@ -15,7 +15,7 @@ from mmengine.runner import Runner
 
 from mmlocalattn.adapt.nodes import dicts
 from mmlocalattn.adapt.type_names import with_type_names
-from mmlocalattn.data.text_files import parse_yaml
+from mmlocalattn.data.text_files import parse_json, parse_yaml
 
 
 def load_config(path: str, options: Mapping | None = None) -> Config:
@@ -155,13 +155,14 @@ def _errors_with_lines(file: Path) -> Iterator[None]:
 
 
 def _check_syntax(file: Path) -> None:
-    """Raise a ValueError that names file and line if a config is no Python, or no plain YAML."""
-    if file.suffix in ('.yml', '.yaml'):  # MMEngine's reader makes objects of Python, too
-        try:
-            parse_yaml(file.read_text(encoding='utf-8'))
-        except ValueError as error:
-            raise ValueError(f'config {file} is no plain YAML: {error}') from error
+    """Raise a ValueError that names file and line if a config is no Python, YAML or JSON."""
     if file.suffix != '.py':
+        # MMEngine's reader of YAML makes objects of Python, too.
+        name, parse = ('JSON', parse_json) if file.suffix == '.json' else ('plain YAML', parse_yaml)
+        try:
+            parse(file.read_text(encoding='utf-8'))
+        except ValueError as error:
+            raise ValueError(f'config {file} is no {name}: {error}') from error
         return
     try:
         ast.parse(file.read_text(encoding='utf-8'))
