@@ -119,10 +119,8 @@ def _look_with_opencv(content: bytes, digest: str, error: Exception) -> PictureF
 
 def too_many(size: Size) -> str:
     """Why a picture of this width and height is not read; empty if it is."""
-    width, height = size
-    if width * height <= MOST_PIXELS:
-        return ''
-    return f'it has {width} x {height} pixels, more than {MOST_PIXELS}: cut it into pieces'
+    pixels = size[0] * size[1]
+    return f'it has {pixels} pixels, more than {MOST_PIXELS}' if pixels > MOST_PIXELS else ''
 
 
 def _too_many_of(error: Exception) -> str:

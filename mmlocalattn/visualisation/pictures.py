@@ -42,7 +42,7 @@ def image_reader(cfg: Config) -> Callable[[str | Path], NDArray]:
         if not Path(path).is_file():
             raise FileNotFoundError(f'image {str(path)!r} does not exist')
         if reason := too_many_pixels(path):
-            raise ValueError(f'{str(path)!r} cannot be read: {reason}')
+            raise ValueError(f'{str(path)!r} is not read: {reason}; cut it into pieces')
         if load is None:
             image = read_image(path)
         else:

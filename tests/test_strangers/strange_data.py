@@ -99,6 +99,11 @@ def yolo(text: str | None = None, label: str | None = None) -> Change:
     return write
 
 
+def bare_yolo(root: Path) -> None:
+    yolo(label='1000000000000 0.5 0.5 0.1 0.1')(root)
+    (root / 'data.yaml').unlink()
+
+
 def voc(text: str) -> Change:
     def write(root: Path) -> None:
         sample_folders.write_voc(root, masks=False)
@@ -167,6 +172,7 @@ FOLDERS: dict[str, Change] = {
     ),
     'yaml with a path': yolo('names: [cat]\npath: /etc\ntrain: ../../../etc\nval: /dev\n'),
     'label of 10^12': yolo(label='1000000000000 0.5 0.5 0.1 0.1'),
+    'label of 10^12 without names': bare_yolo,
     'label of NaN': yolo(label='0 nan nan 1e999 0.1'),
     'xml that repeats itself': voc(XML_LAUGHS),
     'xml that reads a file': voc(

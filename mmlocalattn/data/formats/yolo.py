@@ -5,7 +5,13 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from mmlocalattn.data.findings import Finding
-from mmlocalattn.data.records import ObjectRecord, PictureRecord, Records, task_of
+from mmlocalattn.data.records import (
+    ObjectRecord,
+    PictureRecord,
+    Records,
+    check_class_number,
+    task_of,
+)
 from mmlocalattn.data.text_files import parse_yaml
 from mmlocalattn.data.tree import SPLITS, SplitName, Tree, read_lines, split_of
 
@@ -219,6 +225,7 @@ def _number_classes(tree: Tree, records: Records) -> None:
     """Call classes by their numbers where no file names them."""
     objects = [item for picture in records.pictures for item in picture.objects]
     number = 1 + max((item.label for item in objects), default=-1)
+    check_class_number(tree.root, number)
     records.classes = [str(i) for i in range(number)]
     problem = f'there is no classes.txt or data.yaml: the classes are called 0 to {number - 1}'
     records.findings.append(Finding('note', 'classes', tree.root, '', problem))
