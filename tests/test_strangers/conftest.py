@@ -17,8 +17,8 @@ def zone() -> Iterator[Zone]:
 
 @pytest.fixture(scope='session')
 def home(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A folder with data, ``c.py``, a detector for them, and ``model.pth``, its weights."""
+    """A folder with data, and ``c.py``, a detector for them."""
     folder = tmp_path_factory.mktemp('home')
     tiny_data.make_data(folder)
-    tiny_data.write_model(folder, folder, 'DETECTION')
+    tiny_data.write_config(folder / 'c.py', tiny_data.DETECTION, folder)
     return folder
