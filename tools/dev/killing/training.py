@@ -1,5 +1,6 @@
 """A training of seconds through tools/train.py, in a child, and its weights."""
 
+import importlib
 import importlib.util
 import json
 import os
@@ -47,6 +48,9 @@ randomness = dict(seed=5)
 """
 RECIPE = ['train_cfg.max_epochs=3', 'train_cfg.val_interval=1', 'train_dataloader.batch_size=2']
 """Which would else be fitted to the number of pictures and to the machine."""
+
+
+PACKAGES = ('mmcv', 'mmengine', 'mmlocalattn', 'mmpretrain')
 
 
 def write_data(folder: Path) -> None:
@@ -108,20 +112,25 @@ def _train(folder: Path, argv: Sequence[str], moment: Moment | None, counted: Pa
     tool.main(argv)
     sys.setprofile(None)
     if counted:
-        counted.write_text(json.dumps(watch.calls))
+        modules = sorted(name for name in sys.modules if name.partition('.')[0] in PACKAGES)
+        counted.write_text(json.dumps(dict(calls=watch.calls, modules=modules)))
 
 
 def _leave_out_descriptions() -> None:
-    """Have MMEngine describe neither machine nor config, which costs more than the training."""
+    """Have nothing described: machine, config, results. That costs more than the training."""
     import mmengine.config.config
     import mmengine.runner.runner
     import yapf.yapflib.yapf_api
+
+    import mmlocalattn.visualisation.training_report
 
     modules: list[Any] = [mmengine.config.config, yapf.yapflib.yapf_api]  # the latter for onedl's
     for module in modules:
         module.FormatCode = lambda text, **_: (text, True)
     runner: Any = mmengine.runner.runner
     runner.collect_env = dict
+    report: Any = mmlocalattn.visualisation.training_report
+    report.register_report = lambda runner: None
 
 
 def load_train() -> ModuleType:
@@ -138,7 +147,10 @@ def count_calls(folder: Path) -> Counter[str]:
     """Train without an end before its time, into ``whole``; the calls in each part."""
     if train(folder, 'whole', 'calls.json') != 0:
         raise SystemExit((folder / 'whole.log').read_text()[-2000:])
-    return Counter(json.loads((folder / 'calls.json').read_text()))
+    told = json.loads((folder / 'calls.json').read_text())
+    for name in told['modules']:  # once, for all that follow
+        importlib.import_module(name)
+    return Counter(told['calls'])
 
 
 def differing_weights(folder: Path, work_dir: str) -> list[str]:
