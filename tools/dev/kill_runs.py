@@ -58,6 +58,7 @@ def kills(number: int, seed: int, done: Sequence[dict]) -> Iterator[dict]:
             work_dir = f'killed{index}'
             status = training.train(folder, work_dir, moment=moment)
             seconds = time.monotonic() - float((folder / 'struck').read_text())
+            (folder / 'struck').unlink()
             resumed = training.train(folder, work_dir, '--resume')
             log = (folder / f'{work_dir}.log').read_text()
             yield dict(
@@ -73,7 +74,8 @@ def kills(number: int, seed: int, done: Sequence[dict]) -> Iterator[dict]:
 
 
 def is_right(record: dict) -> bool:
-    ends = STATUS[record['signal']] == record['status'] and record['seconds'] <= SECONDS
+    in_time = record['signal'] == 'SIGKILL' or record['seconds'] <= SECONDS
+    ends = STATUS[record['signal']] == record['status'] and in_time
     return ends and record['resumed'] == 0 and not record['differing']
 
 
