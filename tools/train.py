@@ -76,11 +76,13 @@ def main(argv: Sequence[str] | None = None) -> None:
             from mmlocalattn.training.one_training import one_training, stops_at_once
 
             hold = stack.enter_context(one_training())
+            work_dir = str(args.work_dir or default_work_dir(args))
+            stack.enter_context(stops_at_once(work_dir))
             if args.data:  # which is prepared in there
-                hold(str(args.work_dir or default_work_dir(args)))
+                hold(work_dir)
             cfg = build_config(args)
             hold(cfg.work_dir)
-        stack.enter_context(stops_at_once(cfg.work_dir))
+        stack.enter_context(stops_at_once(cfg.work_dir))  # that a config may name
         train(args, cfg, started)
 
 

@@ -57,14 +57,17 @@ def kills(number: int, seed: int, done: Sequence[dict]) -> Iterator[dict]:
         for index, moment in enumerate(drawn[len(done) :], len(done)):
             work_dir = f'killed{index}'
             status = training.train(folder, work_dir, moment=moment)
-            seconds = time.monotonic() - float((folder / 'struck').read_text())
-            (folder / 'struck').unlink()
+            ended = time.monotonic()
+            time.sleep(2 * moments.DELAY)  # that who strikes has ended too
+            struck = folder / 'struck'
+            seconds = round(ended - float(struck.read_text()), 2) if struck.exists() else -1
+            struck.unlink(missing_ok=True)
             resumed = training.train(folder, work_dir, '--resume')
             log = (folder / f'{work_dir}.log').read_text()
             yield dict(
                 **asdict(moment),
                 status=status,
-                seconds=round(seconds, 2),
+                seconds=seconds,
                 resumed=resumed,
                 checkpoint='Resuming from ' in log,
                 differing=training.differing_weights(folder, work_dir),
@@ -74,6 +77,12 @@ def kills(number: int, seed: int, done: Sequence[dict]) -> Iterator[dict]:
 
 
 def is_right(record: dict) -> bool:
+    """Whether a training ended as it had to, and went on to the same weights.
+
+    One that was at its end before the signal came, with ``seconds`` below 0, was not interrupted.
+    """
+    if record['seconds'] < 0:
+        return record['status'] == 0 and not record['differing']
     in_time = record['signal'] == 'SIGKILL' or record['seconds'] <= SECONDS
     ends = STATUS[record['signal']] == record['status'] and in_time
     return ends and record['resumed'] == 0 and not record['differing']
