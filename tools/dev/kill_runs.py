@@ -28,6 +28,8 @@ STATUS = {'SIGKILL': -9, 'SIGTERM': 143, 'SIGINT': 130}
 SECONDS = 5
 """In which a training that is told to stop has to end."""
 
+AT_ITS_END = 0.1  # seconds after the signal
+
 
 def parse_args(argv: Sequence[str] | None = None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(
@@ -79,10 +81,10 @@ def kills(number: int, seed: int, done: Sequence[dict]) -> Iterator[dict]:
 def is_right(record: dict) -> bool:
     """Whether a training ended as it had to, and went on to the same weights.
 
-    One that was at its end before the signal came, with ``seconds`` below 0, was not interrupted.
+    One that was at its end when the signal came was not interrupted.
     """
-    if record['seconds'] < 0:
-        return record['status'] == 0 and not record['differing']
+    if record['status'] == 0 and record['seconds'] < AT_ITS_END:
+        return not record['differing']
     in_time = record['signal'] == 'SIGKILL' or record['seconds'] <= SECONDS
     ends = STATUS[record['signal']] == record['status'] and in_time
     return ends and record['resumed'] == 0 and not record['differing']
