@@ -1,11 +1,17 @@
 """Files and folders that are written whole or not at all."""
 
 import contextlib
+import errno
 import json
 import os
 import shutil
 from collections.abc import Iterator
 from pathlib import Path
+
+NO_SPACE = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
+"""Numbers of an OSError that making room on the disk, or a larger quota, mends."""
+
+_LEAST_FREE = 1 << 16  # bytes: with less, a disk is taken for full when something fails
 
 
 def check_folder(path: str | Path) -> None:
@@ -37,6 +43,21 @@ def check_file(path: str | Path) -> None:
 
 
 @contextlib.contextmanager
+def _full_disk(path: Path) -> Iterator[None]:
+    """Raise an OSError that names the file, whatever a full disk makes a library raise."""
+    try:
+        yield
+    except Exception as error:
+        known = (error, error.__context__)  # PyTorch's archives fail once more when they are closed
+        full = [e for e in known if isinstance(e, OSError) and e.errno in NO_SPACE]
+        if not full and shutil.disk_usage(path.parent).free > _LEAST_FREE:
+            raise
+        number = full[0].errno if full else errno.ENOSPC
+        reason = f'{os.strerror(number or errno.ENOSPC)}: make room, nothing of it is written'
+        raise OSError(number, reason, str(path)) from error
+
+
+@contextlib.contextmanager
 def whole_file(path: Path, *beside: str) -> Iterator[Path]:
     """Write a file under a temporary name beside it, which becomes its own when the block ends.
 
@@ -47,12 +68,16 @@ def whole_file(path: Path, *beside: str) -> Iterator[Path]:
 
     Yields:
         The path to write to, with the same suffix. What is there is removed if the block raises.
+
+    Raises:
+        OSError: If the disk is full.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
     partial = path.with_name(f'.{path.stem}.partial{path.suffix}')
     others = [partial.with_suffix(suffix) for suffix in beside]
     try:
-        yield partial
+        with _full_disk(path):
+            yield partial
         written = [other for other in others if other.exists()]
         if written:
             path.unlink(missing_ok=True)  # the old one would go with new ones beside it
@@ -74,13 +99,17 @@ def whole_folder(folder: Path, replace: bool) -> Iterator[Path]:
 
     Yields:
         The empty sibling to write to. It is removed if the block raises.
+
+    Raises:
+        OSError: If the disk is full.
     """
     folder.parent.mkdir(parents=True, exist_ok=True)
     new = folder.with_name(f'.{folder.name}.new-{os.getpid()}')
     old = folder.with_name(f'.{folder.name}.old-{os.getpid()}')
     new.mkdir()
     try:
-        yield new
+        with _full_disk(folder):
+            yield new
         if replace and folder.exists():
             folder.rename(old)
         new.rename(folder)

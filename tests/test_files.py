@@ -1,11 +1,15 @@
 """Files and folders are written whole or not at all."""
 
+import errno
 import json
+import resource
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+import torch
 
-from mmlocalattn.files import whole_folder, write_json
+from mmlocalattn.files import whole_file, whole_folder, write_json
 
 
 def test_file_is_whole_or_not_there(tmp_path: Path) -> None:
@@ -33,3 +37,50 @@ def test_folder_is_whole_or_as_it_was(tmp_path: Path) -> None:
         (new / 'second').touch()
     assert [path.name for path in folder.iterdir()] == ['second']
     assert list(folder.parent.iterdir()) == [folder]
+
+
+@pytest.fixture
+def quota() -> Iterator[int]:
+    """Bytes that a file may have, as on a disk that is full from there on."""
+    limits = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (10_000, limits[1]))
+    yield 10_000
+    resource.setrlimit(resource.RLIMIT_FSIZE, limits)
+
+
+def check_full(error: OSError, path: Path) -> None:
+    assert error.errno == errno.EFBIG
+    assert error.filename == str(path)
+    assert 'make room, nothing of it is written' in str(error)
+
+
+def test_a_full_disk_leaves_the_old_file(tmp_path: Path, quota: int) -> None:
+    path = tmp_path / 'a.pth'
+    path.write_text('old')
+    with pytest.raises(OSError, match='make room') as raised, whole_file(path) as partial:
+        partial.write_bytes(bytes(quota + 1))
+    check_full(raised.value, path)
+    with (
+        pytest.raises(OSError, match='make room') as raised,
+        whole_file(path) as partial,
+        partial.open('wb') as file,
+    ):
+        torch.save(torch.zeros(quota), file)  # raises a RuntimeError of its archive
+    check_full(raised.value, path)
+    assert path.read_text() == 'old'
+    assert [*tmp_path.iterdir()] == [path]
+
+
+def test_a_full_disk_leaves_the_old_folder(tmp_path: Path, quota: int) -> None:
+    folder = tmp_path / 'data'
+    with whole_folder(folder, replace=False) as new:
+        (new / 'a').touch()
+    with pytest.raises(OSError, match='make room') as raised, whole_folder(folder, True) as new:
+        (new / 'b').write_bytes(bytes(quota + 1))
+    check_full(raised.value, folder)
+    assert [path.name for path in tmp_path.rglob('*')] == ['data', 'a']
+
+
+def test_other_errors_stay(tmp_path: Path) -> None:
+    with pytest.raises(KeyError), whole_file(tmp_path / 'a') as partial:
+        raise KeyError(partial.name)

@@ -57,6 +57,7 @@ ALLOWED = {
         'mmlocalattn.ops',
         'mmlocalattn.registry',
         'mmlocalattn.tables',
+        'mmlocalattn.untrusted',
         'numpy',
     ),
     'compat': ('mmlocalattn.ops',),
@@ -79,6 +80,7 @@ ALLOWED = {
         'mmlocalattn.registry',
         'mmlocalattn.tables',
         'mmlocalattn.training',
+        'mmlocalattn.untrusted',
         'mmseg.models.EncoderDecoder',
         'nncf',
         'numpy',
@@ -121,6 +123,7 @@ ALLOWED = {
     'files': (),
     'memory': (),
     'tables': (),
+    'untrusted': (),
     'engine': ('mmlocalattn.training',),
     'collect_env': ('mmengine.utils.dl_utils', 'mmlocalattn.__version__', 'mmlocalattn.ops'),
 }
@@ -133,6 +136,7 @@ ALLOWED_IN_FILE = {
         'mmlocalattn.files',
         'mmlocalattn.heads',
         'mmlocalattn.training',
+        'mmlocalattn.untrusted',
         'numpy',
     ),
     'converters/merge.py': (

@@ -152,7 +152,15 @@ def show_file(path: Path) -> None:
     from mmlocalattn.export.run_file import load_file
     from mmlocalattn.export.show import lines_of
 
-    print(*lines_of(load_file(path).meta), sep='\n')
+    file = load_file(path)
+    try:
+        lines = list(lines_of(file.meta))
+    except (AttributeError, LookupError, TypeError) as error:
+        raise ValueError(
+            f'{str(path)!r} has a certificate that cannot be read ({error!r}): tools/export.py '
+            'did not write it'
+        ) from error
+    print(*lines, sep='\n')
 
 
 def main(argv: Sequence[str] | None = None) -> None:

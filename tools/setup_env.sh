@@ -8,8 +8,9 @@
 # 2.1, for which OpenMMLab publishes compiled mmcv).
 # MMLOCALATTN_VENV is the folder of the virtual environment (default .venv in the repository, .venv-STACK for a
 # row), PYTHON the Python to make it with. setup.py's switches (FORCE_CUDA, MAX_JOBS, MMLOCALATTN_WITH_OPS, ...)
-# work here too. A clone holds the kernels of one environment, the one set up last: setting another one up swaps
-# them. Compiled mmcv is kept in XDG_CACHE_HOME (default ~/.cache) for the next environment.
+# work here too. MMLOCALATTN_REQUIRE_HASHES=1 takes files of the SHA-256 in requirements/hashes/ alone, as PyPI has
+# them: no wheels of another index, as PyTorch's own for a CPU. A clone holds the kernels of one environment, the one
+# set up last: setting another one up swaps them. Compiled mmcv is kept in XDG_CACHE_HOME (default ~/.cache) for the next environment.
 set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
 
@@ -78,6 +79,15 @@ watch_log() {
             say "  $seconds s: $(grep -v -e '^$' -e ^WARNING "$1" | tail -n 1 | sed -E 's/^(\[[0-9/]+\]) .* ([^ ]+\.(cpp|cu)) .*/\1 \2/' | cut -c 1-100)"
         fi
     done
+}
+
+# The pins of a row that match, or with -v those that do not, with their hashes if those are asked for.
+pins_matching() {
+    if [ "${MMLOCALATTN_REQUIRE_HASHES:-}" = 1 ]; then
+        sed -E ':a; /\\$/ {N; s/ *\\\n */ /; ta}' "requirements/hashes/${stack:-reference}.txt" | grep -E "$@"
+    else
+        cat "${requirements[@]}" | grep -E "$@"
+    fi
 }
 
 pip_install() {
@@ -160,18 +170,18 @@ install_mmcv() (
     for include in "$venv"/lib/python3.*/site-packages/nvidia/*/include; do
         export CPATH=${CPATH:+$CPATH:}$include
     done
-    PATH=$venv/bin:$PATH "$python" tools/dev/install_mmcv.py "$(grep -E "$mmcv_pin" "$pins")" --wheels "$cache/wheels"
+    PATH=$venv/bin:$PATH "$python" tools/dev/install_mmcv.py "$(pins_matching "$mmcv_pin")" --wheels "$cache/wheels"
 )
 
 # Its setup.py asks for the installed torch, and would compile CUDA kernels for hours if that saw a GPU.
 install_natten() {
-    NATTEN_CUDA_ARCH='' CUDA_VISIBLE_DEVICES='' pip_install --no-build-isolation --no-deps "$(grep -E "$natten_pin" "$pins")"
+    NATTEN_CUDA_ARCH='' CUDA_VISIBLE_DEVICES='' pip_install --no-build-isolation --no-deps -r <(pins_matching "$natten_pin")
 }
 
 install_reference() {
     # Python compiles a module when it is first imported: most of them never are.
     run packages 'a download of about 3 GB, 3 to 10 minutes' \
-        pip_install --no-compile -r <(cat "${requirements[@]}" | grep -vE -e "$mmcv_pin" -e "$natten_pin")
+        pip_install --no-compile -r <(pins_matching -v -e "$mmcv_pin" -e "$natten_pin")
     run mmcv 'compiled from source once, 3 to 6 minutes on two cores' install_mmcv
     if grep -qE "$natten_pin" "$pins"; then
         run natten 'from source, without CUDA, half a minute' install_natten

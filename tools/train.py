@@ -4,6 +4,7 @@ On your own data, for half an hour: python tools/train.py CONFIG --data FOLDER -
 """
 
 import argparse
+import contextlib
 import time
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
@@ -69,8 +70,23 @@ def build_config(args: argparse.Namespace) -> 'Config':
 def main(argv: Sequence[str] | None = None) -> None:
     started = time.monotonic()
     args = parse_args(argv)
-    with one_line_errors():
-        cfg = build_config(args)
+    with contextlib.ExitStack() as stack:
+        with one_line_errors():
+            from mmlocalattn.training.arguments import default_work_dir
+            from mmlocalattn.training.one_training import one_training, stops_at_once
+
+            hold = stack.enter_context(one_training())
+            work_dir = str(args.work_dir or default_work_dir(args))
+            stack.enter_context(stops_at_once(work_dir))
+            if args.data:  # which is prepared in there
+                hold(work_dir)
+            cfg = build_config(args)
+            hold(cfg.work_dir)
+        stack.enter_context(stops_at_once(cfg.work_dir))  # that a config may name
+        train(args, cfg, started)
+
+
+def train(args: argparse.Namespace, cfg: 'Config', started: float) -> None:
     from mmlocalattn.memory import keep_freed_memory
     from mmlocalattn.training import build_runner, run_errors, start_clock
     from mmlocalattn.visualisation.training_report import register_report

@@ -32,6 +32,7 @@ from mmlocalattn.converters.marks import families_of
 from mmlocalattn.files import check_file
 from mmlocalattn.heads.ssvit_neck import SSViTNeck
 from mmlocalattn.training import find_config, load_config, read_checkpoint, save_checkpoint
+from mmlocalattn.untrusted import check_archive, check_weights
 
 Weights = Mapping[str, Tensor]
 
@@ -132,6 +133,7 @@ def load_state_dict(path: Path) -> Weights:
         raise ValueError(
             f"{str(path)!r} holds no weights, neither bare nor under 'model' or 'state_dict'"
         )
+    check_weights(checkpoint, path)
     others = [str(name) for name, value in checkpoint.items() if not isinstance(value, Tensor)]
     if others:
         raise ValueError(
@@ -160,6 +162,7 @@ def load_flax(path: Path) -> Weights:
 
 
 def _read_npz(path: Path) -> dict:
+    check_archive(path)
     try:
         with np.load(path) as arrays:
             tensors = {name: torch.from_numpy(arrays[name]) for name in arrays.files}

@@ -15,6 +15,7 @@ from mmlocalattn.data.boxes import check_annotation, check_boxes
 from mmlocalattn.data.classes import check_categories
 from mmlocalattn.data.findings import Budget, Finding, Severity
 from mmlocalattn.data.picture_files import check_size
+from mmlocalattn.data.text_files import parse_json
 
 KINDS: dict[str, Any] = {
     'width': (int, float),
@@ -84,7 +85,7 @@ def _read(path: str) -> dict:
         line = text.count(b'\n', 0, huge.start(1)) + 1
         raise ValueError(f'line {line} has a number of {len(huge[1])} digits')
     try:
-        content = json.loads(text)
+        content = parse_json(text)
     except ValueError as error:
         raise ValueError(f'it is no JSON file: {error}') from error
     if not isinstance(content, dict):

@@ -29,7 +29,7 @@ from mmlocalattn.data.formats import (
 from mmlocalattn.data.geometry import Size
 from mmlocalattn.data.palette import make_palette
 from mmlocalattn.data.picture_files import look_at_all
-from mmlocalattn.data.records import OBJECT_TASKS, Records, Task
+from mmlocalattn.data.records import OBJECT_TASKS, Records, Task, check_class_number
 from mmlocalattn.data.splits import check_duplicates, make_splits
 from mmlocalattn.data.tree import SplitName, Tree, walk
 from mmlocalattn.data.write_coco import annotation_of
@@ -213,12 +213,14 @@ def recognise(tree: Tree, task: Task | None = None) -> Records:
 
     Raises:
         NotRecognised: If none does; says what was looked for.
+        ValueError: Of :func:`~mmlocalattn.data.records.check_class_number`.
     """
     wanted = OBJECT_TASKS if task in OBJECT_TASKS else (task,)
     for reader in READERS:
         if task is None or set(wanted) & set(TASKS.get(reader, OBJECT_TASKS)):
             records = reader(tree)
             if records is not None:
+                check_class_number(tree.root, len(records.classes))
                 return records
     known = '; '.join(
         name

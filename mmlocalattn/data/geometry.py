@@ -8,6 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 Size = tuple[int, int]  # width and height
+MOST_BITS = 60  # of the length of a run
 
 
 def size_text(size: Size) -> str:
@@ -42,7 +43,7 @@ def decode_counts(text: str) -> list[int]:
     """The lengths of the runs in a string of COCO's: 5 bits a character, signed, as differences.
 
     Raises:
-        IndexError: If the string ends too early.
+        IndexError: If the string ends too early, or has no lengths.
     """
     runs: list[int] = []
     value = shift = 0
@@ -50,6 +51,8 @@ def decode_counts(text: str) -> list[int]:
     for bits in (ord(character) - 48 for character in text):
         value |= (bits & 0x1F) << shift
         shift += 5
+        if shift > MOST_BITS:
+            raise IndexError('it has a number that is no length')
         open_ = bool(bits & 0x20)
         if not open_:
             if bits & 0x10:

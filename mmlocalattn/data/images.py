@@ -6,6 +6,7 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
+from mmlocalattn.data.picture_files import too_many_pixels
 from mmlocalattn.files import whole_file
 
 
@@ -22,6 +23,8 @@ def read_image(path: str | Path, as_stored: bool = False) -> NDArray[np.uint8]:
     """
     if not Path(path).is_file():
         raise FileNotFoundError(f'image {str(path)!r} does not exist')
+    if reason := too_many_pixels(path):
+        raise ValueError(f'{str(path)!r} is not read: {reason}; cut it into pieces')
     flags = cv2.IMREAD_COLOR | (cv2.IMREAD_IGNORE_ORIENTATION if as_stored else 0)
     image = cv2.imread(str(path), flags)
     if image is None:

@@ -3,10 +3,12 @@
 import hashlib
 import io
 import os
+import re
 import warnings
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import IO
 
 import cv2
 import numpy as np
@@ -31,6 +33,9 @@ FORMATS = {
     'TIFF': ('.tif', '.tiff'),
     'WEBP': ('.webp',),
 }
+
+MOST_PIXELS = 2**28
+"""Of a picture: of three colours that is 768 MiB. A file of some kilobytes can say to have more."""
 
 MOST_TIMES = 4096
 """That a side of an image may be as long as the other."""
@@ -69,6 +74,8 @@ class PictureFacts:
 
 def look_at(path: str) -> PictureFacts:
     """Read and decode a picture, which finds files that are cut off too."""
+    if os.path.exists(path) and not os.path.isfile(path):  # a pipe, a device: without end
+        return PictureFacts(error='it is no file')
     try:
         content = Path(path).read_bytes()
     except OSError as error:
@@ -89,6 +96,8 @@ def look_at(path: str) -> PictureFacts:
                     _bits(image, content),
                     digest,
                 )
+                if reason := too_many(image.size):
+                    return PictureFacts(digest=digest, error=reason)
                 image.load()
     except (UnidentifiedImageError, Image.DecompressionBombError) as error:
         return _look_with_opencv(content, digest, error)
@@ -100,10 +109,37 @@ def look_at(path: str) -> PictureFacts:
 
 def _look_with_opencv(content: bytes, digest: str, error: Exception) -> PictureFacts:
     """The facts of a file of a kind, or of a size, that Pillow does not open and OpenCV may."""
+    if reason := _too_many_of(error):
+        return PictureFacts(digest=digest, error=reason)
     array = cv2.imdecode(np.frombuffer(content, np.uint8), cv2.IMREAD_UNCHANGED)
     if array is None:
         return PictureFacts(digest=digest, error=str(error).partition(' <')[0])
     return PictureFacts(array.shape[1::-1], bits=8 * array.itemsize, digest=digest)
+
+
+def too_many(size: Size) -> str:
+    """Why a picture of this width and height is not read; empty if it is."""
+    pixels = size[0] * size[1]
+    return f'it has {pixels} pixels, more than {MOST_PIXELS}' if pixels > MOST_PIXELS else ''
+
+
+def _too_many_of(error: Exception) -> str:
+    """The same for what Pillow says of a picture which it does not open because of its size."""
+    found = re.search(r'\((\d+) pixels\)', str(error))
+    return too_many((int(found[1]), 1)) if found else ''
+
+
+def too_many_pixels(file: str | Path | IO[bytes]) -> str:
+    """Why a picture file is not decoded, by the size in its head; empty if it can be."""
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter('ignore')
+            with Image.open(file) as image:
+                return too_many(image.size)
+    except Image.DecompressionBombError as error:
+        return _too_many_of(error)
+    except Exception:  # of what Pillow does not know, or cannot read
+        return ''
 
 
 def _bits(image: Image.Image, content: bytes) -> int:

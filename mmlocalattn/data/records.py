@@ -111,6 +111,19 @@ class Records:
     native: dict[SplitName | None, tuple[str, str]] = field(default_factory=dict)
 
 
+MOST_CLASSES = 100_000
+"""That a data set may have."""
+
+
+def check_class_number(folder: str, number: int) -> None:
+    """Raise a ValueError if a folder has more classes than a model can tell apart."""
+    if number > MOST_CLASSES:
+        raise ValueError(
+            f'{folder!r} has {number} classes, more than {MOST_CLASSES}: are they numbers of '
+            'objects in the place of those of classes?'
+        )
+
+
 def task_of(pictures: list[PictureRecord]) -> Task:
     """Instance segmentation if more than half of the objects have a mask, else detection."""
     objects = [item for picture in pictures for item in picture.objects if not item.crowd]

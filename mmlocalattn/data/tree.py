@@ -101,7 +101,8 @@ def walk(folder: str) -> Tree:
             continue
         known.add(real)
         folders[:] = sorted(name for name in folders if name[0] != '.' and name != '__MACOSX')
-        files += [os.path.join(path, name) for name in names if name[0] != '.']
+        paths = (os.path.join(path, name) for name in names if name[0] != '.')
+        files += [path for path in paths if os.path.isfile(path)]  # reading a pipe has no end
     files.sort()
     for path in files:
         if path.lower().endswith(TEXT_SUFFIXES) and not os.path.exists(path):

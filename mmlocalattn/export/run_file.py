@@ -3,18 +3,23 @@
 Nothing here needs mmdet, mmsegmentation or mmpretrain.
 """
 
+import contextlib
 import importlib
 import importlib.util
 import json
+import logging
 import math
+import os
 import zipfile
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor
 from torch.nn import functional
+
+from mmlocalattn.untrusted import check_archive
 
 Outputs = Sequence[Tensor]
 Reader = Callable[[Path, int], tuple[dict, Callable[[Tensor], Outputs]]]
@@ -136,6 +141,7 @@ def load_file(path: str | Path, threads: int | None = None) -> ExportedFile:
     missing = [name for name in packages if importlib.util.find_spec(name) is None]
     if missing:
         raise ModuleNotFoundError(f'{str(path)!r} needs {missing[0]}: pip install {missing[0]}')
+    check_archive(path)
     try:
         meta, run = reader(path, threads or torch.get_num_threads())
     except ModuleNotFoundError as error:
@@ -148,11 +154,20 @@ def load_file(path: str | Path, threads: int | None = None) -> ExportedFile:
             f'{str(path)!r} cannot be read as {path.suffix} ({reason}): it is truncated or '
             'something else; export or copy it again'
         ) from error
-    if 'sizes' not in meta:
+    if not _has_sizes(meta):
         raise ValueError(
             f'{str(path)!r} does not say what it takes: it was not written by tools/export.py'
         )
     return ExportedFile(path, meta, run)
+
+
+def _has_sizes(meta: Any) -> bool:
+    sizes = meta.get('sizes') if isinstance(meta, dict) else None
+    return (
+        isinstance(sizes, list)
+        and bool(sizes)
+        and all(isinstance(size, list) and list(map(type, size)) == [int, int] for size in sizes)
+    )
 
 
 def is_exported_file(path: str | Path) -> bool:
@@ -219,7 +234,31 @@ def _read_openvino(path: Path, threads: int) -> tuple[dict, Callable[[Tensor], O
 
 def _read_pt2(path: Path, threads: int) -> tuple[dict, Callable[[Tensor], Outputs]]:
     meta = _archived_meta(path)
-    return meta, _without_gradients(torch.export.load(path).module())
+    with _strictly():
+        program = torch.export.load(path)
+    return meta, _without_gradients(program.module())
+
+
+@contextlib.contextmanager
+def _strictly() -> Iterator[None]:
+    """Have ``torch.export.load`` read tensors and plain values alone, and log nothing.
+
+    It would read all objects where a file holds more, whose pickles run code, and log tracebacks
+    before it raises an error.
+    """
+    name = 'TORCH_FORCE_WEIGHTS_ONLY_LOAD'
+    before = os.environ.get(name)
+    os.environ[name] = '1'
+    logger = logging.getLogger('torch.export')
+    level = logger.level
+    logger.setLevel(logging.CRITICAL)
+    try:
+        yield
+    finally:
+        logger.setLevel(level)
+        del os.environ[name]
+        if before is not None:
+            os.environ[name] = before
 
 
 def _read_torchscript(path: Path, threads: int) -> tuple[dict, Callable[[Tensor], Outputs]]:

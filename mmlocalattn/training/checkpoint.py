@@ -15,6 +15,7 @@ from mmengine.logging import HistoryBuffer
 from mmlocalattn.files import whole_file
 from mmlocalattn.training import safe_pickle
 from mmlocalattn.training.unreadable import is_torch_script, why_unreadable
+from mmlocalattn.untrusted import check_archive
 
 
 def allow_mmengine_checkpoints() -> None:
@@ -117,6 +118,7 @@ def read_checkpoint(path: str | Path, mmap: bool = False, also: Sequence[type] =
         raise FileNotFoundError(f'checkpoint {str(path)!r} does not exist')
     with open(path, 'rb'):  # that it cannot be opened is not a matter of its content
         pass
+    check_archive(path)
     try:
         content = _load_safely(path, mmap, also)
     except Exception as error:  # of the unpickler, the archive or what they trip over

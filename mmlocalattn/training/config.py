@@ -4,6 +4,7 @@ import ast
 import contextlib
 import copy
 import importlib.util
+import os
 import traceback
 from collections.abc import Iterator, Mapping
 from inspect import signature
@@ -14,6 +15,7 @@ from mmengine.runner import Runner
 
 from mmlocalattn.adapt.nodes import dicts
 from mmlocalattn.adapt.type_names import with_type_names
+from mmlocalattn.data.text_files import parse_json, parse_yaml
 
 
 def load_config(path: str, options: Mapping | None = None) -> Config:
@@ -153,8 +155,14 @@ def _errors_with_lines(file: Path) -> Iterator[None]:
 
 
 def _check_syntax(file: Path) -> None:
-    """Raise a ValueError that names file and line if a config is no Python."""
+    """Raise a ValueError that names file and line if a config is no Python, YAML or JSON."""
     if file.suffix != '.py':
+        # MMEngine's reader of YAML makes objects of Python, too.
+        name, parse = ('JSON', parse_json) if file.suffix == '.json' else ('plain YAML', parse_yaml)
+        try:
+            parse(file.read_text(encoding='utf-8'))
+        except ValueError as error:
+            raise ValueError(f'config {file} is no {name}: {error}') from error
         return
     try:
         ast.parse(file.read_text(encoding='utf-8'))
@@ -232,11 +240,25 @@ def _bases_of_packages() -> Iterator[None]:
     have changed.
     """
     original = Config.__dict__['_get_cfg_path']
-    Config._get_cfg_path = staticmethod(_find_base)
+    bases: dict[str, set[str]] = {}  # of each file
+
+    def find(base: str, child: str) -> tuple[str, str | None]:
+        path, scope = _find_base(base, child)
+        bases.setdefault(os.path.realpath(child), set()).add(os.path.realpath(path))
+        if _leads_to(bases, os.path.realpath(path), os.path.realpath(child)):
+            raise ValueError(f'config {child} has {base!r} among its _base_, and is a base of it')
+        return path, scope
+
+    Config._get_cfg_path = staticmethod(find)
     try:
         yield
     finally:
         Config._get_cfg_path = original
+
+
+def _leads_to(bases: Mapping[str, set[str]], start: str, end: str) -> bool:
+    """Whether a file is another one, or has it among its bases, of those that are known."""
+    return start == end or any(_leads_to(bases, base, end) for base in bases.get(start, ()))
 
 
 def _find_base(base: str, child: str) -> tuple[str, str | None]:

@@ -7,6 +7,8 @@ from collections.abc import Iterator
 from mmengine.runner import Runner
 from mmengine.runner.base_loop import BaseLoop
 
+from mmlocalattn.files import NO_SPACE
+
 
 class RunError(ValueError):
     """A run that was stopped from inside, by a hook; the message says what to do."""
@@ -14,7 +16,7 @@ class RunError(ValueError):
 
 @contextlib.contextmanager
 def run_errors(config: str | None = None) -> Iterator[None]:
-    """End the program with ``error: ...`` for a :class:`RunError`, and for no other of a run.
+    """End the program with ``error: ...`` for a :class:`RunError` and for a full disk.
 
     Whatever else goes wrong once a run has begun is not foreseen: its traceback stays.
 
@@ -26,6 +28,11 @@ def run_errors(config: str | None = None) -> Iterator[None]:
             yield
     except RunError as error:
         raise SystemExit(f'error: {error}') from None
+    except OSError as error:
+        if error.errno not in NO_SPACE:
+            raise
+        where = f' {error.filename}' if error.filename else ''
+        raise SystemExit(f'error: the disk takes no more{where} ({error.strerror})') from None
 
 
 @contextlib.contextmanager

@@ -20,6 +20,7 @@ from mmlocalattn.training.low_precision import TrainDtypeHook, autocast_parts, h
 from mmlocalattn.training.resume import ExactResumeHook
 from mmlocalattn.training.schedule import ScheduleHook
 from mmlocalattn.training.weights import WeightsHook
+from mmlocalattn.training.whole_checkpoints import write_whole_checkpoints
 
 AMP_DEVICES = ('cuda', 'npu', 'mlu', 'musa')  # of MMEngine's AmpOptimWrapper
 
@@ -57,6 +58,7 @@ def build_runner(cfg: Config, allow_partial: bool = False) -> Runner:
     ]
     for hook in hooks:
         runner.register_hook(hook)
+    write_whole_checkpoints(runner)
     return runner
 
 

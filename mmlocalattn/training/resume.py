@@ -2,7 +2,9 @@
 
 import os
 import zipfile
+from collections.abc import Mapping
 from itertools import chain, islice, repeat
+from types import NoneType
 
 import numpy as np
 from mmengine.config import Config
@@ -41,7 +43,7 @@ def apply_resume(cfg: Config, checkpoint: str) -> None:
         )
     content = read_checkpoint(checkpoint, mmap=True)
     meta = content.get('meta') or {}
-    if not ('epoch' in meta and 'iter' in meta and 'message_hub' in content):
+    if not _has_state(meta, content):
         raise ValueError(
             f'checkpoint {checkpoint!r} has no state of a training to resume: start from its '
             f'weights with --cfg-options load_from={checkpoint}'
@@ -58,6 +60,16 @@ def apply_resume(cfg: Config, checkpoint: str) -> None:
                 f'Raise train_cfg.max_{unit}s, and param_scheduler with it, to train longer.',
                 logger=None,
             )
+
+
+def _has_state(meta: object, content: Mapping) -> bool:
+    """Whether a checkpoint says where its training stood."""
+    return (
+        isinstance(meta, Mapping)
+        and all(isinstance(meta.get(unit), int) for unit in ('epoch', 'iter'))
+        and isinstance(meta.get('seed'), (int, NoneType))
+        and isinstance(content.get('message_hub'), Mapping)
+    )
 
 
 @ROOT.register_module()  # the name without a scope, deprecated

@@ -22,6 +22,7 @@ from mmlocalattn.training.checkpoint import not_finite, read_checkpoint
 from mmlocalattn.training.errors import RunError
 from mmlocalattn.training.unreadable import use_converter, weight_names
 from mmlocalattn.training.weight_files import is_local, pretrained_parts
+from mmlocalattn.untrusted import check_weights
 
 ROWS = 12  # of each kind in a table; more weights are put together by the beginnings of their names
 
@@ -151,6 +152,9 @@ def weights_of(content: Mapping, path: str | Path) -> dict[str, Tensor]:
         ValueError: If there are none, or NaN or infinities are among them.
     """
     state = content.get('state_dict', content)
+    if not isinstance(state, Mapping):
+        raise ValueError(f'checkpoint {str(path)!r} has a {type(state).__name__} as state_dict')
+    check_weights(state, path)
     if not any(isinstance(value, Tensor) for value in state.values()):
         families = families_of(weight_names(content))
         raise ValueError(

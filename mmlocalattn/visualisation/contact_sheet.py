@@ -99,7 +99,8 @@ def _draw(data: FolderData, sample: Sample) -> NDArray[np.uint8]:
         caption += ' cannot be read'
     else:
         scale = TILE / max(picture.shape[:2])
-        small = np.asarray(cv2.resize(picture, None, fx=scale, fy=scale), np.uint8)[:TILE, :TILE]
+        height, width = (max(round(side * scale), 1) for side in picture.shape[:2])
+        small = np.asarray(cv2.resize(picture, (width, height)), np.uint8)
         if sample.index_map:
             small = _paint(data, small, sample.index_map)
         for label, box, polygons in sample.objects:

@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 from mmlocalattn.data.check import leaf_datasets
 from mmlocalattn.data.findings import Budget
 from mmlocalattn.data.images import as_picture, read_image
-from mmlocalattn.data.picture_files import MOST_TIMES, is_too_thin
+from mmlocalattn.data.picture_files import MOST_TIMES, is_too_thin, too_many_pixels
 from mmlocalattn.training import build_errors, channels_of
 from mmlocalattn.training.data_check import check_sample
 from mmlocalattn.visualisation.segmentation import draw_maps
@@ -41,6 +41,8 @@ def image_reader(cfg: Config) -> Callable[[str | Path], NDArray]:
     def read(path: str | Path) -> NDArray:
         if not Path(path).is_file():
             raise FileNotFoundError(f'image {str(path)!r} does not exist')
+        if reason := too_many_pixels(path):
+            raise ValueError(f'{str(path)!r} is not read: {reason}; cut it into pieces')
         if load is None:
             image = read_image(path)
         else:

@@ -10,7 +10,9 @@ import pytest
 from PIL import Image
 from PIL.PngImagePlugin import PngImageFile
 
+from mmlocalattn.data import picture_files
 from mmlocalattn.data.findings import Budget
+from mmlocalattn.data.images import read_image
 from mmlocalattn.data.index_maps import MapData, check_index_map, read_map
 from mmlocalattn.data.labelled_images import LabelData, check_labelled_images
 from mmlocalattn.data.map_files import look_at_map
@@ -20,6 +22,7 @@ from mmlocalattn.data.picture_files import (
     check_size,
     ignores_orientation,
     look_at,
+    too_many_pixels,
 )
 
 
@@ -122,3 +125,17 @@ def test_whatever_a_decoder_raises(tmp_path: Path, monkeypatch: pytest.MonkeyPat
     assert look_at_map(path).error == 'unpack requires a buffer of 4 bytes'
     with pytest.raises(OSError, match='unpack requires a buffer of 4 bytes'):
         read_map(path, 'pillow')
+
+
+def test_too_many_pixels(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Known by the head of the file, whether Pillow opens it or not; nothing is decoded."""
+    path = str(tmp_path / 'a.png')
+    Image.fromarray(np.zeros((40, 60, 3), np.uint8)).save(path)
+    assert too_many_pixels(path) == ''
+    monkeypatch.setattr(picture_files, 'MOST_PIXELS', 2399)
+    for most_of_pillow in (10**6, 1000):
+        monkeypatch.setattr(Image, 'MAX_IMAGE_PIXELS', most_of_pillow)
+        reason = 'it has 2400 pixels, more than 2399'
+        assert look_at(path).error == too_many_pixels(path) == reason
+        with pytest.raises(ValueError, match=f'a.png. is not read: {reason}; cut it'):
+            read_image(path)

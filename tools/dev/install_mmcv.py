@@ -166,7 +166,9 @@ def download(pin: str, folder: Path) -> Path:
     """
     pip = [sys.executable, '-m', 'pip', '--disable-pip-version-check', 'download', '--quiet']
     options = ['--no-deps', '--no-build-isolation', '--no-binary', ':all:', '--dest', str(folder)]
-    subprocess.run([*pip, *options, pin], check=True)
+    requirement = folder / 'pin.txt'  # the one place where pip takes hashes
+    requirement.write_text(pin)
+    subprocess.run([*pip, *options, '--requirement', str(requirement)], check=True)
     (archive,) = folder.glob('*.tar.gz')
     with tarfile.open(archive) as content:
         content.extractall(folder, filter='data')
@@ -219,7 +221,7 @@ def built_wheel(pin: str, folder: Path) -> Path:
     folder.mkdir(parents=True, exist_ok=True)
     log = folder / 'build.log'
     with tempfile.TemporaryDirectory() as name:
-        print(f'fetching the source distribution of {pin}', flush=True)
+        print(f'fetching the source distribution of {pin.split()[0]}', flush=True)
         source = download(pin, Path(name))
         merged = Path(name, 'merged')
         shutil.copytree(source, merged)
@@ -230,7 +232,7 @@ def built_wheel(pin: str, folder: Path) -> Path:
             print(f'the units do not compile ({log}): file by file, which takes longer', flush=True)
             wheel = build(source, log)
         if wheel is None:
-            raise SystemExit(f'error: {pin} does not build, see {log}')
+            raise SystemExit(f'error: {pin.split()[0]} does not build, see {log}')
         partial = folder / f'.{wheel.name}.partial'
         shutil.copy(wheel, partial)
         return partial.replace(folder / wheel.name)
@@ -239,7 +241,7 @@ def built_wheel(pin: str, folder: Path) -> Path:
 def parse_args(argv: Sequence[str] | None = None) -> argparse.Namespace:
     """The command line."""
     parser = argparse.ArgumentParser(description=__doc__.partition('\n')[0])
-    parser.add_argument('pin', help='what pip is asked for, as mmcv==2.1.0')
+    parser.add_argument('pin', help='what pip is asked for: mmcv==2.1.0, or that with its hashes')
     parser.add_argument('--wheels', type=Path, required=True, help='folder that keeps the wheels')
     return parser.parse_args(argv)
 
@@ -248,7 +250,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     """Run the command line."""
     args = parse_args(argv)
     folder = wheel_folder(args.wheels)
-    name, _, version = args.pin.partition('==')
+    name, _, version = args.pin.split()[0].partition('==')
     kept = sorted(folder.glob(f'{name.replace("-", "_")}-{version}-*.whl'))
     wheel = kept[0] if kept else built_wheel(args.pin, folder)
     print(f'installing {wheel}', flush=True)

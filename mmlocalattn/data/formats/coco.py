@@ -1,6 +1,5 @@
 """COCO json: one file, or one for each split. Entries are kept as they are."""
 
-import json
 import os
 from collections import Counter
 from pathlib import Path
@@ -8,6 +7,7 @@ from pathlib import Path
 from mmlocalattn.data.coco import CocoReader, check_ids
 from mmlocalattn.data.findings import Budget, Finding
 from mmlocalattn.data.records import ObjectRecord, PictureRecord, Records, task_of
+from mmlocalattn.data.text_files import parse_json
 from mmlocalattn.data.tree import SplitName, Tree, repeated, split_of
 
 KEYS = (b'"images"', b'"annotations"', b'"categories"')
@@ -77,7 +77,7 @@ def _contents(tree: Tree, records: Records) -> dict[str, dict]:
 def _broken(path: str, text: bytes) -> list[str]:
     """What is wrong with a file that has a part of what COCO's have, as one that is cut off."""
     try:
-        json.loads(text)
+        parse_json(text)
     except ValueError as error:
         return [f'{path!r}: it is no JSON file: {error}']
     return []
@@ -154,7 +154,8 @@ def _read_file(
 
 def _order(records: Records, content: dict) -> list[int]:
     names = [entry['name'] for entry in content['categories']]
-    return [records.classes.index(name) for name in names if name in records.classes]
+    places = {name: place for place, name in reversed([*enumerate(records.classes)])}
+    return [places[name] for name in names if name in places]
 
 
 def _object(entry: dict, label: int) -> ObjectRecord:

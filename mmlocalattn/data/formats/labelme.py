@@ -2,7 +2,6 @@
 
 import base64
 import io
-import json
 import math
 import os
 from collections.abc import Iterator
@@ -15,7 +14,9 @@ from PIL import Image
 
 from mmlocalattn.data.findings import Finding
 from mmlocalattn.data.geometry import encode_mask
+from mmlocalattn.data.picture_files import too_many, too_many_pixels
 from mmlocalattn.data.records import ObjectRecord, PictureRecord, Records, task_of
+from mmlocalattn.data.text_files import parse_json
 from mmlocalattn.data.tree import Tree, nearest, split_of
 
 LOOKED_AT = 20  # JSON files, to see whether they are LabelMe's
@@ -60,7 +61,7 @@ def read_labelme(tree: Tree) -> Records | None:
 def _read(path: str) -> dict[str, Any] | str:
     """The content of a file; what is wrong with it; or nothing if it is not LabelMe's."""
     try:
-        content = json.loads(Path(path).read_bytes())
+        content = parse_json(Path(path).read_bytes())
     except ValueError as error:
         return f'it is no JSON file ({error})'
     shapes = content.get('shapes') if isinstance(content, dict) else None
@@ -156,7 +157,10 @@ def _object(
         return ObjectRecord(label, entry, box, [polygon] if masks else [])
     if picture.written_size is None:
         raise ValueError('imageWidth and imageHeight are missing')
-    mask = np.array(Image.open(io.BytesIO(base64.b64decode(shape['mask'])))) > 0
+    content = base64.b64decode(shape['mask'])
+    if reason := too_many_pixels(io.BytesIO(content)) or too_many(picture.written_size):
+        raise ValueError(reason)
+    mask = np.array(Image.open(io.BytesIO(content))) > 0
     rle, box = encode_mask(mask, (round(left), round(top)), picture.written_size)
     return ObjectRecord(label, entry, box, rle=rle)
 

@@ -4,10 +4,15 @@ import os
 from collections.abc import Iterator
 from pathlib import Path
 
-import yaml
-
 from mmlocalattn.data.findings import Finding
-from mmlocalattn.data.records import ObjectRecord, PictureRecord, Records, task_of
+from mmlocalattn.data.records import (
+    ObjectRecord,
+    PictureRecord,
+    Records,
+    check_class_number,
+    task_of,
+)
+from mmlocalattn.data.text_files import parse_yaml
 from mmlocalattn.data.tree import SPLITS, SplitName, Tree, read_lines, split_of
 
 NO_LABELS = ('classes.txt', 'labels.txt', 'obj.names', 'readme.txt')
@@ -53,10 +58,9 @@ def _config(tree: Tree, records: Records) -> tuple[str, dict]:
     first: tuple[str, dict] = '', {}
     for path in tree.ending('.yaml', '.yml'):
         try:
-            content = yaml.safe_load(Path(path).read_text(encoding='utf-8-sig'))
-        except (yaml.YAMLError, UnicodeDecodeError) as error:
-            line = ' '.join(str(error).split())
-            raise ValueError(f'{path!r} is no YAML file: {line}') from error
+            content = parse_yaml(Path(path).read_text(encoding='utf-8-sig'))
+        except ValueError as error:
+            raise ValueError(f'{path!r} is no YAML file: {error}') from error
         if isinstance(content, dict) and 'names' in content and {'train', 'val'} & set(content):
             if first[0]:
                 problem = f'it is not read, as {tree.relative(first[0])!r} is there too'
@@ -221,6 +225,7 @@ def _number_classes(tree: Tree, records: Records) -> None:
     """Call classes by their numbers where no file names them."""
     objects = [item for picture in records.pictures for item in picture.objects]
     number = 1 + max((item.label for item in objects), default=-1)
+    check_class_number(tree.root, number)
     records.classes = [str(i) for i in range(number)]
     problem = f'there is no classes.txt or data.yaml: the classes are called 0 to {number - 1}'
     records.findings.append(Finding('note', 'classes', tree.root, '', problem))

@@ -1,0 +1,169 @@
+"""A training of seconds through tools/train.py, in a child, and its weights."""
+
+import importlib
+import importlib.util
+import json
+import os
+import sys
+from collections import Counter
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+import cv2
+import numpy as np
+import torch
+
+from killing.moments import Moment, Watch, strike_soon
+
+ROOT = Path(__file__).parents[3]
+PICTURES, SIDE = 4, 32  # of each class; pixels
+
+CONFIG = """
+default_scope = 'mmpretrain'
+pipeline = [dict(type='LoadImageFromFile'), dict(type='PackInputs')]
+data = dict(type='CustomDataset', data_root='.', with_label=True, pipeline=pipeline)
+train_dataloader = dict(
+    batch_size=2, num_workers=0, dataset=data, sampler=dict(type='DefaultSampler', shuffle=True))
+val_dataloader = dict(
+    batch_size=2, num_workers=0, dataset=data, sampler=dict(type='DefaultSampler', shuffle=False))
+val_evaluator = dict(type='Accuracy', topk=(1,))
+data_preprocessor = dict(num_classes=2, mean=[128.0] * 3, std=[64.0] * 3, to_rgb=True)
+model = dict(
+    type='ImageClassifier',
+    backbone=dict(
+        type='mmlocalattn.SSViT', out_indices=(3,), drop_path_rate=0.3,
+        arch=dict(embed_dims=[8, 8, 8, 8], depths=[1, 1, 1, 1], num_heads=[1, 1, 1, 1],
+                  mlp_ratios=[2, 2, 2, 2])),
+    neck=dict(type='GlobalAveragePooling'),
+    head=dict(type='LinearClsHead', num_classes=2, in_channels=8, topk=(1,)))
+train_cfg = dict(by_epoch=True)
+val_cfg = dict()
+param_scheduler = [dict(type='MultiStepLR', by_epoch=True, milestones=[1, 2])]
+optim_wrapper = dict(optimizer=dict(type='AdamW', lr=1e-3))
+default_hooks = dict(
+    checkpoint=dict(type='CheckpointHook', interval=1, max_keep_ckpts=1, save_best='auto'))
+randomness = dict(seed=5)
+"""
+RECIPE = ['train_cfg.max_epochs=3', 'train_cfg.val_interval=1', 'train_dataloader.batch_size=2']
+"""Which would else be fitted to the number of pictures and to the machine."""
+
+
+PACKAGES = ('mmcv', 'mmengine', 'mmlocalattn', 'mmpretrain')
+
+
+def write_data(folder: Path) -> None:
+    """A folder of pictures for each of two classes, and the config that learns them."""
+    chance = np.random.default_rng(0)
+    for name in ('dark', 'light'):
+        (folder / 'pictures' / name).mkdir(parents=True)
+        for index in range(PICTURES):
+            picture = chance.integers(0, 256, (SIDE, SIDE, 3), dtype=np.uint8)
+            picture //= 2 if name == 'dark' else 1
+            cv2.imwrite(str(folder / 'pictures' / name / f'{name}{index}.png'), picture)
+    (folder / 'c.py').write_text(CONFIG)
+
+
+def train(folder: Path, work_dir: str, *options: str, moment: Moment | None = None) -> int:
+    """Train in a child; returns its exit status, negative for a signal.
+
+    Without a moment, and with ``calls.json`` among the options, the calls in each part are counted
+    into that file.
+    """
+    argv = ['c.py', '--data', 'pictures', '--work-dir', work_dir, '--cfg-options', *RECIPE]
+    argv += [option for option in options if option != 'calls.json']
+    counted = folder / 'calls.json' if 'calls.json' in options else None
+    return in_child(lambda: _train(folder, argv, moment, counted), folder / f'{work_dir}.log')
+
+
+def in_child(work: Callable[[], None], log: Path) -> int:
+    """Run a function in a fork of this process, with its output in a file."""
+    sys.stdout.flush()
+    sys.stderr.flush()
+    pid = os.fork()
+    if pid == 0:
+        file = os.open(log, os.O_WRONLY | os.O_CREAT | os.O_APPEND)
+        os.dup2(file, 1)
+        os.dup2(file, 2)
+        status = 1
+        try:
+            work()
+            status = 0
+        except SystemExit as end:
+            print(end.code, file=sys.stderr)
+        except BaseException:
+            sys.excepthook(*sys.exc_info())
+        finally:
+            sys.stdout.flush()
+            sys.stderr.flush()
+            os._exit(status)
+    return os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1])
+
+
+def _train(folder: Path, argv: Sequence[str], moment: Moment | None, counted: Path | None) -> None:
+    tool = load_train()
+    _leave_out_descriptions()
+    os.chdir(folder)
+    torch.set_num_threads(1)
+    watch = Watch(moment, strike_soon)
+    if moment or counted:
+        sys.setprofile(watch)
+    tool.main(argv)
+    sys.setprofile(None)
+    if counted:
+        modules = sorted(name for name in sys.modules if name.partition('.')[0] in PACKAGES)
+        counted.write_text(json.dumps(dict(calls=watch.calls, modules=modules)))
+
+
+def _leave_out_descriptions() -> None:
+    """Have nothing described: machine, config, results. That costs more than the training."""
+    import mmengine.config.config
+    import mmengine.runner.runner
+    import yapf.yapflib.yapf_api
+
+    import mmlocalattn.visualisation.training_report
+
+    modules: list[Any] = [mmengine.config.config, yapf.yapflib.yapf_api]  # the latter for onedl's
+    for module in modules:
+        module.FormatCode = lambda text, **_: (text, True)
+    runner: Any = mmengine.runner.runner
+    runner.collect_env = dict
+    report: Any = mmlocalattn.visualisation.training_report
+    report.register_report = lambda runner: None
+
+
+def load_train() -> ModuleType:
+    """tools/train.py as a module."""
+    spec = importlib.util.spec_from_file_location('tools_train', ROOT / 'tools' / 'train.py')
+    assert spec
+    assert spec.loader
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+def count_calls(folder: Path) -> Counter[str]:
+    """Train without an end before its time, into ``whole``; the calls in each part."""
+    for work_dir in ('first', 'whole'):
+        if train(folder, work_dir, 'calls.json') != 0:
+            raise SystemExit((folder / f'{work_dir}.log').read_text()[-2000:])
+        told = json.loads((folder / 'calls.json').read_text())
+        for name in told['modules']:  # once, for all that follow, in which these calls are none
+            importlib.import_module(name)
+    return Counter(told['calls'])
+
+
+def differing_weights(folder: Path, work_dir: str) -> list[str]:
+    """The names of weights that are not those of the training without an end, bit for bit."""
+    whole, other = (_weights(folder / name) for name in ('whole', work_dir))
+    if whole.keys() != other.keys():
+        return sorted(whole.keys() ^ other.keys())
+    return [name for name in whole if not torch.equal(whole[name], other[name])]
+
+
+def _weights(work_dir: Path) -> dict[str, torch.Tensor]:
+    from mmlocalattn.training import last_whole_checkpoint, read_checkpoint
+
+    last = last_whole_checkpoint(str(work_dir))
+    return read_checkpoint(last)['state_dict'] if last else {}
