@@ -216,17 +216,16 @@ def recognise(tree: Tree, task: Task | None = None) -> Records:
         ValueError: Of :func:`~mmlocalattn.data.records.check_class_number`.
     """
     wanted = OBJECT_TASKS if task in OBJECT_TASKS else (task,)
-    for reader in READERS:
-        if task is None or set(wanted) & set(TASKS.get(reader, OBJECT_TASKS)):
-            records = reader(tree)
-            if records is not None:
-                check_class_number(tree.root, len(records.classes))
-                return records
-    known = '; '.join(
-        name
-        for reader, name in READERS.items()
+    readers = [
+        reader
+        for reader in READERS
         if task is None or set(wanted) & set(TASKS.get(reader, OBJECT_TASKS))
-    )
+    ]
+    for reader in readers:
+        if (records := reader(tree)) is not None:
+            check_class_number(tree.root, len(records.classes))
+            return records
+    known = '; '.join(READERS[reader] for reader in readers)
     what = f' for {task}' if task else ''
     raise NotRecognised(
         f'{tree.root!r} holds {len(tree.files)} files, {len(tree.pictures)} of them pictures, and '
