@@ -37,21 +37,6 @@ def run_model(cfg: Config) -> None:
         _run_model(cfg, SIDES[1])
 
 
-def random_model(cfg: Config) -> dict:
-    """The model of a config, with its preprocessor, without weights to load.
-
-    Args:
-        cfg: Is not changed.
-    """
-    model = copy.deepcopy(cfg.model)
-    model.setdefault('data_preprocessor', copy.deepcopy(cfg.get('data_preprocessor')))
-    model.pop('pretrained', None)
-    for part in dicts(model):
-        if (part.get('init_cfg') or {}).get('type') in ('Pretrained', 'mmlocalattn.Released'):
-            part['init_cfg'] = None
-    return model
-
-
 def small_model(cfg: Config, side: int) -> dict:
     """The model of a config, with its preprocessor, made to run on little.
 
@@ -63,8 +48,12 @@ def small_model(cfg: Config, side: int) -> dict:
         A model that loads no weights and needs one process, with fewer classes if it has thousands
         (of LVIS, V3Det).
     """
-    model = random_model(cfg)
+    model = copy.deepcopy(cfg.model)
+    model.setdefault('data_preprocessor', copy.deepcopy(cfg.get('data_preprocessor')))
+    model.pop('pretrained', None)
     for part in dicts(model):
+        if (part.get('init_cfg') or {}).get('type') in ('Pretrained', 'mmlocalattn.Released'):
+            part['init_cfg'] = None
         if part.get('type') == 'MMSyncBN':  # needs several processes
             part['type'] = 'BN'
         if isinstance(part.get('num_classes'), int) and part['num_classes'] > MANY_CLASSES:

@@ -7,6 +7,7 @@ from mmengine.logging import print_log
 from mmengine.registry import RUNNERS
 from mmengine.runner import Runner
 
+from mmlocalattn.adapt.cpu import tune_for_cpu
 from mmlocalattn.adapt.nodes import dicts
 from mmlocalattn.training.best_metric import BestMetricHook
 from mmlocalattn.training.checkpoint import allow_mmengine_checkpoints
@@ -43,6 +44,8 @@ def build_runner(cfg: Config, allow_partial: bool = False) -> Runner:
     with build_errors(cfg.filename):
         runner = RUNNERS.build(cfg) if 'runner_type' in cfg else Runner.from_cfg(cfg)
         autocast_parts(runner.model, cfg.get('model_dtype', 'float32'))
+    if get_device() == 'cpu':
+        tune_for_cpu(runner.model)
     check_first_start(runner.model)
     check_levels(runner.model, cfg)
     hooks = (

@@ -3,7 +3,6 @@
 import argparse
 import contextlib
 import copy
-import logging
 import math
 import statistics
 import time
@@ -32,7 +31,7 @@ from benchmarking.timing import (
 )
 from mmlocalattn.adapt.cpu import tune_for_cpu
 from mmlocalattn.adapt.nodes import channels_of
-from mmlocalattn.adapt.trial import random_batch, random_model
+from mmlocalattn.adapt.trial import random_batch
 from mmlocalattn.tables import markdown_table
 from mmlocalattn.training.low_precision import autocast_parts
 
@@ -50,17 +49,11 @@ class Variant:
 
 
 def build(cfg: Config, whole: bool) -> nn.Module:
-    """The model or its backbone as in one process, with random weights.
-
-    A whole model is initialised as for training, so that its anchors become boxes of their sizes.
-    """
+    """The model or its backbone as in one process, with random weights."""
     init_default_scope(cfg.get('default_scope', 'mmengine'))
-    model = revert_sync_batchnorm(MODELS.build(random_model(cfg) if whole else cfg.model.backbone))
-    if whole:
-        logging.disable()  # a line for every parameter
-        model.init_weights()
-        logging.disable(logging.NOTSET)
-    return model
+    if whole and cfg.get('data_preprocessor'):
+        cfg.model.setdefault('data_preprocessor', cfg.data_preprocessor)
+    return revert_sync_batchnorm(MODELS.build(cfg.model if whole else cfg.model.backbone))
 
 
 def make_run(cfg: Config, model: Any, size: tuple[int, int], args: argparse.Namespace) -> Run:
