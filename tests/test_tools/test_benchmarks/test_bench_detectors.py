@@ -54,10 +54,8 @@ def test_detectors_and_files(
     ours = tiny_data.write_config(tmp_path / 'ours.py', DETECTION, tmp_path)
     other = tiny_data.write_config(tmp_path / 'other.py', DETECTION, tmp_path)
     out = tmp_path / 'out.json'
-    tool.main(
-        ['--configs', ours, '--others', other, '--files', 'small.onnx', '--size', '64x64', '64x96']
-        + ['--threads', '1', '--rounds', '1', '--out', str(out)]
-    )
+    sizes = ['--size', '64x64', '64x96', '--threads', '1', '--rounds', '1', '--out', str(out)]
+    tool.main(['--configs', ours, '--others', other, '--files', 'small.onnx', *sizes])
     results = json.loads(out.read_text())['results']
     theirs = 'torchvision maskrcnn_resnet50_fpn_v2'
     assert [(r['detector'], r['size'][1]) for r in results] == [

@@ -156,16 +156,18 @@ def test_shares_of_a_detector_beside_as_built(
     assert tuned['matrix_product_gflops'] > 0
     assert content['limits'] == {}
     for record in (tuned, as_built):
-        assert len(record['samples']) == 3
+        assert len(record['samples']) == 2
         assert (record['proposals'], record['objects']) == (20, 5)
         assert sum(record['shares'].values()) == pytest.approx(1)
         assert {'RoIAlign for bbox', 'rpn head: boxes and NMS', 'mask head', 'neck'} <= {
             *record['shares']
         }
         assert record['shares']['backbone: our attention'] > 0
+    assert as_built['share_of_same_objects'] == 1
     text = capsys.readouterr().out
     assert '| tiny, as built |' in text
     assert '| backbone: convolutions ' in text
+    assert 'tiny, as built: 5 objects, 100 % the same within 1e-4' in text
 
 
 def test_beside_untuned_needs_a_whole_model(tool: ModuleType) -> None:
@@ -174,22 +176,20 @@ def test_beside_untuned_needs_a_whole_model(tool: ModuleType) -> None:
             tool.parse_args(['config.py', *argv])
 
 
-def test_other_objects_are_an_error() -> None:
-    from benchmarking.detections import check_same
+def test_share_of_same_objects() -> None:
+    from benchmarking.detections import share_of_same
     from mmengine.structures import InstanceData
 
     def sample(**objects: torch.Tensor) -> SimpleNamespace:
-        return SampleOfObjects(img_shape=(10, 10), pred_instances=InstanceData(**objects))
+        return SimpleNamespace(img_shape=(10, 10), pred_instances=InstanceData(**objects))
 
-    class SampleOfObjects(SimpleNamespace):
-        def __contains__(self, name: str) -> bool:
-            return hasattr(self, name)
-
-    boxes, scores = torch.rand(2, 4), torch.rand(2)
-    labels = torch.zeros(2).long()
+    boxes, scores = torch.rand(4, 4), torch.rand(4)
+    labels = torch.arange(4)
     one = [sample(bboxes=boxes, scores=scores, labels=labels)]
-    check_same(one, [sample(bboxes=boxes + 1e-5, scores=scores, labels=labels)])
-    with pytest.raises(SystemExit, match=r'boxes, scores or labels differ by 1\.0e-02'):
-        check_same(one, [sample(bboxes=boxes + 0.1, scores=scores, labels=labels)])
-    with pytest.raises(SystemExit, match='2 objects, not 1'):
-        check_same(one, [sample(bboxes=boxes[:1], scores=scores[:1], labels=labels[:1])])
+    order = torch.tensor([1, 0, 3, 2])
+    other = [sample(bboxes=boxes[order] + 1e-5, scores=scores[order], labels=labels[order])]
+    assert share_of_same(one, other) == 1
+    other[0].pred_instances.bboxes[0] += 0.1
+    other[0].pred_instances.scores[1] += 0.1
+    other[0].pred_instances.labels[2] = 0
+    assert share_of_same(one, other) == 0.25

@@ -146,11 +146,7 @@ def variants(
 def measure(
     found: Sequence[Variant], runs: Sequence[Run], size: tuple[int, int], args: argparse.Namespace
 ) -> list[dict]:
-    """Time the models and a matrix product in turns; one record for each model.
-
-    Raises:
-        SystemExit: If a model and the same as built find other objects.
-    """
+    """Time the models and a matrix product in turns; one record for each model."""
     finds = args.whole and not args.train
     threshold = None
     for variant, run in zip(found, runs):
@@ -168,9 +164,6 @@ def measure(
         seconds = statistics.median(samples)
         with eager(), FlopCounterMode(display=False) as counter:
             counts, samples_found = detections.count(variant.model, run)
-        if not variant.tuned and finds:
-            detections.check_same(samples_found, before)
-        before = samples_found
         record = {
             'config': variant.name,
             'size': list(size),
@@ -183,6 +176,9 @@ def measure(
             'peak_bytes': None if args.beside_untuned else peak_memory(run, args.device),
             **counts,
         }
+        if not variant.tuned and detections.has_objects(samples_found):
+            record['share_of_same_objects'] = detections.share_of_same(before, samples_found)
+        before = samples_found
         if args.whole and args.device.type == 'cpu':
             record['shares'] = shares_of_parts(variant.model, run)
         if args.profile:
@@ -225,6 +221,12 @@ def print_records(records: list[dict]) -> None:
             ]
         )
     print(markdown_table(columns, rows))
+    for record in records:
+        if 'share_of_same_objects' in record:
+            print(
+                f'{record["config"]}: {record["objects"]} objects, '
+                f'{100 * record["share_of_same_objects"]:.0f} % the same within 1e-4'
+            )
 
 
 def print_shares(records: list[dict]) -> None:
