@@ -1,6 +1,7 @@
 """What bench_detectors.py times: detectors of this package, of mmdet, of torchvision, and files."""
 
 import argparse
+import math
 import statistics
 from collections.abc import Sequence
 from dataclasses import dataclass, field
@@ -59,7 +60,7 @@ def contenders(
 def measure(found: Sequence[Contender], size: tuple[int, int], rounds: int) -> list[dict]:
     """Time detectors and a matrix product in turns; one record for each detector."""
     runs = [contender.run for contender in found]
-    timed = time_in_turns([*runs, matrix_product(_ARGS)], _ARGS.device, rounds, slow=float('inf'))
+    timed = time_in_turns([*runs, matrix_product(_ARGS)], _ARGS.device, rounds, math.inf)
     product_rate = 2e-9 * MATRIX**3 / statistics.median(timed[-1])
     return [
         {

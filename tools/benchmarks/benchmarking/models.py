@@ -3,7 +3,6 @@
 import argparse
 import contextlib
 import copy
-import math
 import statistics
 import time
 from collections.abc import Sequence
@@ -22,10 +21,10 @@ from benchmarking import detections
 from benchmarking.operators import MATRIX, matrix_product
 from benchmarking.parts import shares_of_parts
 from benchmarking.timing import (
-    SLOW_SECONDS,
     Run,
     peak_memory,
     synchronize,
+    time_after_settling,
     time_in_turns,
     with_freed_memory,
 )
@@ -154,10 +153,12 @@ def measure(
             threshold = detections.let_through(variant.model, run, args.batch)
         elif finds:
             detections.set_threshold(variant.model, threshold)
+    product = matrix_product(args)
     if args.beside_untuned:
         runs = [with_freed_memory(run, variant.tuned) for run, variant in zip(runs, found)]
-    slow = math.inf if args.whole else SLOW_SECONDS
-    timed = time_in_turns([*runs, matrix_product(args)], args.device, args.rounds, slow)
+        timed = time_after_settling([*runs, product], args.device, args.rounds)
+    else:
+        timed = time_in_turns([*runs, product], args.device, args.rounds)
     product_rate = 2e-9 * MATRIX**3 / statistics.median(timed[-1])
     records, before = [], None
     for variant, run, samples in zip(found, runs, timed):

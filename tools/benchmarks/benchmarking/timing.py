@@ -55,6 +55,21 @@ def time_in_turns(
     return samples
 
 
+def time_after_settling(
+    runs: Sequence[Run], device: torch.device, rounds: int
+) -> list[list[float]]:
+    """As :func:`time_in_turns`, of runs that change the state of the process.
+
+    Before every call that is timed, the same is called once untimed.
+    """
+    samples: list[list[float]] = [[] for _ in runs]
+    for _ in range(rounds):
+        for run, seconds in zip(runs, samples):
+            run()
+            seconds.append(_seconds(run, device, 1))
+    return samples
+
+
 def _seconds(run: Run, device: torch.device, calls: int) -> float:
     synchronize(device)
     start = time.perf_counter()
