@@ -61,9 +61,10 @@ def test_same_objects_losses_and_gradients(name: str, changed: dict[str, int]) -
     cfg, model = build(name)
     owner = getattr(model, 'roi_head', None) or model.bbox_head
     owner.test_cfg.score_thr = 0.0
+    tuned = copy.deepcopy(model)
+    assert tune_for_cpu(tuned) == changed
     expected, loss, gradients = outcomes(cfg, model)
-    assert tune_for_cpu(model) == changed
-    samples, tuned_loss, tuned_gradients = outcomes(cfg, model)
+    samples, tuned_loss, tuned_gradients = outcomes(cfg, tuned)
     for sample, other in zip(samples, expected):
         found, wanted = sample.pred_instances, other.pred_instances
         assert len(found) == len(wanted) > 0
