@@ -42,7 +42,7 @@ def tune_for_cpu(model: nn.Module) -> dict[str, int]:
     return {'RoIAlign': len(aligns), 'channels last': len(convolutions)}
 
 
-def _convolutions_that_follow(model: nn.Module, aligns: list[Any]) -> list[nn.Module]:
+def _convolutions_that_follow(model: nn.Module, aligns: list[Any]) -> list[Any]:
     """Those of necks and heads, if all that gets their maps reads them in any layout."""
     parts = [part for name, part in model.named_modules() if _is_part(name, part)]
     if any(_name(part) not in _READ_STRIDES for part in parts) or any(

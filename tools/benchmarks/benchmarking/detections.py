@@ -58,16 +58,14 @@ def count(model: Any, run: Run) -> tuple[dict[str, int], Any]:
     extractor = getattr(getattr(model, 'roi_head', None), 'bbox_roi_extractor', None)
     if isinstance(extractor, torch.nn.ModuleList):  # of a cascade
         extractor = extractor[0]
-    hooks = (
-        []
-        if extractor is None
-        else [
+    hooks = []
+    if extractor is not None:
+        hooks.append(
             extractor.register_forward_pre_hook(
                 lambda module, inputs: proposals.append(len(inputs[1]))
             )
-        ]
-    )
-    samples = run()
+        )
+    samples: Any = run()
     for hook in hooks:
         hook.remove()
     counts = {'proposals': sum(proposals)} if proposals else {}
