@@ -74,9 +74,10 @@ def test_same_objects_losses_and_gradients(name: str, changed: dict[str, int]) -
         if 'masks' in wanted:
             assert (found.masks ^ wanted.masks).float().mean() < 1e-3
     torch.testing.assert_close(tuned_loss, loss, atol=1e-5, rtol=1e-5)
-    for parameter, gradient in gradients.items():
+    largest = max(gradient.abs().max().item() for gradient in gradients.values())
+    for parameter, gradient in gradients.items():  # some are 0 but for rounding: biases before BN
         torch.testing.assert_close(
-            tuned_gradients[parameter], gradient, atol=1e-5, rtol=1e-3, msg=parameter
+            tuned_gradients[parameter], gradient, atol=1e-5 * largest, rtol=1e-3, msg=parameter
         )
 
 
