@@ -167,7 +167,7 @@ def test_shares_of_a_detector_beside_as_built(
     text = capsys.readouterr().out
     assert '| tiny, as built |' in text
     assert '| backbone: convolutions ' in text
-    assert 'tiny, as built: 5 objects, 100 % the same within 1e-4' in text
+    assert 'tiny, as built: 5 objects, 100 % the same within 1e-4 (of the longer side)' in text
 
 
 def test_beside_untuned_needs_a_whole_model(tool: ModuleType) -> None:

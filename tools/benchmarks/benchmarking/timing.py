@@ -134,20 +134,27 @@ def peak_memory(run: Run, device: torch.device) -> int | None:
 def with_freed_memory(run: Run, kept: bool) -> Run:
     """A run whose freed memory the process keeps, or that gives it back as glibc does by itself.
 
-    glibc's own limits grow to these once a process has freed large maps.
+    glibc's own limits grow to these once a process has freed large maps. What was kept is given
+    back once, in the first call after another policy.
     """
-    mallopt = ctypes.CDLL(None).mallopt
+    if platform.libc_ver()[0] != 'glibc':
+        return run
+    libc = ctypes.CDLL(None)
 
     def wrapped() -> object:
         if kept:
             keep_freed_memory()
-        else:
-            for option, limit in ((-4, 65536), (-3, 32 << 20), (-1, 64 << 20)):
-                mallopt(option, limit)  # M_MMAP_MAX, M_MMAP_THRESHOLD, M_TRIM_THRESHOLD
-            ctypes.CDLL(None).malloc_trim(0)
+        elif libc.mallopt(-4, 65536) and _policy.get('kept') is not False:  # M_MMAP_MAX
+            libc.mallopt(-3, 32 << 20)  # M_MMAP_THRESHOLD
+            libc.mallopt(-1, 64 << 20)  # M_TRIM_THRESHOLD
+            libc.malloc_trim(0)
+        _policy['kept'] = kept
         return run()
 
     return wrapped
+
+
+_policy: dict[str, bool] = {}  # of the process
 
 
 def _high_water_mark() -> int:
