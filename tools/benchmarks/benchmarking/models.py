@@ -226,7 +226,8 @@ def print_records(records: list[dict]) -> None:
         if 'share_of_same_objects' in record:
             print(
                 f'{record["config"]}: {record["objects"]} objects, '
-                f'{100 * record["share_of_same_objects"]:.0f} % the same within 1e-4 (of the longer side)'
+                f'{100 * record["share_of_same_objects"]:.0f} % the same within 1e-4 '
+                '(of the longer side)'
             )
 
 
