@@ -34,6 +34,7 @@ ALLOWED = {
         'mmengine',
         'mmlocalattn.data.folders',
         'mmlocalattn.data.records',
+        'mmlocalattn.layers.roi_align',
         # Random data are packed as the data loader of each toolbox does it.
         'mmdet.structures.DetDataSample',
         'mmdet.testing.demo_mm_inputs',
@@ -96,6 +97,7 @@ ALLOWED = {
         'cv2',
         'matplotlib',
         'mmengine',
+        'mmlocalattn.adapt.cpu',
         'mmlocalattn.data',
         'mmlocalattn.device',
         'mmlocalattn.files',

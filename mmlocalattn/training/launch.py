@@ -9,6 +9,7 @@ from mmengine.registry import RUNNERS
 from mmengine.runner import FlexibleRunner, Runner
 from torch import nn
 
+from mmlocalattn.adapt.cpu import tune_for_cpu
 from mmlocalattn.adapt.nodes import dicts
 from mmlocalattn.training.best_metric import BestMetricHook
 from mmlocalattn.training.checkpoint import allow_mmengine_checkpoints
@@ -49,6 +50,8 @@ def build_runner(cfg: Config, allow_partial: bool = False) -> Runner:
         hooks = [FlexibleModelHook(cfg)]
     else:
         _prepare_model(runner.model, cfg)
+        if get_device() == 'cpu':
+            tune_for_cpu(runner.model)
         check_levels(runner.model, cfg)
         hooks = []
     hooks += [

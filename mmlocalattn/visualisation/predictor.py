@@ -18,6 +18,7 @@ from mmengine.visualization import Visualizer
 from numpy.typing import NDArray
 from rich.progress import track
 
+from mmlocalattn.adapt.cpu import tune_for_cpu
 from mmlocalattn.data.images import as_picture, write_image
 from mmlocalattn.data.picture_files import SUFFIXES
 from mmlocalattn.device import usable_device
@@ -82,7 +83,7 @@ class Predictor:
             raise ValueError(
                 f'default_scope must be one of {", ".join(_INFERENCERS)}, got {scope!r}'
             )
-        usable_device(device)
+        on_cpu = usable_device(device).type == 'cpu'
         read_checkpoint(checkpoint, mmap=True)
         adapt_to_device(cfg)
         init_default_scope(scope)
@@ -102,6 +103,8 @@ class Predictor:
         model = self.inferencer.model
         content = load_weights(model, checkpoint, allow_partial=allow_partial)
         autocast_parts(model, cfg.get('model_dtype', 'float32'))
+        if on_cpu:
+            tune_for_cpu(model)
         if 'classes' not in meta:  # not told before the files are read: of the checkpoint then
             saved = content.get('meta', {}).get('dataset_meta')
             self.visualizer.dataset_meta.update(saved or getattr(model, 'dataset_meta', None) or {})

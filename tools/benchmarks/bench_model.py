@@ -5,8 +5,6 @@ Several models are timed in turns in one process; the table shows medians.
 
 import argparse
 from collections.abc import Sequence
-from pathlib import Path
-from typing import Any
 
 from benchmarking.choices import DTYPES
 
@@ -48,6 +46,12 @@ def parse_args(argv: Sequence[str] | None = None) -> argparse.Namespace:
         help='as train.py and test.py do; memory cannot be told then',
     )
     parser.add_argument(
+        '--beside-untuned',
+        action='store_true',
+        help='with --whole on a CPU: time each model also as it is built, with glibc giving freed '
+        'memory back, and compare what the two find',
+    )
+    parser.add_argument(
         '--compile',
         action='store_true',
         help='time each backbone also as torch.compile makes it: one graph, for the size, or '
@@ -59,20 +63,21 @@ def parse_args(argv: Sequence[str] | None = None) -> argparse.Namespace:
     args = parser.parse_args(argv)
     if args.compile and args.whole:
         parser.error('--compile is for backbones: leave out --whole')
+    if args.beside_untuned and not (args.whole and args.device == 'cpu'):
+        parser.error('--beside-untuned needs --whole and --device cpu')
     args.size = args.size or [(800, 1344)]
     return args
 
 
 def main(argv: Sequence[str] | None = None) -> None:
     args = parse_args(argv)
-    import torch
     from benchmarking.models import (
-        build,
         check_compiled,
         make_run,
         measure,
         print_records,
-        profile,
+        print_shares,
+        variants,
     )
     from benchmarking.timing import environment, write_results
 
@@ -82,41 +87,30 @@ def main(argv: Sequence[str] | None = None) -> None:
 
     if args.keep_freed_memory:
         keep_freed_memory()
-    paths = [args.config, *args.baseline]
     with one_line_errors():
         args.device = usable_device(args.device)
         configs = [config_of(args), *map(load_config, args.baseline)]
-    models: list[Any] = [build(cfg, args.whole, args.dtype).to(args.device) for cfg in configs]
-    for model in models:
-        model.train(args.train)  # mmdet's ResNet does not return itself
-    names = [Path(path).stem for path in paths]
-    if args.compile:
-        several = len(args.size) > 1
-        models += [torch.compile(model, fullgraph=True, dynamic=several) for model in models]
-        names += [f'{name}, compiled' for name in names]
-        configs += configs
+    found = variants(configs, [args.config, *args.baseline], args)
     records = []
     for size in args.size:
         if args.compile:
-            half = len(models) // 2
-            for name, cfg, model, compiled in zip(names, configs, models[:half], models[half:]):
-                seconds = check_compiled(cfg, model, compiled, size, args)
-                print(f'{name}, {size[0]} x {size[1]}: {seconds:.0f} s to the first outputs')
+            half = len(found) // 2
+            for eager, compiled in zip(found, found[half:]):
+                seconds = check_compiled(eager.cfg, eager.model, compiled.model, size, args)
+                print(f'{eager.name}, {size[0]} x {size[1]}: {seconds:.0f} s to the first outputs')
         with one_line_errors():
-            runs = [make_run(cfg, model, size, args) for cfg, model in zip(configs, models)]
-        for record, model, run in zip(measure(names, runs, args), models, runs):
-            parameters = sum(parameter.numel() for parameter in model.parameters())
-            records.append(record | {'size': list(size), 'parameters': parameters})
-            if args.profile:
-                print(f'{record["config"]}, {size[0]} x {size[1]}')
-                print(profile(run, args.device))
+            runs = [make_run(variant.cfg, variant.model, size, args) for variant in found]
+        records += measure(found, runs, size, args)
     setting = environment(args.device)
     print(
         f'{"model" if args.whole else "backbone"}, '
         f'{"forward and backward" if args.train else "forward"}, batch {args.batch}, {args.dtype}, '
-        f'{setting["device"]}, {setting["threads"]} threads'
+        f'{setting["device"]}, {setting["threads"]} threads, {setting["cpu_capability"]}'
     )
+    for name, limit in setting['limits'].items():
+        print(f'{name}={limit}')
     print_records(records)
+    print_shares(records)
     write_results(args, setting, records)
 
 

@@ -3,7 +3,7 @@
 import copy
 import json
 from pathlib import Path
-from types import ModuleType
+from types import ModuleType, SimpleNamespace
 
 import pytest
 import tiny_data
@@ -142,3 +142,54 @@ def test_unusable_device(tool: ModuleType, tmp_path: Path) -> None:
     config = write(tmp_path, 'tiny', DETECTION)
     with pytest.raises(SystemExit, match=r"^error: device 'cuda:99' cannot be used: "):
         tool.main([config, '--device', 'cuda:99'])
+
+
+def test_shares_of_a_detector_beside_as_built(
+    tool: ModuleType, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    config, out = write(tmp_path, 'tiny', DETECTION), tmp_path / 'out.json'
+    sizes = ['--size', '64x96', '--rounds', '2']
+    tool.main([config, '--whole', '--beside-untuned', *sizes, '--out', str(out)])
+    content = json.loads(out.read_text())
+    tuned, as_built = content['results']
+    assert (tuned['config'], as_built['config']) == ('tiny', 'tiny, as built')
+    assert tuned['matrix_product_gflops'] > 0
+    assert content['limits'] == {}
+    for record in (tuned, as_built):
+        assert len(record['samples']) == 2
+        assert (record['proposals'], record['objects']) == (20, 5)
+        assert sum(record['shares'].values()) == pytest.approx(1)
+        assert {'RoIAlign for bbox', 'rpn head: boxes and NMS', 'mask head', 'neck'} <= {
+            *record['shares']
+        }
+        assert record['shares']['backbone: our attention'] > 0
+    assert as_built['share_of_same_objects'] == 1
+    text = capsys.readouterr().out
+    assert '| tiny, as built |' in text
+    assert '| backbone: convolutions ' in text
+    assert 'tiny, as built: 5 objects, 100 % the same within 1e-4 (of the longer side)' in text
+
+
+def test_beside_untuned_needs_a_whole_model(tool: ModuleType) -> None:
+    for argv in (['--beside-untuned'], ['--beside-untuned', '--whole', '--device', 'cuda']):
+        with pytest.raises(SystemExit):
+            tool.parse_args(['config.py', *argv])
+
+
+def test_share_of_same_objects() -> None:
+    from benchmarking.detections import share_of_same
+    from mmengine.structures import InstanceData
+
+    def sample(**objects: torch.Tensor) -> SimpleNamespace:
+        return SimpleNamespace(img_shape=(10, 10), pred_instances=InstanceData(**objects))
+
+    boxes, scores = torch.rand(4, 4), torch.rand(4)
+    labels = torch.arange(4)
+    one = [sample(bboxes=boxes, scores=scores, labels=labels)]
+    order = torch.tensor([1, 0, 3, 2])
+    other = [sample(bboxes=boxes[order] + 1e-5, scores=scores[order], labels=labels[order])]
+    assert share_of_same(one, other) == 1
+    other[0].pred_instances.bboxes[0] += 0.1
+    other[0].pred_instances.scores[1] += 0.1
+    other[0].pred_instances.labels[2] = 0
+    assert share_of_same(one, other) == 0.25

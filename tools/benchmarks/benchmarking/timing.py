@@ -3,6 +3,7 @@
 import argparse
 import ctypes
 import math
+import os
 import platform
 import time
 from collections.abc import Callable, Sequence
@@ -12,6 +13,7 @@ import torch
 
 from mmlocalattn import __version__
 from mmlocalattn.files import write_json
+from mmlocalattn.memory import keep_freed_memory
 from mmlocalattn.ops import OPS, has_kernel
 
 BLOCK_SECONDS = 0.02
@@ -19,14 +21,25 @@ BLOCK_SECONDS = 0.02
 SLOW_SECONDS = 5.0
 """A call that takes longer is timed once."""
 
+LIMITS = (
+    'ATEN_CPU_CAPABILITY',
+    'MKL_ENABLE_INSTRUCTIONS',
+    'MMLOCALATTN_CPU_ISA',
+    'ONEDNN_MAX_CPU_ISA',
+)
+"""Environment variables that hold libraries to an older instruction set."""
+
 Run = Callable[[], object]
 
 
-def time_in_turns(runs: Sequence[Run], device: torch.device, rounds: int) -> list[list[float]]:
+def time_in_turns(
+    runs: Sequence[Run], device: torch.device, rounds: int, slow: float = SLOW_SECONDS
+) -> list[list[float]]:
     """Seconds of a call of each run, by round.
 
     Every round times every run, so that a slow moment of the machine hits all of them. Before,
-    each is called once: compilation, caches, memory pools.
+    each is called once: compilation, caches, memory pools. What takes ``slow`` seconds is timed
+    once.
     """
     calls = []
     samples: list[list[float]] = []
@@ -34,11 +47,26 @@ def time_in_turns(runs: Sequence[Run], device: torch.device, rounds: int) -> lis
         run()
         first = _seconds(run, device, 1)
         calls.append(max(1, min(1000, math.ceil(BLOCK_SECONDS / first))))
-        samples.append([first] if first > SLOW_SECONDS else [])
+        samples.append([first] if first > slow else [])
     quick = [index for index, known in enumerate(samples) if not known]
     for _ in range(rounds):
         for index in quick:
             samples[index].append(_seconds(runs[index], device, calls[index]))
+    return samples
+
+
+def time_after_settling(
+    runs: Sequence[Run], device: torch.device, rounds: int
+) -> list[list[float]]:
+    """As :func:`time_in_turns`, of runs that change the state of the process.
+
+    Before every call that is timed, the same is called once untimed.
+    """
+    samples: list[list[float]] = [[] for _ in runs]
+    for _ in range(rounds):
+        for run, seconds in zip(runs, samples):
+            run()
+            seconds.append(_seconds(run, device, 1))
     return samples
 
 
@@ -103,6 +131,32 @@ def peak_memory(run: Run, device: torch.device) -> int | None:
     return _high_water_mark() - before
 
 
+def with_freed_memory(run: Run, kept: bool) -> Run:
+    """A run whose freed memory the process keeps, or that gives it back as glibc does by itself.
+
+    glibc's own limits grow to these once a process has freed large maps. What was kept is given
+    back once, in the first call after another policy.
+    """
+    if platform.libc_ver()[0] != 'glibc':
+        return run
+    libc = ctypes.CDLL(None)
+
+    def wrapped() -> object:
+        if kept:
+            keep_freed_memory()
+        elif libc.mallopt(-4, 65536) and _policy.get('kept') is not False:  # M_MMAP_MAX
+            libc.mallopt(-3, 32 << 20)  # M_MMAP_THRESHOLD
+            libc.mallopt(-1, 64 << 20)  # M_TRIM_THRESHOLD
+            libc.malloc_trim(0)
+        _policy['kept'] = kept
+        return run()
+
+    return wrapped
+
+
+_policy: dict[str, bool] = {}  # of the process
+
+
 def _high_water_mark() -> int:
     return _kibibytes('/proc/self/status', 'VmHWM')
 
@@ -127,6 +181,7 @@ def environment(device: torch.device) -> dict:
         'versions': {'mmlocalattn': __version__, 'torch': torch.__version__},
         'device': torch.cuda.get_device_name(device) if on_gpu else platform.processor() or 'cpu',
         'cpu_capability': torch.backends.cpu.get_cpu_capability(),
+        'limits': {name: os.environ[name] for name in LIMITS if name in os.environ},
         'threads': torch.get_num_threads(),
         'float32_matmul_precision': torch.get_float32_matmul_precision(),
         'compiled_kernels': [name for name in OPS if has_kernel(name, device.type)],
