@@ -110,7 +110,7 @@ def main(argv: Sequence[str] | None = None) -> None:
         for key in ('signal', 'part')
     )
     print(f'seed {seed}: {"; ".join(counts)}; {len(wrong)} of {len(records)} wrong')
-    sys.exit(bool(wrong))
+    sys.exit(1 if wrong else 0)
 
 
 if __name__ == '__main__':
