@@ -102,7 +102,8 @@ def walk(folder: str) -> Tree:
         known.add(real)
         folders[:] = sorted(name for name in folders if name[0] != '.' and name != '__MACOSX')
         paths = (os.path.join(path, name) for name in names if name[0] != '.')
-        files += [path for path in paths if os.path.isfile(path)]  # reading a pipe has no end
+        # Neither pipes nor devices, whose reading has no end; a link to nothing is said.
+        files += [path for path in paths if os.path.isfile(path) or not os.path.exists(path)]
     files.sort()
     for path in files:
         if path.lower().endswith(TEXT_SUFFIXES) and not os.path.exists(path):
