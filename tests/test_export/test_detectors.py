@@ -14,6 +14,7 @@ from torch import Tensor
 
 from mmlocalattn.export.detectors import whole_detector
 from mmlocalattn.export.detectors.nms import NMS, best, keep_reference, suppress
+from mmlocalattn.export.detectors.two_stage import pyramid_roi_align
 from mmlocalattn.export.files import export, save_torchscript
 
 WITH_MASKS = ('rtmdet_ins', 'mask_rcnn', 'cascade_mask_rcnn')
@@ -110,6 +111,34 @@ def test_best_of_fewer() -> None:
     assert scores.tolist() == [[pytest.approx(0.3), pytest.approx(0.1), -1, -1]]
     assert places.tolist()[0][:2] == [1, 0]
     assert places.max() < 2
+
+
+class Selection(torch.nn.Module):
+    """Suppression, and RoIAlign of a pyramid: the parts whose sizes depend on the data."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.extractor = build('mask_rcnn').roi_head.bbox_roi_extractor
+
+    def forward(self, boxes: Tensor, scores: Tensor) -> tuple[Tensor, Tensor]:
+        maps = [torch.arange(8.0 * s * s).view(1, 8, s, s) for s in (32, 16, 8, 4)]
+        return keep_reference(boxes, scores, 0.5), pyramid_roi_align(self.extractor, maps, boxes)
+
+
+@pytest.mark.needs_torch('2.8', 'a program of torch.export')
+def test_few_detections_in_a_program() -> None:
+    module, corners = Selection(), torch.rand(1, 9, 2) * 30
+    boxes = torch.cat((corners, corners + torch.rand(1, 9, 2) * 900), 2)
+    program = torch.export.export(module, (boxes, torch.rand(1, 9))).module()
+    small = torch.cat((corners, corners + 1), 2)  # all from one map
+    for number in (0, 1, 9):
+        scores = torch.rand(1, 9)
+        scores[:, number:] = -1
+        expected = module(small, scores)
+        torch.testing.assert_close(program(small, scores), expected, rtol=0, atol=0)
+        assert (expected[0].sum() > 0) == (number > 0)
+        assert not expected[0][:, number:].any()
+        assert expected[1].abs().sum() > 0
 
 
 @pytest.mark.needs_torch('2.8', 'onnxscript')

@@ -11,9 +11,14 @@ from typing import Any, NamedTuple
 import torch
 import torchvision.ops  # noqa: F401  registers torchvision::nms
 from torch import Tensor
+from torch.nn import functional
 
 ABSENT = -1.0
 """Score of a place without a detection."""
+
+SPARE = 2
+"""Rows that are added where the data decide how many there are, and taken away again: a program of
+``torch.export`` asserts that an unknown size is no 0 and no 1."""
 
 LIB = torch.library.Library('mmlocalattn_export', 'DEF')
 LIB.define('keep(Tensor boxes, Tensor scores, float iou_threshold) -> Tensor')
@@ -64,14 +69,15 @@ def keep_reference(boxes: Tensor, scores: Tensor, iou_threshold: float) -> Tenso
         (B, N) booleans.
     """
     number = scores.shape[1]
-    present = (scores >= 0).flatten().nonzero().squeeze(1)
+    flat = functional.pad(scores.flatten(), (0, SPARE))
+    present = (flat >= 0).nonzero().squeeze(1)
     # Items lie apart from each other. In double precision that changes no overlap.
-    some = boxes.flatten(0, 1)[present].double()
+    some = functional.pad(boxes.flatten(0, 1), (0, 0, 0, SPARE))[present].double()
     limit = boxes.masked_fill((scores < 0)[..., None], 0).abs().amax().double()
     some = some + ((present // number) * (2 * limit + 1))[:, None]
-    best = torch.ops.torchvision.nms(some, scores.flatten()[present].double(), iou_threshold)
-    kept = torch.zeros_like(scores, dtype=torch.bool).flatten()
-    return kept.index_fill(0, present[best], 1).view_as(scores)
+    best = torch.ops.torchvision.nms(some, flat[present].double(), iou_threshold)
+    kept = torch.zeros_like(flat, dtype=torch.bool)
+    return kept.index_fill(0, present[best], 1)[:-SPARE].view_as(scores)
 
 
 LIB.impl('keep', keep_reference, 'CompositeExplicitAutograd')
@@ -127,7 +133,7 @@ def best(scores: Tensor, number: int) -> tuple[Tensor, Tensor]:
         Scores (B, K) from high to low, and integers (B, K) in [0, N).
     """
     # Padded in any case, because N may be a symbol on which a graph must not branch.
-    padded = torch.nn.functional.pad(scores, (0, number), value=ABSENT)
+    padded = functional.pad(scores, (0, number), value=ABSENT)
     top, places = padded.topk(number)
     return top, places.clamp(max=scores.shape[1] - 1)
 

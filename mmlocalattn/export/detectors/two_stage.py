@@ -6,10 +6,11 @@ from typing import Any
 import torch
 import torchvision.ops  # noqa: F401  registers torchvision::roi_align
 from torch import Tensor, nn
+from torch.nn import functional
 
 from mmlocalattn.export.detectors.dense import Proposals, positive
 from mmlocalattn.export.detectors.detector import Detector, check_coder, decoded, detections
-from mmlocalattn.export.detectors.nms import ABSENT, NMS, take
+from mmlocalattn.export.detectors.nms import ABSENT, NMS, SPARE, take
 
 Maps = Sequence[Tensor]
 
@@ -194,13 +195,14 @@ def pyramid_roi_align(extractor: Any, maps: Maps, boxes: Tensor) -> Tensor:
     if len(maps) == 1:
         return _roi_align(extractor.roi_layers[0], maps[0], rois)
     levels = extractor.map_roi_levels(rois, len(maps))
+    rois = functional.pad(rois, (0, 0, 0, SPARE))
     pooled = maps[0].new_zeros(
         rois.shape[0], maps[0].shape[1], *extractor.roi_layers[0].output_size
     )
     for index, (layer, level) in enumerate(zip(extractor.roi_layers, maps)):
-        places = (levels == index).nonzero().squeeze(1)
+        places = functional.pad(levels == index, (0, SPARE), value=True).nonzero().squeeze(1)
         pooled = pooled.index_put((places,), _roi_align(layer, level, rois[places]))
-    return pooled
+    return pooled[:-SPARE]
 
 
 def _roi_align(layer: Any, level: Tensor, rois: Tensor) -> Tensor:
