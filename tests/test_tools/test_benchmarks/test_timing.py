@@ -33,10 +33,9 @@ def test_short_runs_are_repeated(monkeypatch: pytest.MonkeyPatch) -> None:
     assert len(calls) == 2 + 2 * 4
 
 
-def test_slow_runs_are_timed_once(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(timing, 'SLOW_SECONDS', 0.0)
+def test_slow_runs_are_timed_once() -> None:
     calls = []
-    (samples,) = timing.time_in_turns([lambda: calls.append(1)], CPU, 5)
+    (samples,) = timing.time_in_turns([lambda: calls.append(1)], CPU, 5, slow=0.0)
     assert len(samples) == 1
     assert len(calls) == 2
 
