@@ -260,23 +260,44 @@ def one_line_errors(note: str = '') -> Iterator[None]:
         raise SystemExit(128 + number) from None
 
 
-@contextlib.contextmanager
-def _terminated_as_interrupted() -> Iterator[None]:
+def _terminated_as_interrupted() -> contextlib.AbstractContextManager:
     """Let SIGTERM raise a ``KeyboardInterrupt`` that holds it, if nobody else handles it."""
-    is_main = threading.current_thread() is threading.main_thread()
-    if not is_main or signal.getsignal(signal.SIGTERM) is not signal.SIG_DFL:
+    if signal.getsignal(signal.SIGTERM) is not signal.SIG_DFL:
+        return contextlib.nullcontext()
+
+    def interrupt(number: signal.Signals) -> None:
+        raise KeyboardInterrupt(number)
+
+    return on_signals(interrupt, signal.SIGTERM)
+
+
+@contextlib.contextmanager
+def on_signals(
+    handle: Callable[[signal.Signals], object], *numbers: signal.Signals
+) -> Iterator[None]:
+    """Have a function called at signals, until the block ends.
+
+    Copies of the process, as workers of data loaders, have nothing to say or to clean up: signals
+    end them. Threads but the main one get no signals, and change nothing here.
+
+    Args:
+        handle: Gets the signal.
+        numbers: The signals.
+    """
+    if threading.current_thread() is not threading.main_thread():
         yield
         return
 
     owner = os.getpid()
 
-    def interrupt(number: int, frame: object) -> None:
-        if os.getpid() != owner:  # a copy of the process, which has nothing to clean up
+    def handler(number: int, frame: object) -> None:
+        if os.getpid() != owner:
             os._exit(128 + number)
-        raise KeyboardInterrupt(signal.Signals(number))
+        handle(signal.Signals(number))
 
-    signal.signal(signal.SIGTERM, interrupt)
+    before = {number: signal.signal(number, handler) for number in numbers}
     try:
         yield
     finally:
-        signal.signal(signal.SIGTERM, signal.SIG_DFL)
+        for number, known in before.items():
+            signal.signal(number, known)

@@ -4,7 +4,6 @@ On your own data, for half an hour: python tools/train.py CONFIG --data FOLDER -
 """
 
 import argparse
-import contextlib
 import time
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
@@ -70,20 +69,19 @@ def build_config(args: argparse.Namespace) -> 'Config':
 def main(argv: Sequence[str] | None = None) -> None:
     started = time.monotonic()
     args = parse_args(argv)
-    with contextlib.ExitStack() as stack:
-        with one_line_errors():
-            from mmlocalattn.training.arguments import default_work_dir
-            from mmlocalattn.training.one_training import one_training, stops_at_once
+    with one_line_errors():
+        from mmlocalattn.training.arguments import default_work_dir
+        from mmlocalattn.training.one_training import one_training, stops_at_once
 
-            hold = stack.enter_context(one_training())
-            work_dir = str(args.work_dir or default_work_dir(args))
-            stack.enter_context(stops_at_once(work_dir))
+        work_dir = str(args.work_dir or default_work_dir(args))
+    with one_training() as hold, stops_at_once(work_dir):
+        with one_line_errors():
             if args.data:  # which is prepared in there
                 hold(work_dir)
             cfg = build_config(args)
             hold(cfg.work_dir)
-        stack.enter_context(stops_at_once(cfg.work_dir))  # that a config may name
-        train(args, cfg, started)
+        with stops_at_once(cfg.work_dir):  # that a config may name
+            train(args, cfg, started)
 
 
 def train(args: argparse.Namespace, cfg: 'Config', started: float) -> None:

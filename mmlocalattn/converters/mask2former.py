@@ -7,12 +7,12 @@ in both, and the last class is "no object". Panoptic models of mmdet have the cl
 before those of stuff; so the classes of ADE20K and Cityscapes change places.
 """
 
-import re
 from collections.abc import Iterable, Mapping
 
 import torch
 from torch import Tensor
 
+from mmlocalattn.converters.names import Renames, renamed
 from mmlocalattn.converters.nat import convert_whole
 
 _CLASSES = 'sem_seg_head.predictor.class_embed.weight'
@@ -35,7 +35,7 @@ _LENGTHS = {
 _ENCODER = r'^pixel_decoder\.transformer\.encoder\.layers\.(\d+)\.'
 _OUR_ENCODER = r'pixel_decoder.encoder.layers.\1.'
 _OUR_DECODER = r'transformer_decoder.layers.\1.'
-_RENAMES = (
+_RENAMES: Renames = (
     (r'^pixel_decoder\.input_proj\.(\d+)\.0\.', r'pixel_decoder.input_convs.\1.conv.'),
     (r'^pixel_decoder\.input_proj\.(\d+)\.1\.', r'pixel_decoder.input_convs.\1.gn.'),
     (r'^pixel_decoder\.transformer\.level_embed$', 'pixel_decoder.level_encoding.weight'),
@@ -96,7 +96,7 @@ def convert(state_dict: Mapping[str, Tensor], model: Mapping) -> dict[str, Tenso
         if name == 'criterion.empty_weight':  # of the classes in the loss, not learnt
             continue
         if name.startswith('sem_seg_head.'):
-            ours = _head_name(name.removeprefix('sem_seg_head.'))
+            ours = renamed(name.removeprefix('sem_seg_head.'), _RENAMES)
             name = name if ours is None else f'{head}.{ours}'
         converted[name] = tensor
     options = model.get(head, {})
@@ -119,11 +119,3 @@ def _things_first(rows: Tensor, stuff: tuple[int, ...]) -> Tensor:
     classes = range(len(rows) - 1)
     order = [*(i for i in classes if i not in stuff), *stuff, len(rows) - 1]
     return rows[torch.tensor(order)]
-
-
-def _head_name(name: str) -> str | None:
-    for pattern, ours in _RENAMES:
-        renamed, count = re.subn(pattern, ours, name)
-        if count:
-            return renamed
-    return None

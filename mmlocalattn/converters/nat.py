@@ -11,6 +11,7 @@ from collections.abc import Mapping
 
 from torch import Tensor
 
+from mmlocalattn.converters.names import Renames, renamed
 from mmlocalattn.converters.stages import infer_stages
 
 MARKS = frozenset({'levels.0.blocks.0.attn.rpb'})
@@ -28,7 +29,7 @@ def _behind(match: re.Match) -> str:
 
 _BLOCK = r'^levels\.(\d+)\.blocks\.(\d+)\.'
 _OUR_BLOCK = r'stages.\1.blocks.\2.'
-_RENAMES = (
+_RENAMES: Renames = (
     (r'^patch_embed\.(proj\.[01]|norm)\.', r'stem.\1.'),
     (r'^levels\.(\d+)\.downsample\.(reduction|norm)\.', _behind),
     (_BLOCK + r'(norm[12]|attn\.(?:qkv|proj)|mlp\.fc[12])\.', _OUR_BLOCK + r'\3.'),
@@ -63,7 +64,7 @@ def convert_whole(state_dict: Mapping[str, Tensor]) -> dict[str, Tensor]:
     converted = {}
     for name, tensor in state_dict.items():
         if name.startswith('backbone.'):
-            ours = _backbone_name(name.removeprefix('backbone.'))
+            ours = renamed(name.removeprefix('backbone.'), _RENAMES)
             name = name if ours is None else f'backbone.{ours}'
         converted[name] = tensor
     return converted
@@ -100,13 +101,5 @@ def _classifier_name(name: str) -> str:
     if name.startswith('head.'):
         return f'head.fc.{name.removeprefix("head.")}'
     # The last norm of the classifier is that of the output of stage 3 here.
-    ours = _backbone_name(re.sub(r'^norm\.', 'norm3.', name))
+    ours = renamed(re.sub(r'^norm\.', 'norm3.', name), _RENAMES)
     return name if ours is None else f'backbone.{ours}'
-
-
-def _backbone_name(name: str) -> str | None:
-    for pattern, ours in _RENAMES:
-        renamed, count = re.subn(pattern, ours, name)
-        if count:
-            return renamed
-    return None

@@ -6,6 +6,7 @@ from collections.abc import Mapping
 import torch
 from torch import Tensor
 
+from mmlocalattn.converters.names import Renames, renamed
 from mmlocalattn.converters.stages import infer_stages
 
 MARKS = frozenset({'layers.0.blocks.0.attn.dep_conv1.weight'})
@@ -27,7 +28,7 @@ def _behind(match: re.Match) -> str:
 
 _BLOCK = r'^layers\.(\d+)\.blocks\.(\d+)\.'
 _OUR_BLOCK = r'backbone.stages.\1.blocks.\2.'
-_RENAMES = (
+_RENAMES: Renames = (
     (r'^patch_embed\.(proj|norm)\.', r'backbone.stem.\1.'),
     (r'^layers\.(\d+)\.downsample\.(reduction|norm)\.', _behind),
     (_BLOCK + r'(norm[12]|attn\.(?:qkv|proj)|mlp\.fc[12])\.', _OUR_BLOCK + r'\3.'),
@@ -57,7 +58,7 @@ def convert(state_dict: Mapping[str, Tensor]) -> dict[str, Tensor]:
         if SHIFT.fullmatch(name):
             _check_shift(name, tensor)
         elif not DERIVED.fullmatch(name):
-            ours = _rename(name)
+            ours = renamed(name, _RENAMES) or name
             converted[ours] = _reshape(name, tensor, state_dict).contiguous()
     return converted
 
@@ -90,14 +91,6 @@ def infer_options(state_dict: Mapping[str, Tensor]) -> dict[str, int]:
         first = min(windows)
         options['window_size'] = 56 if windows[first] == 56 >> first else windows[first]
     return options
-
-
-def _rename(name: str) -> str:
-    for pattern, ours in _RENAMES:
-        renamed, count = re.subn(pattern, ours, name)
-        if count:
-            return renamed
-    return name
 
 
 def _reshape(name: str, tensor: Tensor, state_dict: Mapping[str, Tensor]) -> Tensor:

@@ -5,6 +5,7 @@ from collections.abc import Mapping
 
 from torch import Tensor
 
+from mmlocalattn.converters.names import Renames, renamed
 from mmlocalattn.converters.stages import infer_stages
 
 MARKS = frozenset({'layers.0.blocks.0.attn.lepe.weight'})
@@ -23,7 +24,7 @@ def _behind(match: re.Match) -> str:
     return f'backbone.stages.{int(match[1]) + 1}.downsample.{part}.'
 
 
-_RENAMES = (
+_RENAMES: Renames = (
     (r'^patch_embed\.proj\.', 'backbone.stem.'),
     (r'^layers\.(\d+)\.downsample\.(reduction|norm)\.', _behind),
     (_BLOCK + r'norm([12])\.norm\.', _OUR_BLOCK + r'norm\3.'),
@@ -63,11 +64,7 @@ def infer_arch(state_dict: Mapping[str, Tensor]) -> dict[str, tuple[int, ...]]:
 
 
 def _convert(name: str, tensor: Tensor) -> tuple[str, Tensor]:
-    for pattern, ours in _RENAMES:
-        renamed, count = re.subn(pattern, ours, name)
-        if count:
-            name = renamed
-            break
+    name = renamed(name, _RENAMES) or name
     if _LINEAR.fullmatch(name) and name != 'neck.proj.weight' and tensor.shape[2:] == (1, 1):
         tensor = tensor[:, :, 0, 0]
     elif re.fullmatch(r'.+\.scale[12]\.weight', name) and tensor.shape[2:] == (1, 1):

@@ -23,7 +23,8 @@ def roi_align(
 
     Args:
         input: (N, C, H, W), float32 or float64. Channels last in memory saves a copy.
-        rois: (K, 5) as (index into N, x1, y1, x2, y2) in pixels of the image.
+        rois: (K, 5) as (index into N, x1, y1, x2, y2) in pixels of the image. They get no
+            gradients, as in mmcv.
         output_size: Bins along height and width.
         spatial_scale: Pixels of the map to a pixel of the image.
         aligned: Pixel centres are at 0.5, as in mmcv; else at 0, and a box has a pixel at least.
@@ -32,8 +33,9 @@ def roi_align(
         (K, C, bins along height, bins along width), channels last in memory.
 
     Raises:
-        ValueError: If a box ends before it begins.
+        ValueError: If a box ends before it begins, or has no finite size.
     """
+    rois = rois.detach()
     channels, (height, width) = input.shape[1], input.shape[2:]
     if not len(rois):
         return input.new_zeros(0, channels, *output_size)
@@ -41,8 +43,11 @@ def roi_align(
     starts, sides = corners[:, :2], corners[:, 2:] - corners[:, :2]
     if not aligned:
         sides = sides.clamp(min=1)
-    if (sides < 0).any():
-        raise ValueError(f'boxes must not end before they begin, got {rois[(sides < 0).any(1)][0]}')
+    is_usable = ((sides >= 0) & sides.isfinite()).all(1)
+    if not is_usable.all():
+        raise ValueError(
+            f'boxes must be finite and not end before they begin, got {rois[~is_usable][0]}'
+        )
     bins = sides / sides.new_tensor(output_size[::-1])
     indices, weights, sizes, order = [], [], [], []
     for chosen, (columns, rows) in _by_samples(bins.ceil().int()):

@@ -5,13 +5,12 @@ import multiprocessing
 import os
 import signal
 import socket
-import threading
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from types import FrameType
 from typing import IO
 
+from mmlocalattn.command_line import on_signals
 from mmlocalattn.training.checkpoint import last_whole_checkpoint
 from mmlocalattn.training.processes import is_first_process
 
@@ -80,22 +79,15 @@ def stops_at_once(work_dir: str) -> Iterator[None]:
         work_dir: Of the training.
     """
 
-    def stop(number: int, frame: FrameType | None) -> None:
+    def stop(number: signal.Signals) -> None:
         for worker in multiprocessing.active_children():
             worker.kill()
         if is_first_process():
             last = last_whole_checkpoint(work_dir)
             goes_on = f'--resume goes on from {last}' if last else 'there is no checkpoint yet'
             # Not printed: this may interrupt a print.
-            os.write(2, f'\nstopped by {signal.Signals(number).name}: {goes_on}\n'.encode())
+            os.write(2, f'\nstopped by {number.name}: {goes_on}\n'.encode())
         os._exit(128 + number)
 
-    if threading.current_thread() is not threading.main_thread():  # which alone gets signals
+    with on_signals(stop, signal.SIGTERM, signal.SIGINT):
         yield
-        return
-    before = {number: signal.signal(number, stop) for number in (signal.SIGTERM, signal.SIGINT)}
-    try:
-        yield
-    finally:
-        for number, handler in before.items():
-            signal.signal(number, handler)

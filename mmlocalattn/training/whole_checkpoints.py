@@ -60,12 +60,13 @@ register_backend(NAME, WholeFileBackend, force=True)
 def write_whole_checkpoints(runner: Any) -> None:
     """Let the checkpoints of a runner be written by :class:`WholeFileBackend`.
 
-    Those that a config sends elsewhere are left alone, and those of a ``FlexibleRunner``, whose
-    strategies write files of their own.
+    Those that a config sends elsewhere, or writes with arguments of its own, are left alone, and
+    those of a ``FlexibleRunner``, whose strategies write files of their own.
     """
     if not isinstance(runner, Runner):
         return
     for hook in runner.hooks:
-        is_local = '://' not in str(getattr(hook, 'out_dir', None) or '')
-        if isinstance(hook, CheckpointHook) and is_local and hook.backend_args is None:
+        if not isinstance(hook, CheckpointHook) or '://' in str(hook.out_dir or ''):
+            continue
+        if hook.backend_args is None and getattr(hook, 'file_client_args', None) is None:
             hook.backend_args = dict(backend=NAME)

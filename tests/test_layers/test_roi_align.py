@@ -52,7 +52,20 @@ def test_no_boxes() -> None:
     assert output.shape == (0, 4, 2, 3)
 
 
+def test_boxes_get_no_gradients() -> None:
+    features, rois = torch.ones(1, 4, 5, 5), torch.tensor([[0, 1.0, 1.0, 3.0, 3.0]])
+    assert not roi_align(features, rois.requires_grad_(), (2, 2), 1.0).requires_grad
+
+
+@pytest.mark.parametrize('aligned', [True, False])
+@pytest.mark.parametrize('end', [float('nan'), float('inf')])
+def test_boxes_without_a_finite_size(end: float, aligned: bool) -> None:
+    rois = torch.tensor([[0, 1.0, 1.0, 3.0, 3.0], [0, 1.0, 1.0, end, 4.0]])
+    with pytest.raises(ValueError, match=f'must be finite .*{end}'):
+        roi_align(torch.zeros(1, 4, 5, 5), rois, (2, 2), 1.0, aligned)
+
+
 def test_boxes_that_end_before_they_begin() -> None:
     rois = torch.tensor([[0, 1.0, 1.0, 3.0, 3.0], [0, 3.0, 1.0, 2.0, 4.0]])
-    with pytest.raises(ValueError, match=r'must not end before they begin, got .*3\., 1\., 2\.'):
+    with pytest.raises(ValueError, match=r'not end before they begin, got .*3\., 1\., 2\.'):
         roi_align(torch.zeros(1, 4, 5, 5), rois, (2, 2), 1.0)

@@ -80,6 +80,21 @@ def test_stop(tmp_path: Path, number: signal.Signals) -> None:
     assert in_child(told) == (128 + number, said)
 
 
+@pytest.mark.parametrize('number', [signal.SIGTERM, signal.SIGINT])
+def test_copies_say_nothing(tmp_path: Path, number: signal.Signals) -> None:
+    """Ctrl-C reaches the workers of data loaders, too."""
+
+    def told() -> None:
+        with stops_at_once(str(tmp_path)):
+            pid = os.fork()
+            if pid == 0:
+                os.kill(os.getpid(), number)
+                os._exit(0)
+            assert os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]) == 128 + number
+
+    assert in_child(told) == (0, '')
+
+
 def test_afterwards_signals_are_as_before(tmp_path: Path) -> None:
     before = signal.getsignal(signal.SIGINT)
     with stops_at_once(str(tmp_path)):

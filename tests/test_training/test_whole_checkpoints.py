@@ -6,10 +6,16 @@ from pathlib import Path
 
 import pytest
 import torch
+from mmengine.hooks import CheckpointHook
+from mmengine.runner import Runner
 from toy_run import quick, toy_config, train  # noqa: F401
 
 from mmlocalattn.training import RunError, read_checkpoint
-from mmlocalattn.training.whole_checkpoints import WholeFileBackend
+from mmlocalattn.training.whole_checkpoints import (
+    NAME,
+    WholeFileBackend,
+    write_whole_checkpoints,
+)
 
 
 def test_an_outdated_file_stays_until_the_next_is_written(tmp_path: Path) -> None:
@@ -22,6 +28,22 @@ def test_an_outdated_file_stays_until_the_next_is_written(tmp_path: Path) -> Non
     backend.remove(second)
     backend.put(b'3', second)  # under the same name
     assert second.read_bytes() == b'3'
+
+
+@pytest.mark.parametrize(
+    ('options', 'backend'),
+    [
+        ({}, {'backend': NAME}),
+        (dict(out_dir='s3://bucket'), None),
+        (dict(backend_args=dict(backend='local')), {'backend': 'local'}),
+        (dict(file_client_args=dict(backend='disk')), None),  # MMEngine takes but one of the two
+    ],
+)
+def test_what_a_config_says_is_kept(options: dict, backend: dict | None) -> None:
+    runner, hook = Runner.__new__(Runner), CheckpointHook(**options)
+    runner._hooks = [hook]
+    write_whole_checkpoints(runner)
+    assert hook.backend_args == backend
 
 
 @pytest.mark.usefixtures('quick')
