@@ -23,7 +23,8 @@ def roi_align(
 
     Args:
         input: (N, C, H, W), float32 or float64. Channels last in memory saves a copy.
-        rois: (K, 5) as (index into N, x1, y1, x2, y2) in pixels of the image.
+        rois: (K, 5) as (index into N, x1, y1, x2, y2) in pixels of the image. They get no
+            gradient, as mmcv's do not.
         output_size: Bins along height and width.
         spatial_scale: Pixels of the map to a pixel of the image.
         aligned: Pixel centres are at 0.5, as in mmcv; else at 0, and a box has a pixel at least.
@@ -32,17 +33,20 @@ def roi_align(
         (K, C, bins along height, bins along width), channels last in memory.
 
     Raises:
-        ValueError: If a box ends before it begins.
+        ValueError: If a box ends before it begins, or is not finite.
     """
     channels, (height, width) = input.shape[1], input.shape[2:]
     if not len(rois):
         return input.new_zeros(0, channels, *output_size)
+    rois = rois.detach()  # those of Sparse R-CNN are learned
     corners = rois[:, 1:] * spatial_scale - (0.5 if aligned else 0.0)
     starts, sides = corners[:, :2], corners[:, 2:] - corners[:, :2]
     if not aligned:
         sides = sides.clamp(min=1)
     if (sides < 0).any():
         raise ValueError(f'boxes must not end before they begin, got {rois[(sides < 0).any(1)][0]}')
+    if not (is_finite := corners.isfinite().all(1)).all():
+        raise ValueError(f'boxes must be finite, got {rois[~is_finite][0]}: has the loss diverged?')
     bins = sides / sides.new_tensor(output_size[::-1])
     indices, weights, sizes, order = [], [], [], []
     for chosen, (columns, rows) in _by_samples(bins.ceil().int()):

@@ -56,3 +56,19 @@ def test_boxes_that_end_before_they_begin() -> None:
     rois = torch.tensor([[0, 1.0, 1.0, 3.0, 3.0], [0, 3.0, 1.0, 2.0, 4.0]])
     with pytest.raises(ValueError, match=r'must not end before they begin, got .*3\., 1\., 2\.'):
         roi_align(torch.zeros(1, 4, 5, 5), rois, (2, 2), 1.0)
+
+
+def test_learned_boxes_get_no_gradient() -> None:
+    features = torch.rand(1, 4, 5, 5, requires_grad=True)
+    rois = torch.tensor([[0, 1.0, 1.0, 3.0, 3.0]], requires_grad=True)
+    roi_align(features, rois, (2, 2), 1.0).sum().backward()
+    assert features.grad.any()
+    assert rois.grad is None
+
+
+@pytest.mark.parametrize('value', [float('nan'), float('inf')])
+@pytest.mark.parametrize('aligned', [True, False])
+def test_boxes_without_end(value: float, aligned: bool) -> None:
+    rois = torch.tensor([[0, 1.0, 1.0, 3.0, 3.0], [0, 1.0, 1.0, 2.0, value]])
+    with pytest.raises(ValueError, match=rf'must be finite, got .* 2\., +{value}\].*diverged'):
+        roi_align(torch.zeros(1, 4, 5, 5), rois, (2, 2), 1.0, aligned)
