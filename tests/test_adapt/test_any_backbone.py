@@ -76,6 +76,7 @@ def test_mmpretrains() -> None:
         (MASK_RCNN, 'Halves', (1, 2, 3, 4), [16, 24, 32, 40]),
         (RETINANET, 'Halves', (2, 3, 4), [24, 32, 40]),
         (MASK_RCNN, 'Fixed', None, [16, 24, 32, 40]),
+        (RETINANET, 'Fixed', None, [16, 24, 32, 40]),
     ],
 )
 def test_own(own: Path, config: str, name: str, found: tuple | None, channels: list) -> None:
