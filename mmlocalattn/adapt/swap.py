@@ -81,8 +81,9 @@ def swap_backbone(
         raise CannotAdapt(f'its backbone {model["backbone"]["type"]} has maps of one scale alone')
     if 'OCRHead' in _types(model) and len(set(_strides(old))) < len(old):
         raise CannotAdapt('its OCRHead takes two maps of one size, from a dilated backbone')
+    all_stages, neck = _matching_stages(old), copy.deepcopy(model.get('neck'))
     skipped = _skip_unused_maps(model, len(old))
-    stages, old = _matching_stages(old)[skipped:], old[skipped:]
+    stages = all_stages[skipped:]
     if isinstance(name, Mapping):
         backbone = {**name, **backbone_options}
     else:
@@ -93,8 +94,17 @@ def swap_backbone(
         }
     if channels != 3:
         backbone['in_channels'] = channels
-    model['backbone'], new = _with_maps_of(backbone, stages, channels)
-    _fit_channels(model, old, new)
+    try:
+        model['backbone'], new = _with_maps_of(backbone, stages, channels)
+    except CannotAdapt as error:
+        if not skipped:
+            raise
+        try:  # with those that the neck skips: not every backbone can leave maps out
+            model['backbone'], new = _with_maps_of(backbone, all_stages, channels)
+        except CannotAdapt:
+            raise error from None
+        model['neck'], skipped = neck, 0
+    _fit_channels(model, old[skipped:], new)
     model.pop('pretrained', None)
     if entry is not None and channels == 3:  # there are no usual statistics of others
         _fit_preprocessor(cfg._cfg_dict, 'to_rgb' if scope == 'mmpretrain' else 'bgr_to_rgb')

@@ -63,14 +63,14 @@ def last_whole_checkpoint(work_dir: str, finite: bool = False) -> str | None:
 
     MMEngine does not write checkpoints atomically: a run killed at the wrong moment leaves a
     truncated file, and in some cases ``last_checkpoint`` names it. A whole file is one that ends
-    with its zip directory.
+    with its zip directory. A folder, as FSDP writes them, is whole if its files are.
 
     Args:
         work_dir: Folder of the run, with ``epoch_*.pth`` or ``iter_*.pth``.
         finite: Only one without NaN and infinities among its weights.
 
     Returns:
-        The file's path, or None if there is none.
+        Its path, or None if there is none.
     """
     folder = Path(work_dir)
     files = [*folder.glob('epoch_*.pth'), *folder.glob('iter_*.pth')]
@@ -81,12 +81,25 @@ def last_whole_checkpoint(work_dir: str, finite: bool = False) -> str | None:
         if recorded in time:  # right even where copying the folder has changed the files' times
             time[recorded] = record.stat().st_mtime
     newest_first = sorted(files, key=lambda file: time[file], reverse=True)
-    whole = (str(file) for file in newest_first if zipfile.is_zipfile(file))
+    whole = (str(file) for file in newest_first if is_whole(file))
     return next((file for file in whole if not finite or not _not_finite(file)), None)
 
 
+def is_whole(path: str | Path) -> bool:
+    """Whether a checkpoint was written to its end."""
+    files = checkpoint_files(path)
+    return bool(files) and all(map(zipfile.is_zipfile, files))
+
+
+def checkpoint_files(path: str | Path) -> list[Path]:
+    """The file of a checkpoint; if it is a folder, that of each process of FSDP."""
+    path = Path(path)
+    return sorted(path.glob('rank*.pth')) if path.is_dir() else [path]
+
+
 def _not_finite(path: str) -> list[str]:
-    return not_finite(read_checkpoint(path, mmap=True).get('state_dict', {}))
+    contents = (read_checkpoint(file, mmap=True) for file in checkpoint_files(path))
+    return [name for content in contents for name in not_finite(content.get('state_dict', {}))]
 
 
 def not_finite(weights: Mapping[str, Any]) -> list[str]:

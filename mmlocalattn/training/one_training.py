@@ -1,6 +1,8 @@
 """One training in a work dir at a time, and one that is told to stop."""
 
 import contextlib
+import errno
+import logging
 import multiprocessing
 import os
 import signal
@@ -9,6 +11,8 @@ import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import IO
+
+from mmengine.logging import print_log
 
 from mmlocalattn.command_line import on_signals
 from mmlocalattn.training.checkpoint import last_whole_checkpoint
@@ -28,7 +32,8 @@ def one_training() -> Iterator[Callable[[str], None]]:
     """Hold work dirs for one training, all of whose processes count as one.
 
     A lock ends with its process, however that ends: none is ever stale. It is one of POSIX, which
-    workers of data loaders do not inherit. Windows has none.
+    workers of data loaders do not inherit. Windows has none, and neither have some network file
+    systems, of which the user is told.
 
     Yields:
         What holds a work dir until the block ends. It makes the folder, and raises a
@@ -55,6 +60,14 @@ def _lock(work_dir: Path) -> IO:
         if fcntl is not None:
             fcntl.lockf(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except OSError as error:
+        if error.errno not in (errno.EACCES, errno.EAGAIN):  # which POSIX has for a held lock
+            print_log(
+                f'No lock for {str(work_dir / LOCK)!r} ({error.strerror}): whether another '
+                'training is in the work dir is not checked.',
+                logger=None,
+                level=logging.WARNING,
+            )
+            return file
         holder = file.read().strip()
         file.close()
         raise BlockingIOError(

@@ -1,7 +1,6 @@
 """A resumed run that repeats the run it continues."""
 
 import os
-import zipfile
 from collections.abc import Mapping
 from itertools import chain, islice, repeat
 from types import NoneType
@@ -15,7 +14,13 @@ from mmengine.registry import HOOKS as ROOT
 from mmengine.runner import IterBasedTrainLoop, Runner, set_random_seed
 
 from mmlocalattn.registry import HOOKS
-from mmlocalattn.training.checkpoint import last_whole_checkpoint, read_checkpoint
+from mmlocalattn.training.checkpoint import (
+    checkpoint_files,
+    is_whole,
+    last_whole_checkpoint,
+    read_checkpoint,
+)
+from mmlocalattn.training.processes import number_of_processes
 
 
 def apply_resume(cfg: Config, checkpoint: str) -> None:
@@ -23,11 +28,13 @@ def apply_resume(cfg: Config, checkpoint: str) -> None:
 
     Args:
         cfg: Changed in place; has its ``work_dir``.
-        checkpoint: A file, or ``'auto'`` for the last whole checkpoint in the work dir.
+        checkpoint: A file, or a folder as FSDP writes them, or ``'auto'`` for the last whole one in
+            the work dir.
 
     Raises:
         FileNotFoundError: If the file does not exist.
-        ValueError: If the file was not written to its end, is no checkpoint, or has weights alone.
+        ValueError: If the file was not written to its end, is no checkpoint, has weights alone, or
+            was written by another number of processes that divide the model.
     """
     if checkpoint == 'auto':
         found = last_whole_checkpoint(cfg.work_dir)
@@ -35,13 +42,28 @@ def apply_resume(cfg: Config, checkpoint: str) -> None:
             print_log(f'No checkpoint in {cfg.work_dir}: training from the start.', logger=None)
             return
         checkpoint = found
-    elif not os.path.isfile(checkpoint):
+    elif not os.path.exists(checkpoint):
         raise FileNotFoundError(f'checkpoint {checkpoint!r} does not exist')
-    elif not zipfile.is_zipfile(checkpoint):
+    elif not is_whole(checkpoint):
         raise ValueError(
             f'checkpoint {checkpoint!r} is not whole; --resume alone finds one that is'
         )
-    content = read_checkpoint(checkpoint, mmap=True)
+    files = checkpoint_files(checkpoint)
+    processes = number_of_processes()
+    if os.path.isdir(checkpoint) and len(files) != processes:
+        raise ValueError(
+            f'checkpoint {checkpoint!r} has the files of {len(files)} processes, this training has '
+            f'{processes}: start as many, or give an earlier checkpoint if one was killed meanwhile'
+        )
+    try:
+        content = read_checkpoint(files[0], mmap=True)
+    except ValueError as error:
+        if not os.path.isdir(checkpoint):
+            raise
+        raise ValueError(
+            f'checkpoint {checkpoint!r} cannot be resumed: its files hold parts of tensors, which '
+            "weights_only=True refuses. With state_dict_cfg='full' in strategy it is one file"
+        ) from error
     meta = content.get('meta') or {}
     if not _has_state(meta, content):
         raise ValueError(

@@ -76,6 +76,7 @@ def test_mmpretrains() -> None:
         (MASK_RCNN, 'Halves', (1, 2, 3, 4), [16, 24, 32, 40]),
         (RETINANET, 'Halves', (2, 3, 4), [24, 32, 40]),
         (MASK_RCNN, 'Fixed', None, [16, 24, 32, 40]),
+        (RETINANET, 'Fixed', None, [16, 24, 32, 40]),
     ],
 )
 def test_own(own: Path, config: str, name: str, found: tuple | None, channels: list) -> None:
@@ -131,3 +132,20 @@ def test_wrong_files(own: Path, text: str, error: type[Exception], message: str)
         (own.parent / f'{name}.py').write_text(OWN)
     with pytest.raises(error, match=message):
         import_class(text.format(own=own, folder=own.parent))
+
+
+@pytest.mark.parametrize(
+    ('content', 'message'),
+    [
+        ('x = 1\ndef (', r"bad\.py' cannot be imported: SyntaxError: .*bad\.py, line 2"),
+        ('x = 1\nimport none_such', r"bad\.py' .* No module named 'none_such' \(line 2\)"),
+        ('from torch import none_such', r"bad\.py' .*: ImportError: cannot import .*\(line 1\)"),
+        ('none_such', r"bad\.py' .*: NameError: name 'none_such' .*\(line 1\)"),
+        ('x = 1', "has no class 'Bad': it has none$"),
+    ],
+)
+def test_files_that_cannot_be_imported(tmp_path: Path, content: str, message: str) -> None:
+    (tmp_path / 'bad.py').write_text(content)
+    with pytest.raises(ValueError, match=message):
+        import_class(f'{tmp_path}/bad.py:Bad')
+    sys.modules.pop('bad', None)

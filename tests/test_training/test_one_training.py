@@ -1,5 +1,7 @@
 """A work dir is that of one training, which ends at once when it is told to."""
 
+import errno
+import fcntl
 import os
 import signal
 import time
@@ -61,6 +63,18 @@ def test_a_killed_training_holds_nothing(tmp_path: Path) -> None:
 
     assert in_child(killed) == (-signal.SIGKILL, '')
     assert in_child(lambda: hold(tmp_path)) == (0, '')
+
+
+def test_file_systems_without_locks(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture
+) -> None:
+    def fails(*_: object) -> None:
+        raise OSError(errno.ENOLCK, os.strerror(errno.ENOLCK))
+
+    monkeypatch.setattr(fcntl, 'lockf', fails)
+    with one_training() as holder:
+        holder(str(tmp_path))
+    assert 'No locks available): whether another training' in ''.join(capfd.readouterr())
 
 
 def test_processes_of_one_training(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

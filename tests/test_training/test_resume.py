@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from torch.utils.data import DataLoader, Dataset
 
 from mmlocalattn.training import ExactResumeHook, apply_resume
+from mmlocalattn.training.processes import NUMBER
 
 BATCH = 3
 
@@ -149,3 +150,30 @@ def test_checkpoints_that_cannot_be_resumed(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match=message):
         apply_resume(cfg, str(broken))
     assert 'resume' not in cfg
+
+
+def test_checkpoints_of_divided_models(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture
+) -> None:
+    cfg, folder = Config(dict(work_dir=str(tmp_path))), tmp_path / 'epoch_1.pth'
+    folder.mkdir()
+    apply_resume(cfg, 'auto')
+    assert 'No checkpoint in' in capsys.readouterr().out  # an empty folder is none
+    for rank in range(2):
+        state = dict(meta=dict(seed=17, epoch=1, iter=9), message_hub={})
+        torch.save(state, folder / f'rank{rank}.pth')
+    with pytest.raises(ValueError, match='has the files of 2 processes, this training has 1:'):
+        apply_resume(cfg, 'auto')
+    assert 'resume' not in cfg
+    for name, variable in (('auto', 'WORLD_SIZE'), (str(folder), 'SLURM_NTASKS')):
+        for other in NUMBER:
+            monkeypatch.delenv(other, raising=False)
+        monkeypatch.setenv(variable, '2')
+        apply_resume(cfg, name)
+        assert (cfg.load_from, cfg.randomness.seed) == (str(folder), 17)
+    torch.save(dict(part=SimpleNamespace()), folder / 'rank0.pth')
+    with pytest.raises(ValueError, match='hold parts of tensors, which weights_only=True refuses'):
+        apply_resume(cfg, str(folder))
+    (folder / 'rank1.pth').write_text('half')
+    with pytest.raises(ValueError, match='is not whole; --resume alone finds one that is'):
+        apply_resume(cfg, str(folder))
