@@ -1,7 +1,7 @@
 """Options and fixtures of the whole suite."""
 
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import numpy as np
@@ -67,6 +67,14 @@ def golden(request: pytest.FixtureRequest) -> Callable[[str], dict[str, np.ndarr
             return {key: file[key] for key in file.files}
 
     return load
+
+
+@pytest.fixture(autouse=True, scope='module')
+def no_default_scope_is_left() -> Iterator[None]:
+    """MMEngine's would change what names mean in the next file of tests."""
+    yield
+    if registry := sys.modules.get('mmengine.registry'):
+        registry.DefaultScope._instance_dict.clear()
 
 
 @pytest.fixture(autouse=True)
