@@ -15,16 +15,13 @@ from mmlocalattn.data.boxes import check_annotation, check_boxes
 from mmlocalattn.data.classes import check_categories
 from mmlocalattn.data.findings import Budget, Finding, Severity
 from mmlocalattn.data.picture_files import check_size
-from mmlocalattn.data.text_files import parse_json
+from mmlocalattn.data.text_files import check_numbers, parse_json
 
 KINDS: dict[str, Any] = {
     'width': (int, float),
     'height': (int, float),
     'file_name': str,
 }  # of values; ids and names may be texts
-HUGE = re.compile(rb'[\s:,\[]-?(\d{100,})')
-"""A whole number whose square no floating-point number holds."""
-_ZEROS = bytes(48 if 48 <= byte < 58 else 32 for byte in range(256))  # for digits
 FIRST_BYTES = 16_000_000  # of a list of a large file, which are looked at
 
 
@@ -82,10 +79,7 @@ def _read(path: str) -> dict:
     text = Path(path).read_bytes()
     if (encoding := json.detect_encoding(text)) != 'utf-8':  # which pycocotools does not read
         raise ValueError(f'it is written in {encoding}: save it as UTF-8 without byte-order mark')
-    # Looked for only where that many digits are: the search takes longer than the whole reading.
-    if b'0' * 100 in text.translate(_ZEROS) and (huge := HUGE.search(text)):
-        line = text.count(b'\n', 0, huge.start(1)) + 1
-        raise ValueError(f'line {line} has a number of {len(huge[1])} digits')
+    check_numbers(text)
     try:
         content = parse_json(text)
     except ValueError as error:

@@ -215,12 +215,8 @@ def recognise(tree: Tree, task: Task | None = None) -> Records:
         NotRecognised: If none does; says what was looked for.
         ValueError: Of :func:`~mmlocalattn.data.records.check_class_number`.
     """
-    wanted = OBJECT_TASKS if task in OBJECT_TASKS else (task,)
-    readers = [
-        reader
-        for reader in READERS
-        if task is None or set(wanted) & set(TASKS.get(reader, OBJECT_TASKS))
-    ]
+    wanted = set(OBJECT_TASKS if task in OBJECT_TASKS else (task,))
+    readers = [it for it in READERS if task is None or wanted & {*TASKS.get(it, OBJECT_TASKS)}]
     for reader in readers:
         if (records := reader(tree)) is not None:
             check_class_number(tree.root, len(records.classes))

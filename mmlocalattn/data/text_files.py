@@ -1,12 +1,30 @@
 """JSON and YAML of strangers: whatever is wrong with it is a ValueError."""
 
 import json
+import re
 from typing import Any
 
 import yaml
 
 MOST_NODES = 10_000_000
 """That a YAML file may have when what its aliases repeat is written out."""
+
+
+HUGE = re.compile(rb'[\s:,\[]-?(\d{100,})')
+"""A whole number whose square no floating-point number holds."""
+_ZEROS = bytes(48 if 48 <= byte < 58 else 32 for byte in range(256))  # for digits
+
+
+def check_numbers(text: bytes) -> None:
+    """Look for whole numbers of a JSON text with which nothing can be computed.
+
+    Raises:
+        ValueError: At the first; says where.
+    """
+    # Looked for only where that many digits are: the search takes longer than the whole reading.
+    if b'0' * 100 in text.translate(_ZEROS) and (huge := HUGE.search(text)):
+        line = text.count(b'\n', 0, huge.start(1)) + 1
+        raise ValueError(f'line {line} has a number of {len(huge[1])} digits')
 
 
 def parse_json(text: str | bytes) -> Any:

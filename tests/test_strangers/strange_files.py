@@ -16,7 +16,7 @@ META = dict(sizes=[[64, 64]], outputs=['scores'], channels=3)
 CONFIGS: dict[str, Mapping[str, str]] = {
     'base of itself': {'c.py': "_base_ = './c.py'"},
     'bases in a circle': {'c.py': "_base_ = './d.py'", 'd.py': "_base_ = ['./c.py']"},
-    'import of a path': {'c.py': "custom_imports = dict(imports=['/tmp/x.py', '../x'])"},
+    'import of a path': {'c.py': "custom_imports = dict(imports=['/nowhere/x.py', '../x'])"},
     'import of numbers': {'c.py': 'custom_imports = dict(imports=[1])'},
     'yaml with a command': {'c.yml': 'a: !!python/object/apply:os.system ["touch executed"]'},
     'yaml that repeats itself': {'c.yml': LAUGHS},
