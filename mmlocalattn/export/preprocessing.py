@@ -191,7 +191,9 @@ def add_preprocessing(
     _rename(graph, {'image': image, **{name: f'inner_{name}' for name in names}})
     for name in names:
         if name == 'boxes':
-            _boxes_after(after, size, resized)
+            whole = _boxes_after(after, size, resized)
+        elif name == 'masks':
+            _masks_after(after, whole, graph.output[names.index(name)])
         elif 'boxes' in names:
             after('Identity', f'inner_{name}')
         else:
@@ -269,13 +271,40 @@ def _pad(add: _Graph, image: str, size: str, target: str, value: float) -> str:
     return add('Pad', image, pads, add.constant(value, np.float32))
 
 
-def _boxes_after(add: _Graph, size: str, resized: str) -> None:
-    """From ``inner_boxes`` to those in the pixels of the image, clipped to it."""
+def _boxes_after(add: _Graph, size: str, resized: str) -> str:
+    """From ``inner_boxes`` to ``boxes`` in the pixels of the image, clipped to it.
+
+    Returns:
+        The name of those that are not clipped.
+    """
     order = add.int64(1, 0, 1, 0)  # width, height, width, height
     limits = add('Gather', add('Cast', size, to=1), order)
     factor = add('Div', add('Gather', add('Cast', resized, to=1), order), limits)
-    boxes = add('Min', add('Div', 'inner_boxes', factor), limits)
-    add('Max', boxes, add.constant(0, np.float32))
+    whole = add('Div', 'inner_boxes', factor)
+    add('Max', add('Min', whole, limits), add.constant(0, np.float32))
+    return whole
+
+
+def _masks_after(add: _Graph, whole: str, output: Any) -> None:
+    """From ``inner_masks``, each over its whole box, to those over the clipped ``boxes``."""
+    high, wide = (dim.dim_value for dim in output.type.tensor_type.shape.dim[2:])
+    near, far = (add('Gather', whole, add.int64(x, y, x, y), axis=2) for x, y in ((0, 1), (2, 3)))
+    side = add('Max', add('Sub', far, near), add.constant(1e-6, np.float32))
+    cells = add.constant([wide, high, wide, high], np.float32)
+    regions = add('Mul', add('Div', add('Sub', 'boxes', near), side), cells)
+    masks = add('Reshape', 'inner_masks', add.int64(-1, 1, high, wide))
+    number = add('Squeeze', add.part(add('Shape', masks), 0, 1), add.int64(0))
+    indices = add('Range', add.constant(0, np.int64), number, add.constant(1, np.int64))
+    parts = add(
+        'RoiAlign',
+        masks,
+        add('Reshape', regions, add.int64(-1, 4)),
+        indices,
+        output_height=high,
+        output_width=wide,
+        sampling_ratio=1,
+    )
+    add('Reshape', parts, add('Shape', 'inner_masks'))
 
 
 def _maps_after(add: _Graph, name: str, size: str, resized: str, align_corners: bool) -> None:

@@ -13,6 +13,7 @@ from mmengine.dataset import Compose, pseudo_collate
 from mmengine.registry import MODELS, init_default_scope
 from packaging.version import Version
 from tiny_data import DETECTION, SEGMENTATION, data, quick  # noqa: F401
+from torch.nn import functional
 
 if Version(torch.__version__) < Version('2.8'):
     pytest.skip('ONNX files need torch 2.8', allow_module_level=True)
@@ -146,6 +147,40 @@ def test_maps_come_back_in_the_size_of_the_image(tmp_path: Path, name: str) -> N
         red = output[:, 0] * node.std[0] + node.mean[0]
         wrong = (red - image[..., 2]).abs() > 2
     assert wrong.float().mean() < 0.02
+
+
+def test_masks_over_the_border(tmp_path: Path) -> None:
+    """A box reaches into the padding: what comes back is the mask's part over the clipped box."""
+    import onnx
+
+    helper, path = onnx.helper, tmp_path / 'model.onnx'
+    cfg = read(tmp_path, DETECTION, [dict(type='Resize', scale=(96, 70))])
+    write_onnx(path, ['boxes', 'scores'], META)
+    model = onnx.load(path)
+    drawn = torch.rand(1, 2, 28, 28, generator=torch.Generator().manual_seed(0))
+    found = torch.tensor([[[8.0, 16.0, 32.0, 60.0], [-4.0, 40.0, 120.0, 80.0]]])
+    del model.graph.node[:], model.graph.initializer[:], model.graph.output[:]
+    for name, values in (('boxes', found), ('masks', drawn)):
+        shape = [*values.shape]
+        model.graph.initializer.append(onnx.numpy_helper.from_array(values.numpy(), f'c_{name}'))
+        model.graph.node.append(helper.make_node('Identity', [f'c_{name}'], [name]))
+        output = helper.make_tensor_value_info(name, onnx.TensorProto.FLOAT, shape)
+        model.graph.output.append(output)
+    meta = {**META, 'outputs': ['boxes', 'masks'], 'mask_frame': 'box'}
+    helper.set_model_props(model, {'mmlocalattn': json.dumps(meta)})
+    onnx.save(model, path)
+    add_preprocessing(path, preprocessing_of(cfg, [(64, 64), (160, 160)]))
+    outputs = load_file(path)(torch.zeros(1, 70, 96, 3, dtype=torch.uint8))
+    boxes, masks = outputs['boxes'][0], outputs['masks'][0]
+    torch.testing.assert_close(boxes[1], torch.tensor([0.0, 40.0, 96.0, 70.0]))
+    torch.testing.assert_close(masks[0], drawn[0, 0])  # inside: nothing changes
+    x = torch.linspace(0, 1, 29)[:-1] + 1 / 56
+    x, y = (x * 96 + 4) / 124 * 2 - 1, (x * 30) / 40 * 2 - 1
+    grid = torch.stack(torch.meshgrid(x, y, indexing='xy'), -1)[None]
+    expected = functional.grid_sample(
+        drawn[:, 1:], grid, padding_mode='border', align_corners=False
+    )
+    torch.testing.assert_close(masks[1], expected[0, 0])
 
 
 def test_what_has_no_form(tmp_path: Path) -> None:
