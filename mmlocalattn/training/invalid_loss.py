@@ -138,7 +138,9 @@ class _Step:
     def of(cls, optimizer: Optimizer) -> '_Step':
         """Look at a step that is about to be done."""
         parameters = [p for group in optimizer.param_groups for p in group['params']]
-        parameters = [p for p in parameters if p.grad is not None and not p.grad.is_sparse]
+        parameters = [
+            p for p in parameters if p.grad is not None and not p.grad.is_sparse and p.numel()
+        ]
         weights = _largest([parameter.detach() for parameter in parameters])
         return cls(
             parameters, weights, _largest([p.grad for p in parameters if p.grad is not None])

@@ -119,6 +119,16 @@ def test_a_healthy_training_is_left_alone(tmp_path: Path) -> None:
     assert checkpoints(tmp_path) == ['epoch_2.pth']
 
 
+def test_parameters_without_elements() -> None:
+    """As the embeddings of stand-alone attention with one channel per head: of no norm."""
+    parameters = [torch.nn.Parameter(torch.ones(size)) for size in (2, 0)]
+    optimizer = torch.optim.SGD(parameters, lr=0.1)
+    torch.cat(parameters).sum().backward()
+    assert invalid_loss._Step.of(optimizer).is_finite()
+    parameters[0].grad = torch.tensor([1.0, float('inf')])
+    assert not invalid_loss._Step.of(optimizer).is_finite()
+
+
 def watch(
     hook: InvalidLossHook, losses: Sequence[float], tmp_path: Path, weight: float = 1.0
 ) -> int:

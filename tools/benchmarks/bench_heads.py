@@ -33,7 +33,8 @@ def parse_args(argv: Sequence[str] | None = None) -> argparse.Namespace:
 def main(argv: Sequence[str] | None = None) -> None:
     args = parse_args(argv)
     from benchmarking.heads import FAMILIES
-    from benchmarking.heads_run import Records, print_table, run_family
+    from benchmarking.heads_run import print_table, run_family
+    from benchmarking.tool_runs import Records
 
     names = args.families or list(FAMILIES)
     with one_line_errors():

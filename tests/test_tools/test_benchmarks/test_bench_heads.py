@@ -6,9 +6,9 @@ from types import SimpleNamespace
 
 import bench_heads
 import pytest
-from benchmarking import heads_run
+from benchmarking import heads_run, tool_runs
 from benchmarking.heads import BACKBONES, DIMS, FAMILIES, make_config
-from benchmarking.heads_run import StepFailed
+from benchmarking.tool_runs import StepFailed, run_tool
 
 from mmlocalattn.export.detectors import whole_detector
 from mmlocalattn.training import build_errors
@@ -43,7 +43,7 @@ def test_what_is_done_is_not_done_again(
     calls: list[str] = []
     fails = True
 
-    def run(args: object, log: Path, tool: str, *options: object) -> dict[str, float]:
+    def run(threads: int, log: Path, tool: str, *options: object) -> dict[str, float]:
         calls.append(f'{log.parent.name} {log.stem}')
         if tool == 'train.py':
             (log.parent / 'train').mkdir()
@@ -52,7 +52,7 @@ def test_what_is_done_is_not_done_again(
             raise StepFailed('error: it differs')
         return dict(seconds=1.0, cpu_seconds=2.0, peak_bytes=3e6)
 
-    monkeypatch.setattr(heads_run, '_run', run)
+    monkeypatch.setattr(heads_run, 'run_tool', run)
     monkeypatch.setattr(heads_run, 'write_digit_cards', lambda folder, *_: folder.mkdir())
     file = SimpleNamespace(meta=dict(certificate=CERTIFICATE))
     monkeypatch.setattr(heads_run, 'load_file', lambda path: file)
@@ -86,9 +86,9 @@ def test_a_step_runs_in_a_copy_of_the_process(
         print('began')
         raise SystemExit(f'error: no {options[0]}' if options[0] else None)
 
-    monkeypatch.setattr(heads_run, '_main_of', lambda tool: main)
-    args, log = SimpleNamespace(threads=1), tmp_path / 'log'
-    assert heads_run._run(args, log, 'tool.py', '')['peak_bytes'] > 1e6
+    monkeypatch.setattr(tool_runs, '_main_of', lambda tool: main)
+    log = tmp_path / 'log'
+    assert run_tool(1, log, 'tool.py', '')['peak_bytes'] > 1e6
     with pytest.raises(StepFailed, match=r'^tool\.py: error: no file \('):
-        heads_run._run(args, log, 'tool.py', 'file')
+        run_tool(1, log, 'tool.py', 'file')
     assert log.read_text() == 'began\nerror: no file\n'
