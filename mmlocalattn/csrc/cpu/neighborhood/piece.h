@@ -27,8 +27,8 @@ struct Piece {
   int64_t y_begin, y_end, x_begin, x_end;
   Map<const T> query, key, value;  // query's factor is the scale
   const Compute<T>* bias;          // (2 * rows.kernel - 1, 2 * cols.kernel - 1), or null
-  Map<T> output;           // backward reads it
-  Grid<Compute<T>> logsumexp;  // two numbers, see log_sum_exp in ops/_softmax.py
+  Map<T> output;                   // backward reads it
+  Grid<Compute<T>> logsumexp;      // two numbers, see log_sum_exp in ops/_softmax.py
   // Backward only.
   Map<const T> grad_output;
   Map<Compute<T>> grad_query;

@@ -73,9 +73,9 @@ void find_inverse_weights(const Positions<T>& positions, const InverseTaps& taps
     for (int64_t i = 0; i < taps.count; ++i) {
       C* weight = positions.weights + i * N;
       const int64_t tap = taps.tap[i];
-      const auto scaled = inverse_weight<kExact, C, N>(score, logsumexp + taps.offset[i],
-                                                       plane, table.bias[tap]) *
-                          factor[tap];
+      const auto scaled =
+          inverse_weight<kExact, C, N>(score, logsumexp + taps.offset[i], plane, table.bias[tap]) *
+          factor[tap];
       store(weight, q == 0 ? scaled : load<N>(weight) + scaled);
     }
   }

@@ -55,8 +55,8 @@ struct Windows {
   C* weights;  // of kWindowRows vectors of windows, see ExactWeights and SharedWeights
 };
 
-// Stores the two numbers of the log-sum-exp of windows whose total is e^most times `total`. They are
-// `plane` apart.
+// Stores the two numbers, `plane` apart, of the log-sum-exp of windows whose total is e^most times
+// `total`.
 template <typename C, int N>
 MMLOCALATTN_INLINE void store_logsumexp(C* to, int64_t plane, Vec<C, N> most, Vec<C, N> total) {
   store(to, most);

@@ -115,8 +115,8 @@ MMLOCALATTN_INLINE T sum_lanes(Vec<T, N> x) {
   return sum;
 }
 
-// 2^(x factor) for products below 128. Relative error 1.8e-7 for fp32, if the product is fused or
-// small; below `least`, of which the product is -126 or a little more, it is 1.2e-38. NaN stays NaN.
+// 2^(x factor) for products below 128. Relative error 1.8e-7 for fp32 if the product is fused or
+// small; below `least`, of which the product is hardly above -126, it is 1.2e-38; NaN stays NaN.
 template <int N>
 MMLOCALATTN_INLINE Vec<float, N> exp2_of_product(Vec<float, N> x, float factor, float least) {
   x = max(fill<N>(least), x);                        // a NaN is the second operand

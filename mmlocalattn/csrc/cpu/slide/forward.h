@@ -16,8 +16,8 @@
 //
 // so that no copy is ever formed. The lanes of a vector are neighboring positions of a row; w are
 // scalars, which multiplications take from memory. Keys and values of a piece are packed into
-// planes, one a channel, with zeros outside the map. The sum of p_i is 1 but for rounding, which the
-// quotient does not see. Backward first computes p and ds of all
+// planes, one a channel, with zeros outside the map. The sum of p_i is 1 but for rounding, which
+// the quotient does not see. Backward first computes p and ds of all
 // positions whose windows meet a piece, then goes channel by channel.
 #if defined(MMLOCALATTN_SLIDE_FORWARD_H) == defined(MMLOCALATTN_TOGGLE)
 #ifdef MMLOCALATTN_SLIDE_FORWARD_H

@@ -7,8 +7,8 @@
 // column_embedding[n, b]).
 //
 // query, key, value, output: (B, H, W, num_heads, head_dim); logsumexp: (B, H, W, num_heads, 2) in
-// the compute dtype. Work is split into bands of rows of a group of heads; each band packs the rows of
-// keys around it, and computes anew the gradients of logits there, so that none adds to what is
+// the compute dtype. Work is split into bands of rows of a group of heads; each band packs the rows
+// of keys around it, and computes anew the gradients of logits there, so that none adds to what is
 // another's.
 #include <ATen/ops/empty.h>
 #include <ATen/ops/zeros.h>

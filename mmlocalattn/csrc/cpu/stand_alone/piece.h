@@ -17,7 +17,7 @@ struct Piece {
   Map<const T> query, key, value;  // query's factor is the scale
   // (heads, kernel_rows, dim / 2) and (heads, kernel_cols, dim - dim / 2)
   const Compute<T>*row_embedding, *column_embedding;
-  Map<T> output;  // forward only
+  Map<T> output;               // forward only
   Grid<Compute<T>> logsumexp;  // (heads, 2), see log_sum_exp in ops/_softmax.py
   // Backward only. Query, key and value have gradients in the rows of the piece alone.
   Map<const T> grad_output;

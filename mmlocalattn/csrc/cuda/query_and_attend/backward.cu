@@ -88,9 +88,9 @@ template <typename accum_t>
 struct BackwardShared {
   Quad<accum_t>* grad_output;
   Pairs<accum_t>* tables;
-  Numbers<accum_t>* numbers;        // of the windows
-  accum_t* sums;                    // (warps, taps, 2 kQueries): of the gradients of bias and scale
-  accum_t *products, *weights;      // (kept_taps, positions): <grad_output, value> and c
+  Numbers<accum_t>* numbers;    // of the windows
+  accum_t* sums;                // (warps, taps, 2 kQueries): of the gradients of bias and scale
+  accum_t *products, *weights;  // (kept_taps, positions): <grad_output, value> and c
 
   template <typename T>
   __device__ BackwardShared(const Problem<T>& problem, int area) {
@@ -231,8 +231,7 @@ struct Tile {
         const accum_t product = kHasGradients ? shared.products[kept(i, tap - begin)] : 0;
 #pragma unroll
         for (int q = 0; q < kQueries; ++q) {
-          const accum_t p =
-              weight_of(scores[i].of[q], table.first.of[q], numbers.logsumexp[q]);
+          const accum_t p = weight_of(scores[i].of[q], table.first.of[q], numbers.logsumexp[q]);
           weight += p * table.second.of[q];
           if (kHasGradients) {
             const accum_t grad = p * (table.second.of[q] * product - numbers.delta.of[q]);

@@ -14,7 +14,7 @@ struct Window {
 
   const Problem<T>& problem;
   const WindowShared<accum_t>& shared;
-  int area_cols, at;   // of the area of the input, and of the window there
+  int area_cols, at;              // of the area of the input, and of the window there
   LogSumExp<accum_t>* logsumexp;  // of its first query
   bool is_on_map;
 

@@ -50,7 +50,7 @@ struct Problem {
   const LogSumExp<accum_t>* logsumexp;  // backward only
   const accum_t* delta;                 // likewise
   Map<T> output;                        // forward only
-  int kept_taps;                     // of a window in shared memory
+  int kept_taps;                        // of a window in shared memory
 
   // Blocks of a kernel whose threads have a window each, and of one whose threads have kPositions
   // positions each, for one head.

@@ -24,15 +24,16 @@ __global__ void __launch_bounds__(kThreads)
     query[t] = place.load(problem.query, t);
     query[t].scale(problem.scale);
     grad_output[t] = place.load(problem.grad_output, t);
-    most[t] = place.is_inside(t) ? in_base_2<T>(problem.logsumexp[place.token(t)]).most : accum_t(0);
+    most[t] =
+        place.is_inside(t) ? in_base_2<T>(problem.logsumexp[place.token(t)]).most : accum_t(0);
     total[t] = static_cast<accum_t>(1e-30);  // not 0 where all taps are masked, past the borders
   }
   place.stage_column_terms(query);
   // Sums of ds over the columns of windows: the lanes of a position have one result, and the first
   // of them keeps it.
   for (int b = 0; b < problem.cols && place.part == 0; ++b) place.of_column(b) = {};
-  // Weights here sum up to a total of their own: sums are divided by it. The lanes of a position have
-  // a part each of the numerator of delta, until all taps are in it.
+  // Weights here sum up to a total of their own: sums are divided by it. The lanes of a position
+  // have a part each of the numerator of delta, until all taps are in it.
   const auto weight_of = [&](int t, accum_t logit) {
     return exp2_of(logit * kLog2E<accum_t> - most[t]);
   };

@@ -55,8 +55,7 @@ struct Problem {
 
 // forward.cu
 template <typename T>
-void launch_forward(const Problem<T>& problem, T* output,
-                    LogSumExp<at::opmath_type<T>>* logsumexp);
+void launch_forward(const Problem<T>& problem, T* output, LogSumExp<at::opmath_type<T>>* logsumexp);
 
 // What launch_backward leaves, and room for what its kernels tell each other.
 template <typename T>
