@@ -83,7 +83,6 @@ class OpContract:
             head_dim.
         cuda_cases: More of them for CUDA, which has kernels of its own for some head_dims.
         large_case: A map as a detector has it, for CUDA.
-        steep_cases: Cases whose logits `steep_tensors` makes large.
         errors: ``(change of the first case or of its tensors, part of the message)``.
         autocast_keeps: Indices of tensors that stay in their own dtype under autocast.
     """
@@ -92,7 +91,6 @@ class OpContract:
     cases: dict[str, Case]
     cuda_cases: dict[str, Case]
     large_case: Case
-    steep_cases: dict[str, Case]
     errors: dict[str, tuple[Case, str]]
     autocast_keeps: tuple[int, ...] = ()
 
@@ -146,7 +144,6 @@ class OpContract:
         for argument, values in (
             ('case', self.cases),
             ('cuda_case', [*self.cases, *self.cuda_cases]),
-            ('steep_case', self.steep_cases),
             ('error', self.errors),
         ):
             if argument in metafunc.fixturenames:
@@ -405,6 +402,41 @@ class OpContract:
         )[0]
         assert relative_error(output, expected) < 1e-3
 
+    def test_second_derivative_raises(self) -> None:
+        case = next(iter(self.cases.values()))
+        tensors = tuple(tensor.requires_grad_() for tensor in self.tensors(case))
+        output = self.call(tensors, case).square().sum()
+        (grad,) = torch.autograd.grad(output, tensors[0], create_graph=True)
+        with pytest.raises(RuntimeError, match='no second derivative'):
+            grad.sum().backward()
+
+    def test_error(self, error: str) -> None:
+        change, message = self.errors[error]
+        case = dict(next(iter(self.cases.values())))
+        tensors = list(self.tensors(case, torch.float32))
+        for key, value in change.items():
+            if isinstance(key, int):
+                tensors[key] = value(tensors[key])
+            else:
+                case[key] = value
+        with pytest.raises(ValueError, match=message):
+            self.call(tuple(tensors), case)
+
+
+class SoftmaxContract(OpContract):
+    """What an operator with a softmax owes besides: gradients of large logits.
+
+    Attributes:
+        steep_cases: Cases whose logits `steep_tensors` makes large.
+    """
+
+    steep_cases: dict[str, Case]
+
+    def pytest_generate_tests(self, metafunc: pytest.Metafunc) -> None:
+        super().pytest_generate_tests(metafunc)
+        if 'steep_case' in metafunc.fixturenames:
+            metafunc.parametrize('steep_case', list(self.steep_cases))
+
     def steep_tensors(self, case: Case) -> tuple[Tensor, ...]:
         """Tensors in fp32 whose logits reach 1e4 and are exact, some of each window close."""
         raise AssertionError('a subclass says it')
@@ -444,23 +476,3 @@ class OpContract:
         truths = self.run_reference(exact, case, grad_output.double())[-len(actual) :]
         for ours, truth in zip(actual, truths, strict=True):
             assert relative_error(ours, truth) < 2e-5
-
-    def test_second_derivative_raises(self) -> None:
-        case = next(iter(self.cases.values()))
-        tensors = tuple(tensor.requires_grad_() for tensor in self.tensors(case))
-        output = self.call(tensors, case).square().sum()
-        (grad,) = torch.autograd.grad(output, tensors[0], create_graph=True)
-        with pytest.raises(RuntimeError, match='no second derivative'):
-            grad.sum().backward()
-
-    def test_error(self, error: str) -> None:
-        change, message = self.errors[error]
-        case = dict(next(iter(self.cases.values())))
-        tensors = list(self.tensors(case, torch.float32))
-        for key, value in change.items():
-            if isinstance(key, int):
-                tensors[key] = value(tensors[key])
-            else:
-                case[key] = value
-        with pytest.raises(ValueError, match=message):
-            self.call(tuple(tensors), case)

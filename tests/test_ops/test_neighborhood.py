@@ -9,7 +9,7 @@ import torch
 from contract import (
     CPU_ISAS,
     Case,
-    OpContract,
+    SoftmaxContract,
     relative_error,
     whole,
     with_large_products,
@@ -76,7 +76,7 @@ def case(
     return dict(shape=shape, kernel_size=kernel, dilation=dilation, bias=bias, scale=scale)
 
 
-class TestNeighborhoodAttention(OpContract):
+class TestNeighborhoodAttention(SoftmaxContract):
     op_name = 'neighborhood_attention'
     reference = staticmethod(neighborhood_attention_reference)
     cases: ClassVar[dict[str, Case]] = {

@@ -5,7 +5,7 @@ from typing import ClassVar
 import numpy as np
 import pytest
 import torch
-from contract import CPU_ISAS, Case, OpContract, relative_error, whole
+from contract import CPU_ISAS, Case, SoftmaxContract, relative_error, whole
 from torch import Tensor
 
 from mmlocalattn.ops import has_kernel
@@ -62,7 +62,7 @@ def case(
     )
 
 
-class TestQueryAndAttend(OpContract):
+class TestQueryAndAttend(SoftmaxContract):
     op_name = 'query_and_attend'
     reference = staticmethod(query_and_attend_reference)
     cases: ClassVar[dict[str, Case]] = {

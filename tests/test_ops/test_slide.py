@@ -9,7 +9,7 @@ import torch
 from contract import (
     CPU_ISAS,
     Case,
-    OpContract,
+    SoftmaxContract,
     relative_error,
     whole,
     with_large_products,
@@ -80,7 +80,7 @@ def case(
     )
 
 
-class TestSlideAttention(OpContract):
+class TestSlideAttention(SoftmaxContract):
     op_name = 'slide_attention'
     reference = staticmethod(slide_attention_reference)
     autocast_keeps = (3, 4, 5)

@@ -5,7 +5,7 @@ from typing import ClassVar
 import numpy as np
 import pytest
 import torch
-from contract import Case, OpContract, with_large_products
+from contract import Case, SoftmaxContract, with_large_products
 from test_neighborhood import neighborhood_oracle
 from torch import Tensor
 
@@ -44,7 +44,7 @@ def case(
     )
 
 
-class TestSparseScanAttention(OpContract):
+class TestSparseScanAttention(SoftmaxContract):
     op_name = 'sparse_scan_attention'
     reference = staticmethod(sparse_scan_attention_reference)
     cases: ClassVar[dict[str, Case]] = {

@@ -8,7 +8,7 @@ import torch
 from contract import (
     CPU_ISAS,
     Case,
-    OpContract,
+    SoftmaxContract,
     relative_error,
     whole,
     with_large_products,
@@ -56,7 +56,7 @@ def case(shape: tuple, kernel: tuple, padding: str = 'mask', scale: float = 1.0)
     return dict(shape=shape, kernel_size=kernel, padding=padding, scale=scale)
 
 
-class TestStandAloneAttention(OpContract):
+class TestStandAloneAttention(SoftmaxContract):
     op_name = 'stand_alone_attention'
     autocast_keeps = (3, 4)
     reference = staticmethod(stand_alone_attention_reference)
