@@ -2,7 +2,6 @@
 #include <algorithm>
 #include <cmath>
 
-#include "cuda/logsumexp.cuh"
 #include "tile.cuh"
 
 namespace mmlocalattn::cuda::slide {

@@ -25,7 +25,7 @@
 // The work split is in tile.cuh.
 #pragma once
 
-#include "cuda/tensors.cuh"
+#include "cuda/logsumexp.cuh"
 
 namespace mmlocalattn::cuda::slide {
 
