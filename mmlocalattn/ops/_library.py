@@ -119,9 +119,9 @@ def autocasted(*tensors: Tensor) -> tuple[Tensor, ...]:
 
 
 def output_and_logsumexp(query: Tensor, *_: object) -> tuple[Tensor, Tensor]:
-    """The ``fake`` of attention: what is like ``query``, and a number per query and head."""
+    """The ``fake`` of attention: what is like ``query``, and `log_sum_exp` per query and head."""
     compute = torch.promote_types(query.dtype, torch.float32)
-    return query.new_empty(query.shape), query.new_empty(query.shape[:-1], dtype=compute)
+    return query.new_empty(query.shape), query.new_empty((*query.shape[:-1], 2), dtype=compute)
 
 
 def register_operator(

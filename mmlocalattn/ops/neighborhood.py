@@ -15,6 +15,7 @@ from mmlocalattn.ops._library import (
     register_operator,
     warn_if_reference,
 )
+from mmlocalattn.ops._softmax import log_sum_exp, softmax
 from mmlocalattn.ops._window import (
     IntPair,
     as_pair,
@@ -89,13 +90,13 @@ def neighborhood_attention_reference(
     """The operator in PyTorch. Holds the logits, and one row of taps of the keys at a time.
 
     Returns:
-        Output like ``query``, and the log-sum-exp of the logits (B, H, W, num_heads), at least
-        fp32.
+        Output like ``query``, and the `log_sum_exp` of the logits (B, H, W, num_heads, 2), at
+        least fp32.
     """
     rows, cols = _taps(query, kernel_size, dilation)
     logits = _logits(query, key, bias, rows, cols, dilation, scale)
-    logsumexp = logits.flatten(4).logsumexp(-1)
-    weights = (logits - logsumexp[..., None, None]).exp()
+    logsumexp = log_sum_exp(logits.flatten(4))
+    weights = softmax(logits.flatten(4), logsumexp).view_as(logits)
     output = torch.zeros_like(query, dtype=logits.dtype)
     for a in range(kernel_size[0]):
         taps = _gather(value, rows[:, a], cols).to(logits.dtype)
@@ -124,7 +125,7 @@ def neighborhood_attention_backward_reference(
     """
     rows, cols = _taps(query, kernel_size, dilation)
     logits = _logits(query, key, bias, rows, cols, dilation, scale)
-    weights = (logits - logsumexp[..., None, None]).exp()
+    weights = softmax(logits.flatten(4), logsumexp).view_as(logits)
     query_, grad_output, output = (
         tensor.to(weights.dtype) for tensor in (query, grad_output, output)
     )

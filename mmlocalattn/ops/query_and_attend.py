@@ -10,6 +10,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from mmlocalattn.ops._library import is_autocasting, register_operator, warn_if_reference
+from mmlocalattn.ops._softmax import log_sum_exp, softmax
 from mmlocalattn.ops._window import IntPair, as_pair, check_kind, is_odd_window
 from mmlocalattn.ops.flops import value_multiply_adds
 
@@ -76,12 +77,12 @@ def query_and_attend_reference(
     """The operator in PyTorch. Holds the weights, and one row of taps of the values at a time.
 
     Returns:
-        Output (B, H', W', num_heads, head_dim), and the log-sum-exp of the biased scores of every
-        window (B, H', W', num_queries, num_heads), at least fp32.
+        Output (B, H', W', num_heads, head_dim), and the `log_sum_exp` of the biased scores of every
+        window (B, H', W', num_queries, num_heads, 2), at least fp32.
     """
     logits = _logits(scores, position_bias, kernel_size, stride)
-    logsumexp = logits.flatten(5).logsumexp(-1)
-    weights = (logits - logsumexp[..., None, None]).exp()
+    logsumexp = log_sum_exp(logits.flatten(5))
+    weights = softmax(logits.flatten(5), logsumexp).view_as(logits)
     combined = _scaled(weights, attention_scale).sum(3)  # (B, H', W', n, kh, kw)
     windows = _windows(values.to(weights.dtype), kernel_size, stride, 0)
     output = weights.new_zeros(*weights.shape[:3], *values.shape[3:])
@@ -104,15 +105,15 @@ def query_and_attend_backward_reference(
     """The gradients in closed form.
 
     With ``G_j = <dO, V_j>`` and ``c_j = sum_q A_qj P_qj``: ``dV_j = c_j dO``, ``dA_qj = P_qj G_j``
-    and ``dS_qj = P_qj (A_qj G_j - sum_j P_qj A_qj G_j)``, summed over the windows of a position,
-    or over all windows for the tables.
+    and ``dS_qj = P_qj (A_qj G_j - sum_j P_qj A_qj G_j / sum_j P_qj)``, summed over the windows of a
+    position, or over all windows for the tables. The quotient does not see the rounding of ``P``.
 
     Returns:
         Gradients of scores, values, position_bias and attention_scale; that of a missing table is
         empty.
     """
     logits = _logits(scores, position_bias, kernel_size, stride)
-    weights = (logits - logsumexp[..., None, None]).exp()
+    weights = softmax(logits.flatten(5), logsumexp).view_as(logits)
     grad_output = grad_output.to(weights.dtype)
     windows = _windows(values.to(weights.dtype), kernel_size, stride, 0)
     products = torch.stack(  # (B, H', W', n, kh, kw)
@@ -124,7 +125,8 @@ def query_and_attend_backward_reference(
     )
     grad_scale = weights * products[:, :, :, None]
     grad_weights = _scaled(grad_scale, attention_scale)  # times the weights
-    grad_logits = grad_weights - weights * grad_weights.sum((-2, -1), keepdim=True)
+    delta = grad_weights.sum((-2, -1), keepdim=True) / weights.sum((-2, -1), keepdim=True)
+    grad_logits = grad_weights - weights * delta
     combined = _scaled(weights, attention_scale).sum(3)
     return (
         _sum_windows(grad_logits, None, scores, stride),
@@ -248,7 +250,7 @@ def _fake(
     compute = torch.promote_types(values.dtype, torch.float32)
     return (
         values.new_empty((*size, *values.shape[3:])),
-        scores.new_empty((*size, *scores.shape[3:]), dtype=compute),
+        scores.new_empty((*size, *scores.shape[3:], 2), dtype=compute),
     )
 
 

@@ -12,6 +12,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from mmlocalattn.ops._library import output_and_logsumexp, register_operator, warn_if_reference
+from mmlocalattn.ops._softmax import log_sum_exp, softmax
 from mmlocalattn.ops._window import check_parameter, check_tensors
 from mmlocalattn.ops.flops import slide_multiply_adds
 
@@ -95,14 +96,14 @@ def slide_attention_reference(
     """The operator in PyTorch. Holds the logits, and one tap of the keys at a time.
 
     Returns:
-        Output like ``query``, and the log-sum-exp of the logits (B, H, W, num_heads), at least
-        fp32.
+        Output like ``query``, and the `log_sum_exp` of the logits (B, H, W, num_heads, 2), at
+        least fp32.
     """
     compute = torch.promote_types(query.dtype, torch.float32)
     logits = _products(query.to(compute), key, weight, bias)
     logits = scale * (logits + _position_products(query.to(compute), position_bias))
-    logsumexp = logits.logsumexp(-1)
-    weights = (logits - logsumexp[..., None]).exp()
+    logsumexp = log_sum_exp(logits)
+    weights = softmax(logits, logsumexp)
     output = torch.zeros_like(query, dtype=compute)
     for values, mix in zip(_taps(value, weight), _mixes(weight, compute)):
         output = output + values * (weights @ mix.t())
@@ -124,8 +125,8 @@ def slide_attention_backward_reference(
 ) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor, Tensor]:
     """The gradients in closed form.
 
-    With ``dS_i = scale * P_i * (dP_i - sum_l P_l dP_l)``, ``dP_i = <dO, value_i>`` and, for channel
-    c and tap j,
+    With ``dS_i = scale * P_i * (dP_i - sum_l P_l dP_l / sum_l P_l)``, ``dP_i = <dO, value_i>`` and,
+    for channel c and tap j,
     ``A_j = sum_i dS_i weight[c, i, j]``, ``B_j = sum_i P_i weight[c, i, j]``:
     ``dQ(x) = sum_j A_j(x) K(x + j) + sum_i dS_i (bias + position_bias)``,
     ``dK(x + j) += A_j(x) Q(x)``, ``dV(x + j) += B_j(x) dO(x)``,
@@ -138,9 +139,9 @@ def slide_attention_backward_reference(
     compute = logsumexp.dtype
     query_, grad_output = query.to(compute), grad_output.to(compute)
     logits = _products(query_, key, weight, bias) + _position_products(query_, position_bias)
-    weights = (scale * logits - logsumexp[..., None]).exp()
+    weights = softmax(scale * logits, logsumexp)
     grad_weights = _products(grad_output, value, weight, bias)
-    delta = (weights * grad_weights).sum(-1, keepdim=True)
+    delta = (weights * grad_weights).sum(-1, keepdim=True) / weights.sum(-1, keepdim=True)
     grad_logits = scale * weights * (grad_weights - delta)
 
     grad_keys, grad_values = (_taps(torch.zeros_like(query_), weight) for _ in range(2))

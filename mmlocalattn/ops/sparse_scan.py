@@ -137,7 +137,7 @@ def sparse_scan_attention_reference(
 
     Returns:
         Output and the result of step 1, both like ``query``; the log-sum-exp of the logits of both
-        steps (B, H, W, num_heads). What belongs to a skipped step is empty, the result of step 1
+        steps (B, H, W, num_heads, 2). What belongs to a skipped step is empty, the result of step 1
         too unless both steps run.
     """
     has_local, has_anchor = _steps(local_kernel, anchor_kernel)
@@ -277,11 +277,12 @@ def _fake(
     both = (True, True)
     has_local, has_anchor = both if is_exporting() else _steps(local_kernel, anchor_kernel)
     compute = torch.promote_types(query.dtype, torch.float32)
+    logsumexp = (*query.shape[:-1], 2)
     return (
         query.new_empty(query.shape),
         query.new_empty(query.shape if has_local and has_anchor else 0),
-        query.new_empty(query.shape[:-1] if has_local else 0, dtype=compute),
-        query.new_empty(query.shape[:-1] if has_anchor else 0, dtype=compute),
+        query.new_empty(logsumexp if has_local else 0, dtype=compute),
+        query.new_empty(logsumexp if has_anchor else 0, dtype=compute),
     )
 
 

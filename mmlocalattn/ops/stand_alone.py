@@ -11,6 +11,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from mmlocalattn.ops._library import output_and_logsumexp, register_operator, warn_if_reference
+from mmlocalattn.ops._softmax import log_sum_exp, softmax
 from mmlocalattn.ops._window import (
     IntPair,
     as_pair,
@@ -94,13 +95,13 @@ def stand_alone_attention_reference(
     """The operator in PyTorch. Holds the logits, and one row of taps of the keys at a time.
 
     Returns:
-        Output like ``query``, and the log-sum-exp of the logits (B, H, W, num_heads), at least
-        fp32.
+        Output like ``query``, and the `log_sum_exp` of the logits (B, H, W, num_heads, 2), at
+        least fp32.
     """
     compute = torch.promote_types(query.dtype, torch.float32)
     logits = _logits(query, key, row_embedding, column_embedding, kernel_size, zero_padding, scale)
-    logsumexp = logits.flatten(4).logsumexp(-1)
-    weights = logits.flatten(4).softmax(-1).view_as(logits)
+    logsumexp = log_sum_exp(logits.flatten(4))
+    weights = softmax(logits.flatten(4), logsumexp).view_as(logits)
     output = torch.zeros_like(query, dtype=compute)
     for a, values in enumerate(_tap_rows(value.to(compute), kernel_size)):
         output = output + torch.einsum('bhwnk,bhwndk->bhwnd', weights[..., a, :], values)
@@ -131,7 +132,7 @@ def stand_alone_attention_backward_reference(
     """
     compute = torch.promote_types(query.dtype, torch.float32)
     logits = _logits(query, key, row_embedding, column_embedding, kernel_size, zero_padding, scale)
-    weights = (logits - logsumexp[..., None, None]).exp()
+    weights = softmax(logits.flatten(4), logsumexp).view_as(logits)
     query_, key_, value_, grad_output, rows, columns = (
         tensor.to(compute)
         for tensor in (query, key, value, grad_output, row_embedding, column_embedding)

@@ -244,6 +244,12 @@ inline bool any(bool predicate) {
   return mine.result;
 }
 
+template <typename T>
+T multiply_rounded(T a, T b) {
+  volatile T product = a * b;  // no part of a fused operation
+  return product;
+}
+
 inline void sync_warp() { emulation::sync_warp(); }
 
 inline void sync_block() { emulation::sync_block(); }

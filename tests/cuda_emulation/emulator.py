@@ -29,7 +29,10 @@ CSRC = ROOT / 'mmlocalattn' / 'csrc'
 TORCH = Path(torch.__file__).parent
 CXX = 'g++'
 
-FUSED = '-ffp-contract=fast' + ' -mfma' * (platform.machine() == 'x86_64')  # as nvcc does
+# As nvcc does. GCC fuses at -O1 only if it may take long; copies of shuffles are other call sites.
+FUSED = '-fexpensive-optimizations -fno-thread-jumps -ffp-contract=fast' + ' -mfma' * (
+    platform.machine() == 'x86_64'
+)
 KERNEL_FLAGS = {
     'races': f'-fsanitize=thread -DMMLOCALATTN_GPU_ARITHMETIC {FUSED}',
     'asan': '-fsanitize=address,alignment -fno-sanitize-recover=alignment',

@@ -78,6 +78,13 @@ PROBLEMS = [
 ]
 
 
+STEEP_PROBLEMS = [
+    pytest.param(contract, case, id=f'{contract.op_name}-{case}')
+    for contract in CONTRACTS
+    for case in contract.steep_cases
+]
+
+
 @functools.cache
 def check(contract: Any, case: str, dtype: torch.dtype) -> None:
     torch.manual_seed(0)  # whichever test comes first
@@ -183,6 +190,12 @@ def test_large_logits_do_not_overflow(dtype: torch.dtype, emulator: Emulator) ->
     expected = contract.reference(*contract.op_args(exact, case))[0]
     assert relative_error(output, expected) < 4 * torch.finfo(dtype).eps
     assert all(grad.isfinite().all() for grad in grads)
+
+
+@pytest.mark.parametrize(('contract', 'case'), STEEP_PROBLEMS)
+def test_gradients_of_large_logits(contract: Any, case: str, emulator: Emulator) -> None:
+    torch.manual_seed(0)
+    contract.check_large_logits(contract.steep_cases[case])
 
 
 @pytest.mark.parametrize('dtype', [torch.float32, torch.float16, torch.bfloat16], ids=str)

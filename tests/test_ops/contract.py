@@ -47,6 +47,24 @@ LAYOUTS: dict[str, Callable[[Tensor], Tensor]] = {
 CUDA_LAYOUTS = LAYOUTS | {'part_of_a_projection': part_of_a_projection}
 
 
+def whole(tensor: Tensor, most: int, step: float) -> Tensor:
+    """Random multiples of ``step`` up to ``most`` of them of either sign, in the tensor's shape."""
+    return torch.randint(-most, most + 1, tensor.shape, device=tensor.device).to(tensor) * step
+
+
+def with_large_products(query: Tensor, key: Tensor) -> tuple[Tensor, Tensor]:
+    """Query and key of products up to 2 500 of either sign that fp32 holds exactly.
+
+    Those of a query are of order 1 apart: the even channels of all keys are the same.
+    """
+    query, key = query.clone(), whole(key, 2, 1.0)
+    query[...] = whole(query, 1, 0.125)
+    channels = (query.shape[-1] + 1) // 2
+    query[..., ::2] = whole(query[..., :1], 8 * 2496 // (6 * channels), 0.125)
+    key[..., ::2] = 6
+    return query, key
+
+
 def relative_error(actual: Tensor, expected: Tensor) -> float:
     """Largest absolute error as a fraction of the largest expected value (of 1e-3 where all are
     smaller)."""
@@ -403,3 +421,58 @@ class OpContract:
                 case[key] = value
         with pytest.raises(ValueError, match=message):
             self.call(tuple(tensors), case)
+
+
+class SoftmaxContract(OpContract):
+    """What an operator with a softmax owes besides: gradients of large logits.
+
+    Attributes:
+        steep_cases: Cases whose logits `steep_tensors` makes large.
+    """
+
+    steep_cases: dict[str, Case]
+
+    def pytest_generate_tests(self, metafunc: pytest.Metafunc) -> None:
+        super().pytest_generate_tests(metafunc)
+        if 'steep_case' in metafunc.fixturenames:
+            metafunc.parametrize('steep_case', list(self.steep_cases))
+
+    def steep_tensors(self, case: Case) -> tuple[Tensor, ...]:
+        """Tensors in fp32 whose logits reach 1e4 and are exact, some of each window close."""
+        raise AssertionError('a subclass says it')
+
+    @pytest.mark.parametrize('isa', CPU_ISAS)
+    def test_gradients_of_large_logits(
+        self, steep_case: str, isa: str, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        if not has_kernel(self.op_name, 'cpu'):
+            pytest.skip('no compiled kernel on this platform to compare')
+        monkeypatch.setenv('MMLOCALATTN_CPU_ISA', isa)
+        self.check_large_logits(self.steep_cases[steep_case])
+
+    @pytest.mark.cuda
+    def test_cuda_gradients_of_large_logits(self, steep_case: str) -> None:
+        self.check_large_logits(self.steep_cases[steep_case], 'cuda')
+
+    def test_reference_gradients_of_large_logits(self, steep_case: str) -> None:
+        case = self.steep_cases[steep_case]
+        tensors = self.steep_tensors(case)
+        grad_output = torch.randn(self.output_shape(tensors, case))
+        args = self.op_args(tensors, case)
+        grads = self.backward_reference(grad_output, args, self.reference(*args))
+        self.check_accuracy(tensors, case, grad_output, grads)
+
+    def check_large_logits(self, case: Case, device: str = 'cpu') -> None:
+        tensors = tuple(tensor.to(device) for tensor in self.steep_tensors(case))
+        grad_output = torch.randn(self.output_shape(tensors, case), device=device)
+        actual = self.run(tensors, case, grad_output)
+        self.check_accuracy(tensors, case, grad_output, actual)
+
+    def check_accuracy(
+        self, tensors: tuple[Tensor, ...], case: Case, grad_output: Tensor, actual: list[Tensor]
+    ) -> None:
+        """Of gradients, or of the output and them, in fp32."""
+        exact = tuple(tensor.double() for tensor in tensors)
+        truths = self.run_reference(exact, case, grad_output.double())[-len(actual) :]
+        for ours, truth in zip(actual, truths, strict=True):
+            assert relative_error(ours, truth) < 2e-5

@@ -6,7 +6,14 @@ from typing import ClassVar
 import numpy as np
 import pytest
 import torch
-from contract import CPU_ISAS, Case, OpContract, relative_error
+from contract import (
+    CPU_ISAS,
+    Case,
+    SoftmaxContract,
+    relative_error,
+    whole,
+    with_large_products,
+)
 from torch import Tensor
 
 from mmlocalattn.ops import has_kernel
@@ -69,7 +76,7 @@ def case(
     return dict(shape=shape, kernel_size=kernel, dilation=dilation, bias=bias, scale=scale)
 
 
-class TestNeighborhoodAttention(OpContract):
+class TestNeighborhoodAttention(SoftmaxContract):
     op_name = 'neighborhood_attention'
     reference = staticmethod(neighborhood_attention_reference)
     cases: ClassVar[dict[str, Case]] = {
@@ -105,6 +112,11 @@ class TestNeighborhoodAttention(OpContract):
         'dim32_tall': case((1, 70, 3, 1, 32), (23, 1), (3, 1)),
     }
     large_case: ClassVar[Case] = case((1, 100, 167, 2, 32), (15, 15), (6, 6))
+    steep_cases: ClassVar[dict[str, Case]] = {
+        'k5': case((1, 13, 19, 2, 32), (5, 5), scale=4.0),
+        'k11_bias': case((1, 12, 21, 1, 16), (11, 11), bias=True, scale=-4.0),
+        'dilated_odd_head_dim': case((1, 9, 20, 1, 13), (3, 5), (3, 2), bias=True, scale=4.0),
+    }
     errors: ClassVar[dict[str, tuple[Case, str]]] = {
         'even_kernel': (
             dict(kernel_size=(4, 3)),
@@ -146,6 +158,10 @@ class TestNeighborhoodAttention(OpContract):
         if case['bias'] is True:
             shapes.append((case['shape'][3], *(2 * kernel - 1 for kernel in case['kernel_size'])))
         return tuple(torch.randn(shape, dtype=dtype, device=device) for shape in shapes)
+
+    def steep_tensors(self, case: Case) -> tuple[Tensor, ...]:
+        query, key, value, *bias = self.tensors(case, torch.float32)
+        return *with_large_products(query, key), value, *(whole(table, 4, 0.25) for table in bias)
 
     def call(self, tensors: tuple[Tensor, ...], case: Case) -> Tensor:
         query, key, value, *bias = tensors

@@ -5,7 +5,7 @@ from typing import ClassVar
 import numpy as np
 import pytest
 import torch
-from contract import CPU_ISAS, Case, OpContract, relative_error
+from contract import CPU_ISAS, Case, SoftmaxContract, relative_error, whole
 from torch import Tensor
 
 from mmlocalattn.ops import has_kernel
@@ -62,7 +62,7 @@ def case(
     )
 
 
-class TestQueryAndAttend(OpContract):
+class TestQueryAndAttend(SoftmaxContract):
     op_name = 'query_and_attend'
     reference = staticmethod(query_and_attend_reference)
     cases: ClassVar[dict[str, Case]] = {
@@ -90,6 +90,10 @@ class TestQueryAndAttend(OpContract):
         'dim8_heads': case((1, 5, 10, 2, 11), 8, (3, 3)),
     }
     large_case: ClassVar[Case] = case((1, 100, 167, 2, 8), 8, (3, 3))
+    steep_cases: ClassVar[dict[str, Case]] = {
+        'k3': case((1, 23, 19, 2, 2), 8, (3, 3)),
+        'k7_stride2': case((1, 24, 37, 3, 2), 5, (7, 5), 2),
+    }
     errors: ClassVar[dict[str, tuple[Case, str]]] = {
         'even_kernel': (
             dict(kernel_size=(4, 3)),
@@ -145,6 +149,13 @@ class TestQueryAndAttend(OpContract):
         shapes = [case['scores'], (*size, heads, case['head_dim'])]
         shapes += [table] * (case['bias'] + case['scale'])
         return tuple(torch.randn(shape, dtype=dtype, device=device) for shape in shapes)
+
+    def steep_tensors(self, case: Case) -> tuple[Tensor, ...]:
+        """A head without cliffs and others with them, which the kernels take in two ways."""
+        scores, values, bias, scale = self.tensors(case, torch.float32)
+        cliffs = whole(scores, 3, 3328.0)
+        cliffs[..., 0] = 9984
+        return cliffs + whole(scores, 16, 0.125), values, whole(bias, 8, 0.125), scale
 
     def op_args(self, tensors: tuple[Tensor, ...], case: Case) -> tuple:
         scores, values, *tables = tensors

@@ -6,7 +6,14 @@ from typing import ClassVar
 import numpy as np
 import pytest
 import torch
-from contract import CPU_ISAS, Case, OpContract, relative_error
+from contract import (
+    CPU_ISAS,
+    Case,
+    SoftmaxContract,
+    relative_error,
+    whole,
+    with_large_products,
+)
 from torch import Tensor
 from torch.nn.functional import linear
 
@@ -73,7 +80,7 @@ def case(
     )
 
 
-class TestSlideAttention(OpContract):
+class TestSlideAttention(SoftmaxContract):
     op_name = 'slide_attention'
     reference = staticmethod(slide_attention_reference)
     autocast_keeps = (3, 4, 5)
@@ -91,6 +98,10 @@ class TestSlideAttention(OpContract):
         'many_tiles': case((10, 1, 1, 13, 2), 3),  # more than one a block
     }
     large_case: ClassVar[Case] = case((1, 100, 167, 3, 32), 3)
+    steep_cases: ClassVar[dict[str, Case]] = {
+        'k3': case((1, 9, 19, 2, 32), 3, scale=4.0),
+        'k5': case((1, 8, 11, 1, 16), 5, scale=-4.0),
+    }
     errors: ClassVar[dict[str, tuple[Case, str]]] = {
         'even_kernel': (
             {3: lambda weight: torch.zeros(4, 16, 4, 4)},
@@ -150,6 +161,16 @@ class TestSlideAttention(OpContract):
             shift_kernel(head_dim, kernel_size, **options) + deformed,
             *(torch.randn(shape, **options) for shape in shapes),
         )
+
+    def steep_tensors(self, case: Case) -> tuple[Tensor, ...]:
+        query, key, value, weight, bias, position_bias = self.tensors(case, torch.float32)
+        head_dim, kernel_size = weight.shape[0], case['kernel_size']
+        deformed = whole(weight, 1, 0.25)
+        bias = whole(bias, 2, 0.5)
+        deformed[::2] = bias[::2] = 0
+        weight = shift_kernel(head_dim, kernel_size, dtype=torch.float32) + deformed
+        position_bias = whole(position_bias, 1, 1 / 32)
+        return *with_large_products(query, key), value, weight, bias, position_bias
 
     def biases(self, tensors: tuple[Tensor, ...], case: Case) -> tuple[Tensor | None, ...]:
         rest = list(tensors[4:])

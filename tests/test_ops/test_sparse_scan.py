@@ -5,7 +5,7 @@ from typing import ClassVar
 import numpy as np
 import pytest
 import torch
-from contract import Case, OpContract
+from contract import Case, SoftmaxContract, with_large_products
 from test_neighborhood import neighborhood_oracle
 from torch import Tensor
 
@@ -44,7 +44,7 @@ def case(
     )
 
 
-class TestSparseScanAttention(OpContract):
+class TestSparseScanAttention(SoftmaxContract):
     op_name = 'sparse_scan_attention'
     reference = staticmethod(sparse_scan_attention_reference)
     cases: ClassVar[dict[str, Case]] = {
@@ -68,6 +68,9 @@ class TestSparseScanAttention(OpContract):
         'dim32_no_anchors': case((1, 7, 5, 2, 32), (5, 3), (1, 1), (1, 1), rotary=True),
     }
     large_case: ClassVar[Case] = case((1, 100, 167, 2, 32), (7, 7), (15, 15), (6, 6), rotary=True)
+    steep_cases: ClassVar[dict[str, Case]] = {
+        'both': case((1, 14, 19, 2, 32), (3, 5), (5, 3), (2, 4), scale=4.0),
+    }
     errors: ClassVar[dict[str, tuple[Case, str]]] = {
         'even_local_kernel': (dict(local=(2, 3)), 'must be odd and positive'),
         'even_anchor_kernel': (dict(anchor=(3, 2)), 'must be odd and positive'),
@@ -100,6 +103,10 @@ class TestSparseScanAttention(OpContract):
         self, case: Case, dtype: torch.dtype = torch.float64, device: str = 'cpu'
     ) -> tuple[Tensor, ...]:
         return tuple(torch.randn(case['shape'], dtype=dtype, device=device) for _ in range(3))
+
+    def steep_tensors(self, case: Case) -> tuple[Tensor, ...]:
+        query, key, value = self.tensors(case, torch.float32)
+        return *with_large_products(query, key), value
 
     def rotary(self, case: Case, device: torch.device) -> tuple[Tensor, Tensor] | tuple[None, None]:
         if not isinstance(case['rotary'], bool):

@@ -5,7 +5,14 @@ from typing import ClassVar
 import numpy as np
 import pytest
 import torch
-from contract import CPU_ISAS, Case, OpContract, relative_error
+from contract import (
+    CPU_ISAS,
+    Case,
+    SoftmaxContract,
+    relative_error,
+    whole,
+    with_large_products,
+)
 from torch import Tensor
 
 from mmlocalattn.ops import has_kernel
@@ -49,7 +56,7 @@ def case(shape: tuple, kernel: tuple, padding: str = 'mask', scale: float = 1.0)
     return dict(shape=shape, kernel_size=kernel, padding=padding, scale=scale)
 
 
-class TestStandAloneAttention(OpContract):
+class TestStandAloneAttention(SoftmaxContract):
     op_name = 'stand_alone_attention'
     autocast_keeps = (3, 4)
     reference = staticmethod(stand_alone_attention_reference)
@@ -74,6 +81,10 @@ class TestStandAloneAttention(OpContract):
         'dim130': case((1, 3, 4, 1, 130), (3, 3), scale=0.1),
     }
     large_case: ClassVar[Case] = case((1, 100, 167, 8, 8), (7, 7), 'zero', scale=0.3)
+    steep_cases: ClassVar[dict[str, Case]] = {
+        'k5': case((1, 13, 19, 2, 16), (5, 5), scale=4.0),
+        'k7_zero': case((1, 9, 20, 1, 34), (7, 3), 'zero', scale=-4.0),
+    }
     errors: ClassVar[dict[str, tuple[Case, str]]] = {
         'even_kernel': (
             dict(kernel_size=(4, 3)),
@@ -114,6 +125,13 @@ class TestStandAloneAttention(OpContract):
         for kernel, channels in zip(case['kernel_size'], (half, head_dim - half)):
             shapes.append((heads, kernel, channels))
         return tuple(torch.randn(shape, dtype=dtype, device=device) for shape in shapes)
+
+    def steep_tensors(self, case: Case) -> tuple[Tensor, ...]:
+        query, key, value, *embeddings = self.tensors(case, torch.float32)
+        embeddings = [whole(table, 2, 1.0) for table in embeddings]
+        parity = case['shape'][4] // 2 % 2  # of the first channel of the second embedding
+        embeddings[0][..., ::2] = embeddings[1][..., parity::2] = 0
+        return *with_large_products(query, key), value, *embeddings
 
     def call(self, tensors: tuple[Tensor, ...], case: Case) -> Tensor:
         return stand_alone_attention(*tensors, case['kernel_size'], case['padding'], case['scale'])

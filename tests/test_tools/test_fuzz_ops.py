@@ -2,6 +2,7 @@
 
 import functools
 import json
+import math
 import os
 import re
 import subprocess
@@ -18,8 +19,8 @@ import test_slide
 import test_sparse_scan
 import test_stand_alone
 import torch
-from fuzzing import oracles, problems
-from torch import Tensor
+from fuzzing import models, oracles, problems
+from torch import Tensor, nn
 
 from mmlocalattn import ops
 
@@ -137,10 +138,19 @@ def test_a_crash_is_counted_with_its_seed(monkeypatch: pytest.MonkeyPatch) -> No
         return subprocess.CompletedProcess(command, 0, '\n'.join(lines), '')
 
     monkeypatch.setattr(subprocess, 'run', run)
-    records = list(fuzz_ops.run_block(range(10, 15)))
+    records = list(fuzz_ops.run_block(range(10, 15), models=False))
     assert starts == [10, 13]
     assert [record['seed'] for record in records] == [10, 11, 12, 13, 14]
     assert records[2] == {'seed': 12, 'crash': 'exit status -11: a signal'}
+
+
+def test_broken_promises_of_a_backbone() -> None:
+    made = models.problem(3)
+    assert made.check() == ('', 0.0)
+    made.model.unused = nn.Parameter(torch.zeros(1))
+    assert made.check() == ("no gradient of ['unused']", math.inf)
+    made.strides[0] += 1
+    assert made.check()[0] == 'a map of another size'
 
 
 def test_command_line(tmp_path: Path) -> None:
@@ -152,3 +162,4 @@ def test_command_line(tmp_path: Path) -> None:
     assert '4 calls, 0 crashes, 0 wrong' in run.stdout
     assert [record['seed'] for record in json.loads(out.read_text())['calls']] == [20, 21, 22, 23]
     fuzz_ops.main(['--replay', '20'])
+    fuzz_ops.main(['--replay', '20', '--models'])

@@ -29,6 +29,7 @@ struct AttentionMaps {
   int64_t width() const { return query.size(2); }
   int64_t heads() const { return query.size(3); }
   int64_t dim() const { return query.size(4); }
+  std::vector<int64_t> logsumexp_sizes() const { return {batch(), height(), width(), heads(), 2}; }
 
   // The public functions check their arguments and say what is wrong; this and the checks of each
   // operator only keep direct calls from touching memory that is not theirs.

@@ -144,6 +144,10 @@ __device__ __forceinline__ float exp2_fast(float x) {
   return y;
 }
 
+// A product that is rounded, also where a fused operation could take it as it is.
+__device__ __forceinline__ float multiply_rounded(float a, float b) { return __fmul_rn(a, b); }
+__device__ __forceinline__ double multiply_rounded(double a, double b) { return __dmul_rn(a, b); }
+
 // Multiprocessors of the current GPU, and the bytes of shared memory of one of them.
 inline int multiprocessors() { return at::cuda::getCurrentDeviceProperties()->multiProcessorCount; }
 inline int shared_bytes() {

@@ -184,7 +184,7 @@ struct AttentionMaps {
   Array<T> query, key, value, grad_output;
   std::vector<int64_t> columns = ordinals(shape.width);
   Array<T> output{shape.size()};
-  Array<C> logsumexp{shape.with_dim(1).size()};
+  Array<C> logsumexp{shape.with_dim(2).size()};
   Array<T> grad_query{shape.size()}, grad_key{shape.size()}, grad_value{shape.size()};
 
   explicit AttentionMaps(Input& input)
@@ -195,20 +195,19 @@ struct AttentionMaps {
         grad_output(input.array<T>()) {}
 
   template <typename Piece>
-  void fill(const Place& place, Piece& piece, C query_factor, C grad_query_factor,
-            C grad_key_factor) {
+  void fill(const Place& place, Piece& piece, C scale) {
     const auto in = [&](Array<T>& map, C factor) {
       return Map<const T>{grid<const T>(map.data(), shape, place.b, place.head, columns), factor};
     };
     const auto out = [&](Array<T>& map, C factor) {
       return Map<T>{grid(map.data(), shape, place.b, place.head, columns), factor};
     };
-    piece.query = in(query, query_factor), piece.key = in(key, 1), piece.value = in(value, 1);
+    piece.query = in(query, scale), piece.key = in(key, 1), piece.value = in(value, 1);
     piece.output = out(output, 1);
-    piece.logsumexp = grid(logsumexp.data(), shape.with_dim(1), place.b, place.head, columns);
+    piece.logsumexp = grid(logsumexp.data(), shape.with_dim(2), place.b, place.head, columns);
     piece.grad_output = in(grad_output, 1);
-    piece.grad_query = out(grad_query, grad_query_factor);
-    piece.grad_key = out(grad_key, grad_key_factor), piece.grad_value = out(grad_value, 1);
+    piece.grad_query = out(grad_query, scale);
+    piece.grad_key = out(grad_key, 1), piece.grad_value = out(grad_value, 1);
   }
 };
 

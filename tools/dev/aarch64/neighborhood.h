@@ -37,7 +37,7 @@ struct Neighborhood {
   ColumnSet set;
   C scale;
   Array<T> query, key, value, grad_output;
-  Array<C> bias;  // times log2(e), and a vector of values behind it; or empty
+  Array<C> bias;  // and a vector of values behind it; or empty
   Array<T> output;
   Array<C> logsumexp, grad_bias;
   Array<G> grad_query, grad_key, grad_value;
@@ -54,7 +54,7 @@ struct Neighborhood {
         grad_output(input.array<T>()),
         bias(input.array<C>()),
         output(shape.size()),
-        logsumexp(shape.with_dim(1).size()),
+        logsumexp(shape.with_dim(2).size()),
         grad_bias(bias.size() ? shape.heads * table_size() : 0, 0),
         grad_query(shape.size()),
         grad_key(shape.size()),
@@ -80,7 +80,7 @@ struct Neighborhood {
     piece.cols = {cols.length, cols.kernel, set.column.data(), set.first_tap.data(),
                   set.table_column.data()};
     piece.dim = shape.dim;
-    piece.query = input(query, scale * C(kLog2E));
+    piece.query = input(query, scale);
     piece.key = input(key, 1), piece.value = input(value, 1);
     piece.grad_output = input(grad_output, 1);
     if (bias.size()) {
@@ -88,7 +88,7 @@ struct Neighborhood {
       piece.grad_bias = grad_bias.data() + head * table_size();
     }
     piece.output = {group_grid(output.data(), shape, b, head, gy)};
-    piece.logsumexp = group_grid(logsumexp.data(), shape.with_dim(1), b, head, gy);
+    piece.logsumexp = group_grid(logsumexp.data(), shape.with_dim(2), b, head, gy);
     const Map<G> grad{group_grid(grad_query.data(), shape, b, head, gy), scale};
     if constexpr (kRounded) {
       piece.rounded_grad_query = grad;
@@ -145,11 +145,11 @@ struct Neighborhood {
         const Piece whole = piece(place.b, place.head, gy);
         for_each(whole, [&](const Piece& piece) { run(kernels.forward, piece); });
         const auto sums = backward(whole);
-        const auto grad = [&](Array<G>& map, C factor) {
-          return Map<G>{group_grid(map.data(), shape, place.b, place.head, gy), factor};
+        const auto grad = [&](Array<G>& map) {
+          return Map<G>{group_grid(map.data(), shape, place.b, place.head, gy)};
         };
-        write(grad(grad_key, C(kLn2)), whole, sums.data());
-        write(grad(grad_value, 1), whole, sums.data() + padded_dim<T>(shape.dim));
+        write(grad(grad_key), whole, sums.data());
+        write(grad(grad_value), whole, sums.data() + padded_dim<T>(shape.dim));
       }
     }
   }

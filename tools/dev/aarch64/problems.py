@@ -13,7 +13,6 @@ from mmlocalattn.ops.slide import shift_kernel, slide_attention_reference
 from mmlocalattn.ops.sparse_scan import sparse_scan_attention_reference
 from mmlocalattn.ops.stand_alone import stand_alone_attention_reference
 
-LOG2E = float(np.log2(np.e))
 DTYPES = {
     torch.float64: 'double',
     torch.float32: 'float',
@@ -79,7 +78,7 @@ def make_neighborhood(
         *biases, grad_output = rest
         padded = fill(0, 0)
         if biases:  # a vector of values past the end may be read
-            padded = torch.cat([biases[0].flatten() * LOG2E, fill(0, 16)])
+            padded = torch.cat([biases[0].flatten(), fill(0, 16)])
         windows = (kernel[0], dilation[0], kernel[1], dilation[1])
         return [*shape, *windows, scale, query, key, value, grad_output, padded]
 
@@ -130,13 +129,12 @@ def make_query_and_attend(
 
     def numbers(scores: Tensor, values: Tensor, *rest: Tensor) -> list:
         bias, scale = rest[:2] if tables else (fill(0, *sizes), fill(1, *sizes))
-        bias, scale = bias.flatten(2) * LOG2E, scale.flatten(2)
-        most = bias.amax(2, keepdim=True)
-        shifted, factor = bias - most, (bias - most).exp2()
-        table = torch.stack([shifted, factor, scale, scale * factor], 2)
-        extremes = torch.cat([most, -shifted.amin(2, keepdim=True)], 2)
+        bias, scale = bias.flatten(2), scale.flatten(2)
+        factor = bias.exp()
+        table = torch.stack([bias, factor, scale, scale * factor], 2)
+        ranges = bias.amax(2).clamp(min=0) - bias.amin(2).clamp(max=0)
         windows = (queries, kernel[0], stride, kernel[1])
-        return [*shape, *windows, scores, values, rest[-1], table, extremes]
+        return [*shape, *windows, scores, values, rest[-1], table, ranges]
 
     scores = spread * draw(*shape[:3], queries, heads)
     return Problem(

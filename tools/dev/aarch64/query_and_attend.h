@@ -17,10 +17,10 @@ struct QueryAndAttend {
   StridedAxis rows, cols;
   Shape windows, scores_shape, window_scores_shape;
   Array<T> scores, values, grad_output;
-  Array<C> tables, extremes;
+  Array<C> tables, bias_ranges;
   std::vector<int64_t> columns = ordinals(2 * kMostCols + query_and_attend::kMostKernel);
   Array<T> output{windows.size()}, grad_scores{scores.size()}, grad_values{values.size()};
-  Array<C> logsumexp{window_scores_shape.size()}, delta{logsumexp.size()};
+  Array<C> logsumexp{logsumexp_shape().size()}, delta{window_scores_shape.size()};
   Array<C> grad_bias{tables.size() / 4, 0}, grad_scale{tables.size() / 4, 0};
 
   explicit QueryAndAttend(Input& input)
@@ -35,12 +35,14 @@ struct QueryAndAttend {
         values(input.array<T>()),
         grad_output(input.array<T>()),
         tables(input.array<C>()),
-        extremes(input.array<C>()) {}
+        bias_ranges(input.array<C>()) {}
 
   // The heads of scores are where the channels of values are, and queries where these have heads.
   Shape of_scores(const Shape& map) const {
     return {map.batch, map.height, map.width, queries, map.heads};
   }
+
+  Shape logsumexp_shape() const { return window_scores_shape.with_dim(2 * shape.heads); }
 
   template <typename U, typename V>
   static query_and_attend::Vectors<U> vectors(Array<V>& map, const Shape& shape, int64_t b) {
@@ -53,11 +55,11 @@ struct QueryAndAttend {
     piece.rows = rows, piece.cols = cols, piece.queries = queries;
     piece.heads = piece.all_heads = shape.heads, piece.dim = shape.dim;
     piece.ordinals = columns.data(), piece.tables = tables.data();
-    piece.extremes = extremes.data();
+    piece.bias_ranges = bias_ranges.data();
     piece.scores = vectors<const T>(scores, scores_shape, b);
     piece.values = vectors<const T>(values, shape, b);
     piece.output = vectors<T>(output, windows, b);
-    piece.logsumexp = vectors<C>(logsumexp, window_scores_shape, b);
+    piece.logsumexp = vectors<C>(logsumexp, logsumexp_shape(), b);
     piece.grad_output = vectors<const T>(grad_output, windows, b);
     piece.delta = vectors<C>(delta, window_scores_shape, b);
     piece.grad_scores = vectors<T>(grad_scores, scores_shape, b);

@@ -29,7 +29,7 @@ struct Slide : AttentionMaps<T> {
     Piece piece{};
     piece.height = this->shape.height, piece.width = this->shape.width;
     piece.dim = this->shape.dim, piece.kernel = kernel;
-    this->fill(place, piece, /*query_factor=*/scale, scale, /*grad_key_factor=*/1);
+    this->fill(place, piece, scale);
     piece.copies_last = copies_last.data(), piece.taps_last = taps_last.data();
     piece.position_bias = position_bias.data() + place.head * kernel * kernel;
     piece.grad_weight = grad_weight.data();

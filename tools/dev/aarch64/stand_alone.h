@@ -36,7 +36,7 @@ struct StandAlone : AttentionMaps<T> {
     piece.kernel_rows = kernel_rows, piece.kernel_cols = kernel_cols;
     piece.zero_padding = zero_padding;
     piece.heads = group_heads(), piece.dim = this->shape.dim;
-    this->fill(place, piece, scale * C(kLog2E), scale, /*grad_key_factor=*/C(kLn2));
+    this->fill(place, piece, scale);
     piece.row_embedding = row_embedding.data() + place.head * kernel_rows * piece.half();
     piece.column_embedding =
         column_embedding.data() + place.head * kernel_cols * (piece.dim - piece.half());

@@ -116,7 +116,7 @@ MMLOCALATTN_NOINLINE int64_t backward_columns(const Piece<In>& piece, int64_t x,
   for (int64_t y = piece.y_begin; y < piece.y_end; y += kRows) {
     const Rows rows = make_rows(piece, y);
     const Tile<T, N> tile{columns, rows, piece.dim};
-    Vec<T, N> logsumexp[kRows], delta[kRows], one[kRows];
+    Vec<T, N> most[kRows], rest[kRows], delta[kRows], one[kRows];
     for (int t = 0; t < kRows; ++t) one[t] = fill<N>(T(1));
     for (int t = 0; t < rows.count; ++t) {
       pack<N>(piece.query, y + t, x, x + columns.count - 1, piece.dim, planes,
@@ -129,12 +129,13 @@ MMLOCALATTN_NOINLINE int64_t backward_columns(const Piece<In>& piece, int64_t x,
                    scratch.query_vectors + t * N * vector_step);
       copy_vectors(piece.grad_output, y + t, x, columns.count, piece.dim, vector_step,
                    scratch.grad_output_vectors + t * N * vector_step);
-      delta[t] = logsumexp[t] = Vec<T, N>{};
+      delta[t] = most[t] = rest[t] = Vec<T, N>{};
       for (int64_t i = t * step; i < (t + 1) * step; i += N) {
         delta[t] += load<N>(scratch.grad_output + i) * load<N>(scratch.sums + i);
       }
       for (int64_t i = 0; i < columns.count; ++i) {
-        logsumexp[t][i] = *piece.logsumexp.at(y + t, x + i) * T(kLog2E);
+        const T* logsumexp = piece.logsumexp.at(y + t, x + i);
+        most[t][i] = logsumexp[0], rest[t][i] = logsumexp[1];
       }
     }
     if (piece.rounded_grad_query.grid.data) {
@@ -158,7 +159,7 @@ MMLOCALATTN_NOINLINE int64_t backward_columns(const Piece<In>& piece, int64_t x,
                              : nullptr;
           for (int64_t b = 0; b < columns.taps * N; b += N) {
             // A logit can exceed the log-sum-exp by its rounding error only.
-            const Vec<T, N> p = exp2<N>(load<N>(weight + b) - logsumexp[t]);
+            const Vec<T, N> p = exp<N>(load<N>(weight + b) - most[t] - rest[t]);
             const Vec<T, N> ds = p * (load<N>(grad + b) - delta[t]);
             store(weight + b, p);
             store(grad + b, ds);

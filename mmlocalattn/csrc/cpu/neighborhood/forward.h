@@ -1,6 +1,6 @@
 // Neighborhood attention, forward, and the formulas of both directions.
 //
-//   s_ij = <q_i, k_j> + bias[j - i]     p_ij = 2^(s_ij - lse_i)     o_i = sum_j p_ij v_j
+//   s_ij = <q_i, k_j> + bias[j - i]     p_ij = exp(s_ij - lse_i)     o_i = sum_j p_ij v_j
 //   ds_ij = p_ij (<do_i, v_j> - delta_i)     dq_i = sum_j ds_ij k_j     delta_i = <do_i, o_i>
 //   dk_j = sum_i ds_ij q_i     dv_j = sum_i p_ij do_i
 #if defined(MMLOCALATTN_NEIGHBORHOOD_FORWARD_H) == defined(MMLOCALATTN_TOGGLE)
@@ -66,12 +66,12 @@ MMLOCALATTN_NOINLINE int64_t forward_columns(const Piece<In>& piece, int64_t x,
           const T* logit = scratch.logits.at(t, chunk, u);
           for (int64_t b = 0; b < columns.taps; ++b) next = max(load<N>(logit + b * N), next);
         }
-        factor[t] = exp2<N>(most[t] - next);
+        factor[t] = exp<N>(most[t] - next);
         most[t] = next;
         for (int64_t u = seen.begin; u < seen.end; ++u) {
           T* logit = scratch.logits.at(t, chunk, u);
           for (int64_t b = 0; b < columns.taps; ++b, logit += N) {
-            const Vec<T, N> weight = exp2<N>(load<N>(logit) - next);
+            const Vec<T, N> weight = exp<N>(load<N>(logit) - next);
             store(logit, weight);
             sum += weight;
           }
@@ -82,12 +82,14 @@ MMLOCALATTN_NOINLINE int64_t forward_columns(const Piece<In>& piece, int64_t x,
       tile.accumulate(values, chunk, scratch.logits, factor, scratch.sums);
     });
     for (int t = 0; t < rows.count; ++t) {
+      const Vec<T, N> rest = log<N>(total[t]);
       T factor[N];
       store(factor, T(1) / total[t]);
       unpack<N>(piece.output, y + t, x, x + columns.count - 1, piece.dim, num_planes(piece.dim),
                 scratch.sums + t * step, N, factor);
       for (int64_t i = 0; i < columns.count; ++i) {
-        *piece.logsumexp.at(y + t, x + i) = (most[t][i] + log2(total[t][i])) * T(kLn2);
+        T* logsumexp = piece.logsumexp.at(y + t, x + i);
+        logsumexp[0] = most[t][i], logsumexp[1] = rest[i];
       }
     }
   }

@@ -3,8 +3,8 @@
 //   p[b, i, n, j] = softmax_j(scale <query[b, i, n], key[b, j, n]> + bias[n, j - i])
 //   output[b, i, n] = sum_j p[b, i, n, j] value[b, j, n]
 //
-// query, key, value, output: (B, H, W, num_heads, head_dim); logsumexp: (B, H, W, num_heads) in the
-// compute dtype.
+// query, key, value, output: (B, H, W, num_heads, head_dim); logsumexp: (B, H, W, num_heads, 2) in
+// the compute dtype.
 #include "cpu/neighborhood/operator.h"
 
 #include <ATen/ops/empty.h>
@@ -143,7 +143,7 @@ class KeyValueGrads {
     }
     const auto write = [&](auto type, const auto& kernel) {
       using U = decltype(type);
-      auto key = pieces_.template map<U>(grads.key, b, head, place, kLn2);
+      auto key = pieces_.template map<U>(grads.key, b, head, place);
       key.add = add_key;
       kernel(key, y, width, first.dim, sums, step);
       kernel(pieces_.template map<U>(grads.value, b, head, place), y, width, first.dim,
@@ -171,7 +171,7 @@ std::tuple<at::Tensor, at::Tensor> attend(const Problem& problem) {
     const auto& places = pieces.places();
     const auto& kernels = neighborhood::kernels<T>();
     output = at::empty(problem.query.sizes(), pieces.options());
-    logsumexp = at::empty(problem.query.sizes().slice(0, 4), pieces.compute_options());
+    logsumexp = at::empty(problem.logsumexp_sizes(), pieces.compute_options());
     run_pieces(
         kernels, pieces.batch(), places.size(), pieces.heads(),
         [&](int64_t b, int64_t i, int64_t head) {
@@ -190,7 +190,7 @@ Grads attend_backward(const Problem& problem, const at::Tensor& grad_output,
                       Grads grads) {
   TORCH_CHECK(grad_output.sizes() == problem.query.sizes() &&
                   output.sizes() == problem.query.sizes() &&
-                  logsumexp.sizes() == problem.query.sizes().slice(0, 4),
+                  logsumexp.sizes() == problem.logsumexp_sizes(),
               "grad_output, output and logsumexp must belong to query");
   const bool add = grads.query.defined();
   dispatch(problem.query.scalar_type(), [&](auto type) {

@@ -18,7 +18,7 @@ struct Problem : AttentionMaps {
           at::IntArrayRef dilation, double scale);
 };
 
-// Output like query, contiguous, and log-sum-exp (B, H, W, num_heads) in the compute dtype.
+// Output like query, contiguous, and log-sum-exp (B, H, W, num_heads, 2) in the compute dtype.
 std::tuple<at::Tensor, at::Tensor> attend(const Problem& problem);
 
 // Gradients, contiguous.

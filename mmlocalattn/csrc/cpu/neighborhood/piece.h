@@ -25,10 +25,10 @@ struct Piece {
   ColumnAxis cols;
   int64_t dim;
   int64_t y_begin, y_end, x_begin, x_end;
-  Map<const T> query, key, value;  // the logits are in base 2: query's factor has log2(e)
-  const Compute<T>* bias;  // (2 * rows.kernel - 1, 2 * cols.kernel - 1) times log2(e), or null
-  Map<T> output;           // backward reads it
-  Grid<Compute<T>> logsumexp;
+  Map<const T> query, key, value;  // query's factor is the scale
+  const Compute<T>* bias;          // (2 * rows.kernel - 1, 2 * cols.kernel - 1), or null
+  Map<T> output;                   // backward reads it
+  Grid<Compute<T>> logsumexp;      // two numbers, see log_sum_exp in ops/_softmax.py
   // Backward only.
   Map<const T> grad_output;
   Map<Compute<T>> grad_query;

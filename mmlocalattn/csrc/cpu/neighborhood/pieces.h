@@ -51,7 +51,7 @@ class Pieces {
     const auto compute = compute_options().dtype();
     if (problem.bias.defined()) {
       // A vector of values past the end may be read.
-      bias_ = at::constant_pad_nd(problem.bias.to(compute).mul(kLog2E).flatten(),
+      bias_ = at::constant_pad_nd(problem.bias.to(compute).flatten(),
                                   {0, kVectorBytes / static_cast<int64_t>(sizeof(C))});
     }
   }
@@ -88,7 +88,7 @@ class Pieces {
     piece.dim = dim();
     piece.y_begin = place.y_begin, piece.y_end = place.y_end;
     piece.x_begin = place.x_begin, piece.x_end = place.x_end;
-    piece.query = map<const T>(query_, b, head, place, problem_.scale * kLog2E);
+    piece.query = map<const T>(query_, b, head, place, problem_.scale);
     piece.key = map<const T>(key_, b, head, place);
     piece.value = map<const T>(value_, b, head, place);
     if (bias_.defined()) {

@@ -31,8 +31,9 @@ void find_inverse_taps(const Piece<T>& piece, const Area& windows, int64_t row_c
   }
 }
 
-// What the gradients of the positions of one head are computed from. A window's `inverse` turns
-// 2^t 2^bias into a weight; if kExact it is the logarithm of that.
+// What the gradients of the positions of one head are computed from. Of a window and query there is
+// a log-sum-exp, two planes, of which the first is replaced unless kExact by the `inverse` that
+// turns power e^bias into a weight.
 template <typename T>
 struct Positions {
   using C = Compute<T>;
@@ -40,16 +41,19 @@ struct Positions {
   const Piece<T>& piece;
   const Area &area, &windows;
   Scores<C> scores;
-  const C *values, *grad_output, *inverse, *delta;
-  int64_t window_step;    // of inverse and delta from one query to the next
+  const C *values, *grad_output, *logsumexp, *delta;
+  int64_t window_step;    // of delta from one query to the next; twice that of the log-sum-exp
   C *weights, *products;  // (taps, N) of one vector of positions
   C* sums;                // (queries, taps, 2, N), see add_grad_scores
 };
 
-// Weight of a tap without the factor that its table has for all windows: 2^bias, 1 if kExact.
+// Weight of a tap without the factor that its table has for all windows: e^bias, 1 if kExact. From
+// a score, or its power, and the log-sum-exp of the window, whose planes are `plane` apart.
 template <bool kExact, typename C, int N>
-MMLOCALATTN_INLINE Vec<C, N> inverse_weight(Vec<C, N> score, const C* inverse, C bias) {
-  return kExact ? exp2<N>(score + bias + load<N>(inverse)) : score * load<N>(inverse);
+MMLOCALATTN_INLINE Vec<C, N> inverse_weight(Vec<C, N> score, const C* logsumexp, int64_t plane,
+                                            C bias) {
+  const auto first = load<N>(logsumexp);
+  return kExact ? exp<N>(score - first + bias - load<N>(logsumexp + plane)) : score * first;
 }
 
 // The weights sum_q scale_q p_q with which the windows see a vector of positions.
@@ -59,17 +63,18 @@ void find_inverse_weights(const Positions<T>& positions, const InverseTaps& taps
   using C = Compute<T>;
   constexpr int N = kLanes<C>;
   const auto& scores = positions.scores;
+  const int64_t plane = positions.windows.plane_size();
   for (int64_t q = 0; q < positions.piece.queries; ++q) {
     const auto table = positions.piece.table(q, head);
     const C* factor = kExact ? table.scale : table.scale_factor;
-    const auto score = load<N>(kExact ? scores.t + q * scores.t_step + place
+    const auto score = load<N>(kExact ? scores.scores + q * scores.score_step + place
                                       : scores.power + q * scores.power_step + place);
-    const C* inverse = positions.inverse + q * positions.window_step + window;
+    const C* logsumexp = positions.logsumexp + 2 * q * positions.window_step + window;
     for (int64_t i = 0; i < taps.count; ++i) {
       C* weight = positions.weights + i * N;
       const int64_t tap = taps.tap[i];
       const auto scaled =
-          inverse_weight<kExact, C, N>(score, inverse + taps.offset[i], table.bias[tap]) *
+          inverse_weight<kExact, C, N>(score, logsumexp + taps.offset[i], plane, table.bias[tap]) *
           factor[tap];
       store(weight, q == 0 ? scaled : load<N>(weight) + scaled);
     }
@@ -104,7 +109,7 @@ MMLOCALATTN_INLINE void sum_gradients(const Positions<T>& positions, const Inver
   for (int d = 0; d < kChannels; ++d) store(out + d * out_step, sum[d]);
 }
 
-// Replaces t by the gradient of the scores, sum_i p_i (scale <grad_output_i, value> - delta_i).
+// Replaces the scores by their gradient, sum_i p_i (scale <grad_output_i, value> - delta_i).
 // Adds the sums of p <grad_output, value> and of p delta of each tap, without its factor.
 template <bool kExact, typename T>
 void add_grad_scores(const Positions<T>& positions, const InverseTaps& taps, int64_t head,
@@ -112,17 +117,19 @@ void add_grad_scores(const Positions<T>& positions, const InverseTaps& taps, int
   using C = Compute<T>;
   constexpr int N = kLanes<C>;
   const auto& scores = positions.scores;
+  const int64_t plane = positions.windows.plane_size();
   for (int64_t q = 0; q < positions.piece.queries; ++q) {
     const auto table = positions.piece.table(q, head);
-    C* t = scores.t + q * scores.t_step + place;
-    const auto score = load<N>(kExact ? t : scores.power + q * scores.power_step + place);
-    const C *inverse = positions.inverse + q * positions.window_step + window,
+    C* of_query = scores.scores + q * scores.score_step + place;
+    const auto score = load<N>(kExact ? of_query : scores.power + q * scores.power_step + place);
+    const C *logsumexp = positions.logsumexp + 2 * q * positions.window_step + window,
             *delta = positions.delta + q * positions.window_step + window;
     C* sums = positions.sums + q * positions.piece.taps() * 2 * N;
     Vec<C, N> grad{};
     for (int64_t i = 0; i < taps.count; ++i) {
       const int64_t tap = taps.tap[i], offset = taps.offset[i];
-      const auto weight = inverse_weight<kExact, C, N>(score, inverse + offset, table.bias[tap]);
+      const auto weight =
+          inverse_weight<kExact, C, N>(score, logsumexp + offset, plane, table.bias[tap]);
       const auto product = load<N>(positions.products + i * N),
                  window_delta = load<N>(delta + offset);
       const C factor = kExact ? C(1) : table.bias_factor[tap],
@@ -132,7 +139,7 @@ void add_grad_scores(const Positions<T>& positions, const InverseTaps& taps, int
       store(sum, load<N>(sum) + weight * product);
       store(sum + N, load<N>(sum + N) + weight * window_delta);
     }
-    store(t, grad);
+    store(of_query, grad);
   }
 }
 
@@ -226,7 +233,7 @@ struct PositionScratch {
     scores = take_scores(piece, area, arena);
     values = arena.take(channels * area.plane_size());
     grad_output = arena.take(channels * windows.plane_size());
-    logsumexp = arena.take(all_scores);
+    logsumexp = take_logsumexp(piece, windows, arena);
     delta = arena.take(all_scores);
     weights = arena.take(vectors);
     products = arena.take(vectors);
@@ -248,37 +255,32 @@ int64_t backward_positions(const Piece<T>& piece, Compute<T>* memory) {
       find_inverse_taps(piece, windows, row, col, inverse[row][col]);
     }
   }
-  pack_scores(piece, area, scratch.scores.t);
-  const int64_t window_step = piece.heads * windows.plane_size();
-  const auto pack_numbers = [&](const Vectors<C>& map, C outside, C* planes) MMLOCALATTN_LAMBDA {
-    for (int64_t q = 0; q < piece.queries; ++q) {
-      pack_area<C>({map.data, map.row, map.column, map.item}, windows, q, piece.heads, piece.heads,
-                   outside, piece.ordinals, planes + q * window_step);
-    }
-  };
-  pack_numbers(piece.logsumexp, kInfinity<C>, scratch.logsumexp);
-  pack_numbers(piece.delta, 0, scratch.delta);
+  pack_scores(piece, area, scratch.scores.scores);
+  pack_logsumexp(piece, windows, /*outside=*/kInfinity<C>, scratch.logsumexp);
+  const int64_t plane = windows.plane_size(), window_step = piece.heads * plane;
+  for (int64_t q = 0; q < piece.queries; ++q) {
+    const auto& map = piece.delta;
+    pack_area<C>({map.data, map.row, map.column, map.item}, windows, q, piece.heads, piece.heads, 0,
+                 piece.ordinals, scratch.delta + q * window_step);
+  }
   for (int64_t head = 0; head < piece.heads; ++head) {
     const int64_t channels = padded_channels(piece);
     pack_area<T>(piece.values, area, head, piece.dim, channels, 0, piece.ordinals, scratch.values);
     pack_area<T>(piece.grad_output, windows, head, piece.dim, channels, 0, piece.ordinals,
                  scratch.grad_output);
-    C *logsumexp = scratch.logsumexp + head * windows.plane_size(),
-      *delta = scratch.delta + head * windows.plane_size();
+    C *logsumexp = scratch.logsumexp + 2 * head * plane, *delta = scratch.delta + head * plane;
     Positions<T> positions{
         piece,     area,  windows,     scratch.scores,  scratch.values,   scratch.grad_output,
         logsumexp, delta, window_step, scratch.weights, scratch.products, scratch.sums};
-    positions.scores.t += head * area.plane_size();
-    const bool is_safe = prepare(piece, area, head, positions.scores);
-    for (int64_t q = 0; q < piece.queries; ++q) {
-      C* inverses = logsumexp + q * window_step;
-      const C most = scratch.scores.most[q], most_bias = piece.table(q, head).most_bias;
-      for (int64_t i = 0; i < windows.plane_size(); i += N) {
-        const auto exponent = log2_inverse<C, N>(load<N>(inverses + i), most, most_bias);
-        store(inverses + i, is_safe ? exp2<N>(exponent) : exponent);
+    positions.scores.scores += head * area.plane_size();
+    if (prepare(piece, area, head, positions.scores)) {
+      for (int64_t q = 0; q < piece.queries; ++q) {
+        C* inverses = logsumexp + 2 * q * window_step;
+        for (int64_t i = 0; i < plane; i += N) {
+          const auto above = scratch.scores.most[q] - load<N>(inverses + i);
+          store(inverses + i, exp<N>(above - load<N>(inverses + plane + i)));
+        }
       }
-    }
-    if (is_safe) {
       backward_head<false>(positions, head, inverse, scratch.line);
     } else {
       backward_head<true>(positions, head, inverse, scratch.line);
@@ -286,7 +288,7 @@ int64_t backward_positions(const Piece<T>& piece, Compute<T>* memory) {
   }
   for (int64_t q = 0; q < piece.queries; ++q) {
     unpack_area(piece.grad_scores, area, q, piece.heads, piece.ordinals,
-                scratch.scores.t + q * scratch.scores.t_step);
+                scratch.scores.scores + q * scratch.scores.score_step);
   }
   return scratch.arena.used;
 }

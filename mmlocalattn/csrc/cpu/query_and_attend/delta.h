@@ -32,10 +32,11 @@ MMLOCALATTN_INLINE void multiply_values(const Windows<T>& windows, const Compute
   }
 }
 
-// Replaces the log-sum-exps by delta. `grad_output` is in planes of the windows.
+// Fills in delta of the windows of a head, as the quotient by the sum of the weights: that is 1 but
+// for rounding, which peaked weights would show. `grad_output` is in planes of the windows.
 template <bool kExact, typename T>
 void delta_head(const Windows<T>& windows, int64_t head, const Compute<T>* grad_output,
-                Compute<T>* logsumexp) {
+                const Compute<T>* logsumexp, Compute<T>* deltas) {
   using C = Compute<T>;
   constexpr int N = kLanes<C>;
   const auto& piece = windows.piece;
@@ -50,22 +51,24 @@ void delta_head(const Windows<T>& windows, int64_t head, const Compute<T>* grad_
       for (int64_t q = 0; q < piece.queries; ++q) {
         const auto& scores = windows.scores;
         const auto table = piece.table(q, head);
-        const C *t = scores.t + q * scores.t_step + place,
-                *power = scores.power + q * scores.power_step + place;
-        C* to = logsumexp + q * piece.heads * output.plane_size() + at;
-        const auto exponent = log2_inverse<C, N>(load<N>(to), scores.most[q], table.most_bias);
-        Vec<C, N> delta{};
+        const C* from = kExact ? scores.scores + q * scores.score_step + place
+                               : scores.power + q * scores.power_step + place;
+        const int64_t plane = q * piece.heads * output.plane_size();
+        const auto most = load<N>(logsumexp + 2 * plane + at);
+        Vec<C, N> delta{}, total{};
         for (int64_t j = 0; j < piece.taps(); ++j) {
           const auto product = load<N>(windows.weights + j * N);
-          const int64_t tap = windows.offsets[j];
+          const auto score = load<N>(from + windows.offsets[j]);
           if constexpr (kExact) {
-            delta +=
-                exp2<N>(load<N>(t + tap) + table.bias[j] + exponent) * product * table.scale[j];
+            const auto weight = exp<N>(score - most + table.bias[j]);
+            total += weight;
+            delta += weight * product * table.scale[j];
           } else {
-            delta += load<N>(power + tap) * product * table.scale_factor[j];
+            total += score * table.bias_factor[j];
+            delta += score * product * table.scale_factor[j];
           }
         }
-        store(to, kExact ? delta : delta * exp2<N>(exponent));
+        store(deltas + plane + at, delta / total);
       }
     }
   }
@@ -73,11 +76,12 @@ void delta_head(const Windows<T>& windows, int64_t head, const Compute<T>* grad_
 
 template <typename T>
 struct DeltaScratch : ForwardScratch<T> {
-  Compute<T>* grad_output;
+  Compute<T>*grad_output, *delta;
 
   DeltaScratch(const Piece<T>& piece, const Area& input, const Area& output, Compute<T>* memory)
       : ForwardScratch<T>(piece, input, output, memory),
-        grad_output(this->arena.take(padded_channels(piece) * output.plane_size())) {}
+        grad_output(this->arena.take(padded_channels(piece) * output.plane_size())),
+        delta(this->arena.take(piece.queries * piece.heads * output.plane_size())) {}
 };
 
 template <typename T>
@@ -87,13 +91,8 @@ int64_t backward_windows(const Piece<T>& piece, Compute<T>* memory) {
   if (!memory) return scratch.arena.used;
   int64_t offsets[kMostTaps];
   tap_offsets(piece, input, offsets);
-  pack_scores(piece, input, scratch.scores.t);
-  const auto& logsumexp = piece.logsumexp;
-  for (int64_t q = 0; q < piece.queries; ++q) {
-    pack_area<Compute<T>>({logsumexp.data, logsumexp.row, logsumexp.column, logsumexp.item}, output,
-                          q, piece.heads, piece.heads, 0, piece.ordinals,
-                          scratch.logsumexp + q * piece.heads * output.plane_size());
-  }
+  pack_scores(piece, input, scratch.scores.scores);
+  pack_logsumexp(piece, output, /*outside=*/Compute<T>(0), scratch.logsumexp);
   for (int64_t head = 0; head < piece.heads; ++head) {
     pack_area<T>(piece.values, input, head, piece.dim, padded_channels(piece), 0, piece.ordinals,
                  scratch.values);
@@ -101,17 +100,18 @@ int64_t backward_windows(const Piece<T>& piece, Compute<T>* memory) {
                  piece.ordinals, scratch.grad_output);
     Windows<T> windows{piece,          input,          output,         offsets,
                        scratch.scores, scratch.values, scratch.weights};
-    windows.scores.t += head * input.plane_size();
-    Compute<T>* delta = scratch.logsumexp + head * output.plane_size();
+    windows.scores.scores += head * input.plane_size();
+    const Compute<T>* logsumexp = scratch.logsumexp + 2 * head * output.plane_size();
+    Compute<T>* delta = scratch.delta + head * output.plane_size();
     if (prepare(piece, input, head, windows.scores)) {
-      delta_head<false>(windows, head, scratch.grad_output, delta);
+      delta_head<false>(windows, head, scratch.grad_output, logsumexp, delta);
     } else {
-      delta_head<true>(windows, head, scratch.grad_output, delta);
+      delta_head<true>(windows, head, scratch.grad_output, logsumexp, delta);
     }
   }
   for (int64_t q = 0; q < piece.queries; ++q) {
     unpack_area(piece.delta, output, q, piece.heads, piece.ordinals,
-                scratch.logsumexp + q * piece.heads * output.plane_size());
+                scratch.delta + q * piece.heads * output.plane_size());
   }
   return scratch.arena.used;
 }

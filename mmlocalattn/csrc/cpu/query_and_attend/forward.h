@@ -55,11 +55,12 @@ struct Windows {
   C* weights;  // of kWindowRows vectors of windows, see ExactWeights and SharedWeights
 };
 
-// Stores the log-sum-exp of a query's windows, whose total is 2^most times `total`.
+// Stores the two numbers, `plane` apart, of the log-sum-exp of windows whose total is e^most times
+// `total`.
 template <typename C, int N>
-MMLOCALATTN_INLINE void store_logsumexp(C* to, Vec<C, N> most, Vec<C, N> total, C most_score,
-                                        C most_bias) {
-  store(to, (most + log2<N>(total) + most_bias) * C(0.69314718055994530942) + most_score);
+MMLOCALATTN_INLINE void store_logsumexp(C* to, int64_t plane, Vec<C, N> most, Vec<C, N> total) {
+  store(to, most);
+  store(to + plane, log<N>(total));
 }
 
 // The weights sum_q scale_q p_q of a vector of windows that begin at `place` of the input, and
@@ -72,18 +73,19 @@ void find_exact_weights(const Windows<T>& windows, int64_t head, int64_t place, 
   const int64_t taps = windows.piece.taps(), *offsets = windows.offsets;
   for (int64_t q = 0; q < windows.piece.queries; ++q) {
     const auto table = windows.piece.table(q, head);
-    const C* t = windows.scores.t + q * windows.scores.t_step + place;
-    Vec<C, N> most = load<N>(t + offsets[0]) + table.bias[0], total{};
-    for (int64_t j = 1; j < taps; ++j) most = max(load<N>(t + offsets[j]) + table.bias[j], most);
+    const C* scores = windows.scores.scores + q * windows.scores.score_step + place;
+    Vec<C, N> most = load<N>(scores + offsets[0]) + table.bias[0], total{};
+    for (int64_t j = 1; j < taps; ++j) {
+      most = max(load<N>(scores + offsets[j]) + table.bias[j], most);
+    }
     for (int64_t j = 0; j < taps; ++j) {
-      total += exp2<N>(load<N>(t + offsets[j]) + table.bias[j] - most);
+      total += exp<N>(load<N>(scores + offsets[j]) - most + table.bias[j]);
     }
     const Vec<C, N> inverse = C(1) / total;
-    store_logsumexp<C, N>(logsumexp + q * step, most, total, windows.scores.most[q],
-                          table.most_bias);
+    store_logsumexp<C, N>(logsumexp + q * step, windows.output.plane_size(), most, total);
     for (int64_t j = 0; j < taps; ++j) {
       const auto scaled =
-          exp2<N>(load<N>(t + offsets[j]) + table.bias[j] - most) * inverse * table.scale[j];
+          exp<N>(load<N>(scores + offsets[j]) - most + table.bias[j]) * inverse * table.scale[j];
       store(weights + j * N, q == 0 ? scaled : load<N>(weights + j * N) + scaled);
     }
   }
@@ -130,8 +132,8 @@ struct ExactWeights {
 };
 
 // Weights from shared powers, computed where they are used: that takes less time than to store and
-// load them. With total_q = sum_j 2^t 2^bias of query q they are
-//   sum_q 2^t 2^bias scale / total_q = 1 / total_0 sum_q 2^t 2^bias scale (total_0 / total_q).
+// load them. With total_q = sum_j power e^bias of query q they are
+//   sum_q power e^bias scale / total_q = 1 / total_0 sum_q power e^bias scale (total_0 / total_q).
 // `numbers` holds 1 / total_0 and the ratios of the other queries, (queries, kWindowRows, line).
 template <typename T, typename Queries>
 struct SharedWeights {
@@ -193,8 +195,8 @@ void find_totals(const Windows<T>& windows, int64_t head, int64_t place, Compute
     for (int i = 0; i < kWindowRows; ++i) {
       for (int v = 0; v < kVectors; ++v) {
         const int64_t at = i * line + v * N;
-        store_logsumexp<C, N>(logsumexp + q * step + at, V{}, total[i][v], windows.scores.most[q],
-                              table.most_bias);
+        store_logsumexp<C, N>(logsumexp + q * step + at, windows.output.plane_size(),
+                              fill<N>(windows.scores.most[q]), total[i][v]);
         const V inverse = C(1) / total[i][v];
         store(numbers + q * kWindowRows * line + at,
               q == 0 ? inverse : inverse / load<N>(numbers + at));
@@ -241,7 +243,7 @@ void forward_head(const Windows<T>& windows, int64_t head, Compute<T>* lines,
   const auto& piece = windows.piece;
   const auto &input = windows.input, &output = windows.output;
   const int64_t channels = padded_channels(piece), stride = piece.rows.stride,
-                step = piece.heads * output.plane_size();
+                step = 2 * piece.heads * output.plane_size();
   for (int64_t row = 0; row < output.rows; row += kWindowRows) {
     for (int64_t i = 0; i < kWindowRows && output.has_row(row + i); ++i) {
       prefetch</*kWrite=*/true>(map_of_row(piece.output, output, row + i, 0, head, piece.ordinals),
@@ -311,7 +313,7 @@ struct ForwardScratch {
     weights =
         arena.take(kWindowRows * larger(piece.taps() * kLanes<C>, piece.queries * output.line));
     lines = arena.take(kWindowRows * padded_channels(piece) * output.line);
-    logsumexp = arena.take(piece.queries * piece.heads * output.plane_size());
+    logsumexp = take_logsumexp(piece, output, arena);
   }
 };
 
@@ -322,14 +324,14 @@ int64_t forward(const Piece<T>& piece, Compute<T>* memory) {
   if (!memory) return scratch.arena.used;
   int64_t offsets[kMostTaps];
   tap_offsets(piece, input, offsets);
-  pack_scores(piece, input, scratch.scores.t);
+  pack_scores(piece, input, scratch.scores.scores);
   for (int64_t head = 0; head < piece.heads; ++head) {
     pack_area<T>(piece.values, input, head, piece.dim, padded_channels(piece), 0, piece.ordinals,
                  scratch.values);
     Windows<T> windows{piece,          input,          output,         offsets,
                        scratch.scores, scratch.values, scratch.weights};
-    windows.scores.t += head * input.plane_size();
-    Compute<T>* logsumexp = scratch.logsumexp + head * output.plane_size();
+    windows.scores.scores += head * input.plane_size();
+    Compute<T>* logsumexp = scratch.logsumexp + 2 * head * output.plane_size();
     if (prepare(piece, input, head, windows.scores)) {
       forward_head<false>(windows, head, scratch.lines, logsumexp);
     } else {
@@ -337,8 +339,8 @@ int64_t forward(const Piece<T>& piece, Compute<T>* memory) {
     }
   }
   for (int64_t q = 0; q < piece.queries; ++q) {
-    unpack_area(piece.logsumexp, output, q, piece.heads, piece.ordinals,
-                scratch.logsumexp + q * piece.heads * output.plane_size());
+    unpack_area(piece.logsumexp, output, q, 2 * piece.heads, piece.ordinals,
+                scratch.logsumexp + q * 2 * piece.heads * output.plane_size());
   }
   return scratch.arena.used;
 }

@@ -5,12 +5,11 @@
 //
 // scores: (B, H, W, num_queries, num_heads); values: (B, H, W, num_heads, head_dim); bias and
 // scale: (num_queries, num_heads, kh, kw); output: (B, H', W', num_heads, head_dim); logsumexp:
-// (B, H', W', num_queries, num_heads) in the compute dtype.
+// (B, H', W', num_queries, num_heads, 2) in the compute dtype.
 //
-// Backward goes over the windows for delta = sum_qj p_qj scale_qj <grad_output, value_j>, then over
+// Backward goes over the windows for delta = sum_j p_qj scale_qj <grad_output, value_j>, then over
 // the positions, which gather from the windows that see them.
 #include <ATen/TensorOperators.h>
-#include <ATen/ops/cat.h>
 #include <ATen/ops/empty.h>
 #include <ATen/ops/empty_like.h>
 #include <ATen/ops/full.h>
@@ -109,6 +108,11 @@ class Pieces {
   std::vector<int64_t> window_sizes(const at::Tensor& like) const {
     return {batch(), problem_.rows.windows(), problem_.cols.windows(), like.size(3), like.size(4)};
   }
+  std::vector<int64_t> logsumexp_sizes() const {
+    auto sizes = window_sizes(scores_);
+    sizes.push_back(2);
+    return sizes;
+  }
 
   Tiles window_tiles() const {
     return {cuts(problem_.rows.windows(), kMostRows, kRowStep),
@@ -151,11 +155,10 @@ class Pieces {
       return table.defined() ? table.to(compute_options()).reshape(sizes)
                              : at::full(sizes, otherwise, compute_options());
     };
-    const auto bias = rows_of(problem_.bias, 0) * kLog2E, scale = rows_of(problem_.scale, 1);
-    const auto most = bias.amax(2, /*keepdim=*/true), shifted = bias - most,
-               factor = shifted.exp2();
-    tables_ = at::stack({shifted, factor, scale, scale * factor}, 2);
-    extremes_ = at::cat({most, -shifted.amin(2, /*keepdim=*/true)}, 2);
+    const auto bias = rows_of(problem_.bias, 0), scale = rows_of(problem_.scale, 1);
+    const auto factor = bias.exp();
+    tables_ = at::stack({bias, factor, scale, scale * factor}, 2);
+    bias_ranges_ = bias.amax(2).clamp_min(0) - bias.amin(2).clamp_max(0);
   }
 
   Piece<T> make_piece(int64_t b, int64_t head, int64_t num_heads) const {
@@ -166,13 +169,13 @@ class Pieces {
     piece.scores = vectors<const T>(scores_, b, head);
     piece.values = vectors<const T>(values_, b, head * values_.stride(3));
     piece.tables = data_of<C>(tables_) + head * 4 * taps();
-    piece.extremes = data_of<C>(extremes_) + head * 2;
+    piece.bias_ranges = data_of<C>(bias_ranges_) + head;
     piece.all_heads = heads();
     return piece;
   }
 
   const Problem& problem_;
-  at::Tensor scores_, values_, tables_, extremes_;
+  at::Tensor scores_, values_, tables_, bias_ranges_;
   std::vector<int64_t> ordinals_;
 };
 
@@ -186,11 +189,11 @@ std::tuple<at::Tensor, at::Tensor> query_and_attend_cpu(
     using C = Compute<T>;
     const Pieces<T> pieces(problem);
     output = at::empty(pieces.window_sizes(values), pieces.options());
-    logsumexp = at::empty(pieces.window_sizes(scores), pieces.compute_options());
+    logsumexp = at::empty(pieces.logsumexp_sizes(), pieces.compute_options());
     pieces.run(pieces.window_tiles(), kernels<T>().forward,
                [&](auto& piece, int64_t b, int64_t, int64_t head) {
                  piece.output = vectors<T>(output, b, head * output.stride(3));
-                 piece.logsumexp = vectors<C>(logsumexp, b, head);
+                 piece.logsumexp = vectors<C>(logsumexp, b, 2 * head);
                });
   });
   return {output.to(values.scalar_type()), logsumexp};
@@ -207,14 +210,14 @@ std::tuple<at::Tensor, at::Tensor, at::Tensor, at::Tensor> query_and_attend_back
     using C = Compute<T>;
     const Pieces<T> pieces(problem);
     TORCH_CHECK(grad_output.sizes() == pieces.window_sizes(values) &&
-                    logsumexp.sizes() == pieces.window_sizes(scores),
+                    logsumexp.sizes() == pieces.logsumexp_sizes(),
                 "grad_output and logsumexp must belong to scores and values");
     const auto ready_grad = ready(grad_output.to(pieces.options()));
     const auto ready_logsumexp = logsumexp.to(pieces.compute_options()).contiguous();
-    const auto delta = at::empty_like(ready_logsumexp);
+    const auto delta = at::empty(pieces.window_sizes(scores), pieces.compute_options());
     const auto add_inputs = [&](Piece<T>& piece, int64_t b, int64_t, int64_t head) {
       piece.grad_output = vectors<const T>(ready_grad, b, head * ready_grad.stride(3));
-      piece.logsumexp = vectors<C>(ready_logsumexp, b, head);
+      piece.logsumexp = vectors<C>(ready_logsumexp, b, 2 * head);
       piece.delta = vectors<C>(delta, b, head);
     };
     pieces.run(pieces.window_tiles(), kernels<T>().backward_windows, add_inputs);

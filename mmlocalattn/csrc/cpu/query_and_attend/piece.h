@@ -15,15 +15,14 @@ struct Vectors {
   int64_t row = 0, column = 0, item = 0;
 };
 
-// What a query of a head has for each tap. The biases are in base 2 and at most 0: the largest of
-// the query and head, `most_bias`, is subtracted.
+// What a query of a head has for each tap.
 template <typename C>
 struct TapTable {
   const C* bias;
-  const C* bias_factor;  // 2^bias
+  const C* bias_factor;  // e^bias
   const C* scale;
-  const C* scale_factor;  // scale * 2^bias
-  C most_bias, bias_range;
+  const C* scale_factor;  // scale * e^bias
+  C bias_range;           // from the smallest of 0 and the biases to the largest of them
 };
 
 // One piece of a problem: some heads of a part of a map. Forward it is rows [y_begin, y_end) and
@@ -39,14 +38,16 @@ struct Piece {
   int64_t y_begin, y_end, x_begin, x_end;
   const int64_t* ordinals;  // 0, 1, ...
   Vectors<const T> scores, values;
-  const C* tables;    // (queries, all heads, 4, taps), see TapTable, from the first head on
-  const C* extremes;  // (queries, all heads, 2): most_bias and bias_range
+  const C* tables;       // (queries, all heads, 4, taps), see TapTable, from the first head on
+  const C* bias_ranges;  // (queries, all heads)
   int64_t all_heads;
   Vectors<T> output;
+  // Of a query (heads, 2), see log_sum_exp in ops/_softmax.py.
   Vectors<C> logsumexp;
   // Backward only.
   Vectors<const T> grad_output;
-  Vectors<C> delta;  // sum over taps of weight * scale * <grad_output, value>, like logsumexp
+  // Of a query and head, the sum over taps of weight * scale * <grad_output, value>.
+  Vectors<C> delta;
   Vectors<T> grad_scores, grad_values;
   C *grad_bias, *grad_scale;  // the piece's part, (queries, all heads, taps)
 
@@ -54,8 +55,7 @@ struct Piece {
   MMLOCALATTN_HOST_DEVICE TapTable<C> table(int64_t query, int64_t head) const {
     const int64_t i = query * all_heads + head;
     const C* first = tables + i * 4 * taps();
-    return {first,           first + taps(),     first + 2 * taps(), first + 3 * taps(),
-            extremes[2 * i], extremes[2 * i + 1]};
+    return {first, first + taps(), first + 2 * taps(), first + 3 * taps(), bias_ranges[i]};
   }
 };
 

@@ -4,10 +4,10 @@
 // window moves by its stride. A tile of the map is packed into planes of one channel each, in which
 // both are neighbors: with stride 2 the even and the odd columns lie apart.
 //
-// With scores t = s - most in base 2, of which `most` is the largest of the tile, and biases
-// r - max(r), a weight is 2^t 2^r / sum 2^t 2^r, so that all windows share one exponential of each
-// score. In a tile where these powers might underflow the weights are computed as they are
-// defined, from the largest logit of each window (kExact).
+// With `most` the largest score s of the tile, and biases r, a weight is e^(s - most) e^r over the
+// sum of these, so that all windows share one exponential of each score. In a tile where these
+// powers might underflow the weights are computed as they are defined, from the largest logit of
+// each window (kExact).
 #if defined(MMLOCALATTN_QUERY_AND_ATTEND_TILE_H) == defined(MMLOCALATTN_TOGGLE)
 #ifdef MMLOCALATTN_QUERY_AND_ATTEND_TILE_H
 #undef MMLOCALATTN_QUERY_AND_ATTEND_TILE_H
@@ -28,10 +28,10 @@ using query_and_attend::Vectors;
 // Channels that a window or position holds in registers at a time.
 constexpr int kChannels = MMLOCALATTN_VECTOR_BYTES == 64 ? 8 : 4;
 
-// Scores and biases of a tile may differ by so much together, in base 2: products of two such
-// weights and the inverse of their sum are normal numbers.
+// Scores and biases of a tile may differ by so much together: products of two such weights and the
+// inverse of their sum are normal numbers.
 template <typename C>
-constexpr C kMostRange = sizeof(C) == sizeof(float) ? 64 : 800;
+constexpr C kMostRange = sizeof(C) == sizeof(float) ? 44 : 550;
 
 template <typename C>
 constexpr C kInfinity = static_cast<C>(__builtin_inf());
@@ -157,14 +157,14 @@ void find_range(const Area& area, const C* plane, C& least, C& most) {
   }
 }
 
-// The scores of one head: t, 2^t, and what was subtracted, of every query.
+// The scores of one head, the largest, and e^(score - largest), of every query.
 template <typename C>
 struct Scores {
-  C *t, *power, *most;
-  int64_t t_step, power_step;  // from one query to the next
+  C *scores, *power, *most;
+  int64_t score_step, power_step;  // from one query to the next
 };
 
-// From scores in the planes of t. Returns whether shared powers would do.
+// Fills in all but the scores. Returns whether shared powers would do.
 template <typename T>
 bool prepare(const Piece<T>& piece, const Area& area, int64_t head,
              const Scores<Compute<T>>& scores) {
@@ -172,15 +172,13 @@ bool prepare(const Piece<T>& piece, const Area& area, int64_t head,
   constexpr int N = kLanes<C>;
   bool is_safe = true;
   for (int64_t q = 0; q < piece.queries; ++q) {
-    C least, most, *t = scores.t + q * scores.t_step, *power = scores.power + q * scores.power_step;
-    find_range(area, t, least, most);
-    const C range = (most - least) * C(1.44269504088896340736) + piece.table(q, head).bias_range;
-    is_safe = is_safe && range <= kMostRange<C>;
+    const C* of_query = scores.scores + q * scores.score_step;
+    C least, most, *power = scores.power + q * scores.power_step;
+    find_range(area, of_query, least, most);
+    is_safe = is_safe && most - least + piece.table(q, head).bias_range <= kMostRange<C>;
     scores.most[q] = most;
     for (int64_t i = 0; i < area.plane_size(); i += N) {
-      const auto shifted = (load<N>(t + i) - most) * C(1.44269504088896340736);
-      store(t + i, shifted);
-      store(power + i, exp2<N>(shifted));
+      store(power + i, exp<N>(load<N>(of_query + i) - most));
     }
   }
   return is_safe;
@@ -198,18 +196,29 @@ Scores<Compute<T>> take_scores(const Piece<T>& piece, const Area& area, Arena<Co
           arena.take(piece.queries), piece.heads * plane, plane};
 }
 
+// Planes of the log-sum-exps of windows: (queries, heads, 2).
+template <typename T>
+Compute<T>* take_logsumexp(const Piece<T>& piece, const Area& windows, Arena<Compute<T>>& arena) {
+  return arena.take(piece.queries * 2 * piece.heads * windows.plane_size());
+}
+
+template <typename T>
+void pack_logsumexp(const Piece<T>& piece, const Area& windows, Compute<T> outside,
+                    Compute<T>* planes) {
+  const auto& map = piece.logsumexp;
+  const int64_t count = 2 * piece.heads;
+  for (int64_t q = 0; q < piece.queries; ++q) {
+    pack_area<Compute<T>>({map.data, map.row, map.column, map.item}, windows, q, count, count,
+                          outside, piece.ordinals, planes + q * count * windows.plane_size());
+  }
+}
+
 template <typename T>
 void pack_scores(const Piece<T>& piece, const Area& area, Compute<T>* planes) {
   for (int64_t q = 0; q < piece.queries; ++q) {
     pack_area<T>(piece.scores, area, q, piece.heads, piece.heads, -kInfinity<Compute<T>>,
                  piece.ordinals, planes + q * piece.heads * area.plane_size());
   }
-}
-
-// log2 of what turns 2^t 2^bias into a weight, from log-sum-exp.
-template <typename C, int N>
-MMLOCALATTN_INLINE Vec<C, N> log2_inverse(Vec<C, N> logsumexp, C most, C most_bias) {
-  return (most - logsumexp) * C(1.44269504088896340736) + most_bias;
 }
 
 }  // namespace

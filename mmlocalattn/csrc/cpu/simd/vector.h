@@ -115,13 +115,14 @@ MMLOCALATTN_INLINE T sum_lanes(Vec<T, N> x) {
   return sum;
 }
 
-// 2^x for x < 128. Relative error 1.8e-7 for fp32; below -126 it is 1.2e-38, NaN stays NaN.
+// 2^(x factor) for products below 128. Relative error 1.8e-7 for fp32 if the product is fused or
+// small; below `least`, of which the product is hardly above -126, it is 1.2e-38; NaN stays NaN.
 template <int N>
-MMLOCALATTN_INLINE Vec<float, N> exp2(Vec<float, N> x) {
-  x = max(fill<N>(-126.0f), x);                      // a NaN is the second operand
+MMLOCALATTN_INLINE Vec<float, N> exp2_of_product(Vec<float, N> x, float factor, float least) {
+  x = max(fill<N>(least), x);                        // a NaN is the second operand
   const Vec<float, N> round = fill<N>(12582912.0f);  // 1.5 * 2^23: adding it leaves an integer
-  const Vec<float, N> shifted = x + round;
-  const Vec<float, N> r = x - (shifted - round);  // in [-0.5, 0.5]
+  const Vec<float, N> shifted = x * factor + round;
+  const Vec<float, N> r = x * factor - (shifted - round);  // in [-0.5, 0.5]
   // Minimax polynomial of degree 5 that is exact at 0.
   Vec<float, N> p = r * 1.3264727e-3f + 9.6715127e-3f;
   p = p * r + 5.5507337e-2f;
@@ -130,6 +131,27 @@ MMLOCALATTN_INLINE Vec<float, N> exp2(Vec<float, N> x) {
   p = p * r + 1.0f;
   using I = Index<float, N>;
   return (Vec<float, N>)((I)p + ((I)shifted << 23));
+}
+
+template <int N>
+MMLOCALATTN_INLINE Vec<float, N> exp2(Vec<float, N> x) {
+  return exp2_of_product<N>(x, 1.0f, -126.0f);
+}
+
+// e^x
+template <int N>
+MMLOCALATTN_INLINE Vec<float, N> exp(Vec<float, N> x) {
+  return exp2_of_product<N>(x, float(kLog2E), -87.3365f);
+}
+
+template <int N>
+MMLOCALATTN_INLINE Vec<double, N> exp(Vec<double, N> x) {
+#ifdef __clang__
+  return __builtin_elementwise_exp(x);
+#else
+  for (int i = 0; i < N; ++i) x[i] = __builtin_exp(x[i]);
+  return x;
+#endif
 }
 
 template <int N>
@@ -167,8 +189,16 @@ MMLOCALATTN_INLINE Vec<double, N> log2(Vec<double, N> x) {
 #endif
 }
 
-MMLOCALATTN_INLINE float log2(float x) { return __builtin_log2f(x); }
-MMLOCALATTN_INLINE double log2(double x) { return __builtin_log2(x); }
+// ln(x), likewise.
+template <int N>
+MMLOCALATTN_INLINE Vec<float, N> log(Vec<float, N> x) {
+  return log2<N>(x) * float(kLn2);
+}
+
+template <int N>
+MMLOCALATTN_INLINE Vec<double, N> log(Vec<double, N> x) {
+  return log2<N>(x) * kLn2;
+}
 
 // Keeps x in a register: the compiler would rather load it again for its second use.
 template <typename V>

@@ -73,11 +73,12 @@ void weigh_vector(const BackwardScratch<kKernel, In>& scratch, int64_t row, int6
     prefetch(piece.query, y + 1, x, last + 1 - x, dim);
     prefetch(piece.grad_output, y + 1, x, last + 1 - x, dim);
   }
-  Vec<T, N> channels{}, delta{}, logsumexp{}, position{};
+  Vec<T, N> channels{}, delta{}, total{}, most{}, rest{}, position{};
   for (int64_t d = 0; d < dim; ++d) channels += load<N>(query + d * scratch.query.plane);
   Index<T, N> inside{};
   for (int64_t i = 0; i <= last - x; ++i) {
-    logsumexp[i] = *piece.logsumexp.at(y, x + i);
+    const T* logsumexp = piece.logsumexp.at(y, x + i);
+    most[i] = logsumexp[0], rest[i] = logsumexp[1];
     inside[i] = -1;
   }
   T *weights = scratch.weights + place, *grads = scratch.grad_logits + place;
@@ -91,10 +92,12 @@ void weigh_vector(const BackwardScratch<kKernel, In>& scratch, int64_t row, int6
   for (int i = 0; i < kTaps; ++i) {
     const Vec<T, N> logit = load<N>(weights + i * N) + channels * piece.position_bias[i];
     // A logit can exceed the log-sum-exp by its rounding error only.
-    const Vec<T, N> weight = exp2<N>((logit - logsumexp) * T(kLog2E));
+    const Vec<T, N> weight = exp<N>(logit - most - rest);
     store(weights + i * N, inside ? weight : Vec<T, N>{});
+    total += weight;
     delta += weight * load<N>(grads + i * N);
   }
+  delta /= total;
   for (int i = 0; i < kTaps; ++i) {
     const Vec<T, N> grad = load<N>(weights + i * N) * (load<N>(grads + i * N) - delta);
     store(grads + i * N, inside ? grad : Vec<T, N>{});

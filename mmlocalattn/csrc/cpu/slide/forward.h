@@ -8,14 +8,16 @@
 //
 // and in backward
 //
-//   dp_i = sum_cj do_c v_c(x + j) w_cij + sum_c do_c b_ci    ds_i = p_i (dp_i - sum_l p_l dp_l)
+//   dp_i = sum_cj do_c v_c(x + j) w_cij + sum_c do_c b_ci
+//   ds_i = p_i (dp_i - delta)                    delta = sum_i p_i dp_i / sum_i p_i
 //   A_cj = sum_i ds_i w_cij                      dq_c = scale (sum_j k_c(x + j) A_cj + ...)
 //   dk_c(x + j) += q_c A_cj                      dv_c(x + j) += do_c B_cj
 //   dw_cij += ds_i q_c k_c(x + j) + p_i do_c v_c(x + j)
 //
 // so that no copy is ever formed. The lanes of a vector are neighboring positions of a row; w are
 // scalars, which multiplications take from memory. Keys and values of a piece are packed into
-// planes, one a channel, with zeros outside the map. Backward first computes p and ds of all
+// planes, one a channel, with zeros outside the map. The sum of p_i is 1 but for rounding, which
+// the quotient does not see. Backward first computes p and ds of all
 // positions whose windows meet a piece, then goes channel by channel.
 #if defined(MMLOCALATTN_SLIDE_FORWARD_H) == defined(MMLOCALATTN_TOGGLE)
 #ifdef MMLOCALATTN_SLIDE_FORWARD_H
@@ -52,7 +54,7 @@ void forward_vector(const Windows<kKernel, In>& windows, int64_t row, int64_t x,
   }
   Vec<T, N> total{};
   for (int i = 0; i < kTaps; ++i) {
-    const Vec<T, N> weight = exp2<N>((load<N>(weights + i * N) - most) * T(kLog2E));
+    const Vec<T, N> weight = exp<N>(load<N>(weights + i * N) - most);
     total += weight;
     store(weights + i * N, weight);
   }
@@ -68,8 +70,11 @@ void forward_vector(const Windows<kKernel, In>& windows, int64_t row, int64_t x,
   T factor[N];
   store(factor, T(1) / total);
   unpack<N>(piece.output, y, first, last, dim, dim, sums, N, factor);
-  const Vec<T, N> logsumexp = most + log2<N>(total) * T(kLn2);
-  for (int64_t i = 0; i <= last - first; ++i) *piece.logsumexp.at(y, first + i) = logsumexp[i];
+  const Vec<T, N> rest = log<N>(total);
+  for (int64_t i = 0; i <= last - first; ++i) {
+    T* logsumexp = piece.logsumexp.at(y, first + i);
+    logsumexp[0] = most[i], logsumexp[1] = rest[i];
+  }
 }
 
 template <int kKernel, typename In>

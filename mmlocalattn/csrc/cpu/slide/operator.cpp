@@ -4,7 +4,7 @@
 //
 // with the copies i that ops/slide.py defines. query, key, value, output: (B, H, W, num_heads,
 // head_dim); weight: (head_dim, k * k, k, k); bias: (head_dim, k * k); position_bias: (num_heads,
-// k, k); logsumexp: (B, H, W, num_heads) in the compute dtype.
+// k, k); logsumexp: (B, H, W, num_heads, 2) in the compute dtype.
 #include <ATen/ops/cat.h>
 #include <ATen/ops/empty.h>
 #include <ATen/ops/empty_like.h>
@@ -155,7 +155,7 @@ std::tuple<at::Tensor, at::Tensor> attend(const Problem& problem) {
   const auto dtype = query.scalar_type();
   const auto output = at::empty(query.sizes(), query.options().dtype(kernel_type(dtype)));
   const auto logsumexp =
-      at::empty(query.sizes().slice(0, 4), query.options().dtype(at::toOpMathType(dtype)));
+      at::empty(problem.logsumexp_sizes(), query.options().dtype(at::toOpMathType(dtype)));
   if (query.numel() == 0) return {output.to(dtype), logsumexp.zero_()};
   dispatch(dtype, [&](auto type) {
     using T = decltype(type);
@@ -186,7 +186,7 @@ Grads attend_backward(const Problem& problem, const at::Tensor& grad_output_,
                       const at::Tensor& logsumexp_) {
   const auto& query = problem.query;
   TORCH_CHECK(
-      grad_output_.sizes() == query.sizes() && logsumexp_.sizes() == query.sizes().slice(0, 4),
+      grad_output_.sizes() == query.sizes() && logsumexp_.sizes() == problem.logsumexp_sizes(),
       "gradient and logsumexp must fit query ", query.sizes());
   const auto options = query.options().dtype(kernel_type(query.scalar_type()));
   const auto compute = query.options().dtype(at::toOpMathType(query.scalar_type()));

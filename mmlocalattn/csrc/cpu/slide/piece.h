@@ -22,7 +22,7 @@ struct Piece {
   const Compute<T>*copies_last, *taps_last;
   const Compute<T>* position_bias;  // (taps) of the head
   Map<T> output;
-  Grid<Compute<T>> logsumexp;
+  Grid<Compute<T>> logsumexp;  // two numbers, see log_sum_exp in ops/_softmax.py
   // Backward only.
   Map<const T> grad_output;
   Map<T> grad_query, grad_key, grad_value;  // grad_query's factor is the scale

@@ -18,7 +18,7 @@ struct BackwardScratch {
   Ring<T> grad_keys, grad_values;  // of column x - left at column x
   Ring<T> queries, grad_outputs;   // of a band
   Ring<T> grad_queries;            // of a band
-  Ring<T> logsumexps;              // of a band, one channel a head
+  Ring<T> logsumexps;              // of a band, two channels a head
   Taps<T, N> weights, grads;
   Terms<T, N> terms;                              // later their gradients
   T *grad_row_embedding, *grad_column_embedding;  // with N parts of each number
@@ -31,7 +31,7 @@ struct BackwardScratch {
         queries(geometry.make_band(geometry.planes, arena)),
         grad_outputs(geometry.make_band(geometry.planes, arena)),
         grad_queries(geometry.make_band(geometry.planes, arena)),
-        logsumexps(geometry.make_band(piece.heads, arena)),
+        logsumexps(geometry.make_band(2 * piece.heads, arena)),
         weights(geometry, round_up(2 * geometry.left, N), arena),
         grads(geometry, round_up(2 * geometry.left, N), arena),
         terms(geometry, arena),
@@ -47,7 +47,8 @@ void backward_logits(const Tile<In, N>& tile, const BackwardScratch<In, N>& scra
   const auto& geometry = tile.geometry;
   const auto &weights = scratch.weights, &grads = scratch.grads;
   for (int t = 0; t < tile.rows.count; ++t) {
-    const Vec<T, N> logsumexp = load<N>(scratch.logsumexps.at(t, tile.head) + tile.x);
+    const Vec<T, N> most = load<N>(scratch.logsumexps.at(t, 2 * tile.head) + tile.x),
+                    rest = load<N>(scratch.logsumexps.at(t, 2 * tile.head + 1) + tile.x);
     const int64_t begin = tile.tap_row(t, tile.rows.begin[t]),
                   end = tile.tap_row(t, tile.rows.end[t]);
     T *weight = weights.at(t, begin), *grad = grads.at(t, begin);
@@ -55,7 +56,7 @@ void backward_logits(const Tile<In, N>& tile, const BackwardScratch<In, N>& scra
     Vec<T, N> total = fill<N>(T(1e-30)), delta{};
     for (T* last = weights.at(t, end); weight < last; weight += weights.step, grad += grads.step) {
       // A logit can exceed the log-sum-exp by its rounding error only.
-      const Vec<T, N> p = exp2<N>(load<N>(weight) - logsumexp);
+      const Vec<T, N> p = exp<N>(load<N>(weight) - most - rest);
       store(weight, p);
       total += p;
       delta += p * load<N>(grad);
@@ -178,11 +179,9 @@ template <int N, typename In, typename T = Compute<In>>
 void fill_band(const Piece<In>& piece, const BackwardScratch<In, N>& scratch, int64_t y, int t) {
   fill_row<N>(piece, piece.query, y, scratch.queries, t);
   fill_row<N>(piece, piece.grad_output, y, scratch.grad_outputs, t);
-  for (int64_t head = 0; head < piece.heads; ++head) {
-    T* logsumexps = scratch.logsumexps.at(t, head);
-    for (int64_t x = 0; x < piece.width; ++x) {
-      logsumexps[x] = piece.logsumexp.at(y, x)[head] * T(kLog2E);
-    }
+  for (int64_t i = 0; i < 2 * piece.heads; ++i) {
+    T* logsumexps = scratch.logsumexps.at(t, i);
+    for (int64_t x = 0; x < piece.width; ++x) logsumexps[x] = piece.logsumexp.at(y, x)[i];
   }
 }
 
@@ -216,7 +215,7 @@ void backward_band(const Piece<In>& piece, const Geometry<In, N>& geometry, cons
 template <int N, typename T>
 void sum_parts(const T* parts, int64_t count, T* out) {
   for (int64_t i = 0; i < count; ++i) {
-    out[i] = sum_lanes<T, N>(load<N>(parts + i * N)) * T(kLn2);
+    out[i] = sum_lanes<T, N>(load<N>(parts + i * N));
   }
 }
 

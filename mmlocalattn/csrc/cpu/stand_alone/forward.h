@@ -1,12 +1,12 @@
 // Stand-alone self-attention, forward, and the formulas of both directions.
 //
-//   s_ij = <q_i, k_j + r_{j-i}>     p_ij = 2^(s_ij - lse_i)     o_i = sum_j p_ij v_j
+//   s_ij = <q_i, k_j + r_{j-i}>     p_ij = exp(s_ij - lse_i)     o_i = sum_j p_ij v_j
 //   dp_ij = <do_i, v_j>     delta_i = sum_j p_ij dp_ij / sum_j p_ij
 //   ds_ij = p_ij (dp_ij - delta_i)     dq_i = sum_j ds_ij (k_j + r_{j-i})
 //   dk_j = sum_i ds_ij q_i     dv_j = sum_i p_ij do_i     dr_o = sum_i ds_{i,i+o} q_i
 //
 // Where softmax is peaked, ds is a small difference. delta = <do_i, o_i> would have the rounding of
-// o in it, and sum_j p_ij is 1 but for the rounding of lse, which the quotient does not see.
+// o in it, and sum_j p_ij is 1 but for rounding, which the quotient does not see.
 //
 // The lanes of a vector are neighboring queries of a row, and a tap of all of them is one load from
 // a row of keys that is packed into planes, see taps.h. A piece is worked on from top to bottom in
@@ -57,15 +57,16 @@ void forward_tile(const Tile<In, N>& tile, const ForwardScratch<In, N>& scratch)
       *end = weights.at(t, tile.tap_row(t, rows.end[t]));
     Vec<T, N> total{};
     for (; weight < end; weight += N) {
-      const Vec<T, N> p = exp2<N>(load<N>(weight) - most);
+      const Vec<T, N> p = exp<N>(load<N>(weight) - most);
       store(weight, p);
       total += p;
     }
     factor[t] = T(1) / total;
-    const Vec<T, N> logsumexp = (most + log2<N>(total)) * T(kLn2);
+    const Vec<T, N> rest = log<N>(total);
     const int64_t count = smaller(N, piece.width - tile.x);
     for (int64_t i = 0; i < count; ++i) {
-      piece.logsumexp.at(rows.y + t, tile.x + i)[tile.head] = logsumexp[i];
+      T* logsumexp = piece.logsumexp.at(rows.y + t, tile.x + i) + 2 * tile.head;
+      logsumexp[0] = most[i], logsumexp[1] = rest[i];
     }
   }
   for (int64_t d = 0; d < piece.dim; d += kChannels) {

@@ -6,9 +6,9 @@
 // with j over the window centred on i, and r[n, (a, b)] = (row_embedding[n, a],
 // column_embedding[n, b]).
 //
-// query, key, value, output: (B, H, W, num_heads, head_dim); logsumexp: (B, H, W, num_heads) in the
-// compute dtype. Work is split into bands of rows of a group of heads; each band packs the rows of
-// keys around it, and computes anew the gradients of logits there, so that none adds to what is
+// query, key, value, output: (B, H, W, num_heads, head_dim); logsumexp: (B, H, W, num_heads, 2) in
+// the compute dtype. Work is split into bands of rows of a group of heads; each band packs the rows
+// of keys around it, and computes anew the gradients of logits there, so that none adds to what is
 // another's.
 #include <ATen/ops/empty.h>
 #include <ATen/ops/zeros.h>
@@ -111,7 +111,7 @@ class Pieces {
     piece.dim = problem_.dim();
     piece.y_begin = first_row(band);
     piece.y_end = first_row(band + 1);
-    piece.query = map<const T>(query_, index, problem_.scale * kLog2E);
+    piece.query = map<const T>(query_, index, problem_.scale);
     piece.key = map<const T>(key_, index);
     piece.value = map<const T>(value_, index);
     piece.row_embedding = data_of<C>(row_embedding_) + head * row_embedding_.stride(0);
@@ -155,7 +155,7 @@ std::tuple<Tensor, Tensor> stand_alone_attention_cpu(
   const Problem problem({query, key, value}, row_embedding, column_embedding, kernel_size,
                         zero_padding, scale);
   const Tensor output = make_result(query);
-  const Tensor logsumexp = at::empty(query.sizes().slice(0, 4),
+  const Tensor logsumexp = at::empty(problem.logsumexp_sizes(),
                                      query.options().dtype(at::toOpMathType(query.scalar_type())));
   if (query.numel() == 0) return {output.to(query.scalar_type()), logsumexp.zero_()};
   dispatch(query.scalar_type(), [&](auto type) {
@@ -187,10 +187,10 @@ std::tuple<Tensor, Tensor, Tensor, Tensor, Tensor> stand_alone_attention_backwar
   const Problem problem({query, key, value}, row_embedding, column_embedding, kernel_size,
                         zero_padding, scale);
   TORCH_CHECK(
-      grad_output_.sizes() == query.sizes() && logsumexp_.sizes() == query.sizes().slice(0, 4),
+      grad_output_.sizes() == query.sizes() && logsumexp_.sizes() == problem.logsumexp_sizes(),
       "grad_output and logsumexp must fit query");
   const Tensor grad_output = ready(grad_output_.to(query.scalar_type()));
-  const Tensor logsumexp = logsumexp_.to(at::toOpMathType(query.scalar_type()));
+  const Tensor logsumexp = logsumexp_.to(at::toOpMathType(query.scalar_type())).contiguous();
   const Tensor grad_query = make_result(query), grad_key = make_result(key),
                grad_value = make_result(value);
   Tensor row_parts, column_parts;  // every piece writes its part of the gradients of the embeddings
@@ -209,7 +209,7 @@ std::tuple<Tensor, Tensor, Tensor, Tensor, Tensor> stand_alone_attention_backwar
         auto piece = pieces.piece(i);
         piece.grad_output = pieces.template map<const T>(grad_output, i);
         piece.grad_query = pieces.template map<T>(grad_query, i, scale);
-        piece.grad_key = pieces.template map<T>(grad_key, i, kLn2);
+        piece.grad_key = pieces.template map<T>(grad_key, i);
         piece.grad_value = pieces.template map<T>(grad_value, i);
         const auto part_of = [&](const Tensor& parts) {
           return data_of<Compute<T>>(parts) + pieces.part(i) * parts.stride(0) +

@@ -14,12 +14,11 @@ struct Piece {
   bool zero_padding;
   int64_t heads, dim;  // of each head
   int64_t y_begin, y_end;
-  Map<const T> query, key, value;  // the logits are in base 2: query's factor has log2(e)
+  Map<const T> query, key, value;  // query's factor is the scale
   // (heads, kernel_rows, dim / 2) and (heads, kernel_cols, dim - dim / 2)
   const Compute<T>*row_embedding, *column_embedding;
-  Map<T> output;  // forward only
-  // Of head n: logsumexp[n]
-  Grid<Compute<T>> logsumexp;
+  Map<T> output;               // forward only
+  Grid<Compute<T>> logsumexp;  // (heads, 2), see log_sum_exp in ops/_softmax.py
   // Backward only. Query, key and value have gradients in the rows of the piece alone.
   Map<const T> grad_output;
   Map<T> grad_query, grad_key, grad_value;

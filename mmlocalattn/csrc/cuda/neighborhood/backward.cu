@@ -7,10 +7,16 @@
 namespace mmlocalattn::cuda::neighborhood {
 namespace {
 
-// What the gradients of key and value need of a query: the logarithm to the base 2 of the sum of
-// exponentials, and delta.
-__device__ __forceinline__ Float4 query_statistics(float logsumexp2, float delta) {
-  return {logsumexp2, delta, 0, 0};
+// What the tiled kernels need of a query: its log-sum-exp in base 2, and delta.
+template <typename T>
+__device__ __forceinline__ Float4 query_statistics(const LogSumExp<float>& logsumexp, float delta) {
+  const auto [most, rest] = in_base_2<T>(logsumexp);
+  return {most, rest, delta, 0};
+}
+
+template <typename T>
+__device__ __forceinline__ float weight_of(float logit, const Float4& query) {
+  return weight_in_base_2<T>(logit, query.at[0], query.at[1]);
 }
 
 template <typename T, int kDim>
@@ -41,25 +47,25 @@ __global__ void __launch_bounds__(QueryLimits<T, kDim>::kThreads, QueryLimits<T,
   const auto query = tile.own(problem.query, problem_scale.sign);
   const auto grad_output = tile.second_own(problem.grad_output, 1);
   const float scale = problem_scale.magnitude * kLog2E<float>;
-  float logsumexp[2], delta[2], sum[kDim / 8][4] = {};
+  Float4 of_query[2];
+  float sum[kDim / 8][4] = {};
 #pragma unroll
   for (int slot = 0; slot < 2; ++slot) {
     const int64_t token = tile.token(own_row(slot));
     const T* grads = tile.vector(problem.grad_output, own_row(slot));
     const T* outputs = tile.vector(problem.output, own_row(slot));
-    logsumexp[slot] = problem.logsumexp[token] * kLog2E<float>;
-    delta[slot] = 0;
+    float delta = 0;
 #pragma unroll
     for (int part = 0; part < kDim / 8; ++part) {
       const int channel = query.channel(part);
       const auto grad = *reinterpret_cast<const Pair<T>*>(grads + channel);
       const auto out = *reinterpret_cast<const Pair<T>*>(outputs + channel);
-      delta[slot] += static_cast<float>(grad.even) * static_cast<float>(out.even);
-      delta[slot] += static_cast<float>(grad.odd) * static_cast<float>(out.odd);
+      delta += static_cast<float>(grad.even) * static_cast<float>(out.even);
+      delta += static_cast<float>(grad.odd) * static_cast<float>(out.odd);
     }
-    delta[slot] = row_sum(delta[slot]);
+    of_query[slot] = query_statistics<T>(problem.logsumexp[token], row_sum(delta));
     if (lane() % 4 == 0 && tile.has_token(own_row(slot))) {
-      statistics[token] = query_statistics(logsumexp[slot], delta[slot]);
+      statistics[token] = of_query[slot];
     }
   }
   tile.for_each_product(problem.key, problem.value, nullptr, [&](const Product<T, kDim>& product) {
@@ -72,8 +78,8 @@ __global__ void __launch_bounds__(QueryLimits<T, kDim>::kThreads, QueryLimits<T,
     for (int half = 0; half < 2; ++half) {
 #pragma unroll
       for (int i = 0; i < 4; ++i) {
-        grad[half][i] = exp2_fast(scale * grad[half][i] - logsumexp[i / 2]) *
-                        (grad_weight[half][i] - delta[i / 2]);
+        grad[half][i] = weight_of<T>(scale * grad[half][i], of_query[i / 2]) *
+                        (grad_weight[half][i] - of_query[i / 2].at[2]);
       }
     }
     query.add(sum, grad, product.first());
@@ -131,8 +137,8 @@ __global__ void __launch_bounds__(KeyValueLimits<T, kDim>::kThreads,
 #pragma unroll
             for (int slot = 0; slot < 2; ++slot) {
               float& p = weight[half][2 * slot + i];
-              p = exp2_fast(scale * p - query.at[0]);
-              grad[half][2 * slot + i] = p * (grad[half][2 * slot + i] - query.at[1]);
+              p = weight_of<T>(scale * p, query);
+              grad[half][2 * slot + i] = p * (grad[half][2 * slot + i] - query.at[2]);
             }
           }
         }

@@ -16,7 +16,7 @@ using ForwardLimits = Limits<T, kDim, Kind::kForward>;
 
 template <typename T, int kDim, bool kHasBias>
 __global__ void __launch_bounds__(ForwardLimits<T, kDim>::kThreads, ForwardLimits<T, kDim>::kBlocks)
-    tiled_kernel(Problem<T, T> problem, Tiling tiling, T* output, float* logsumexp) {
+    tiled_kernel(Problem<T, T> problem, Tiling tiling, T* output, LogSumExp<float>* logsumexp) {
   const Scale problem_scale(problem.scale);
   const Tile<T, kDim, Kind::kForward, kHasBias> tile(problem, tiling, problem_scale.magnitude);
   if (tile.is_empty()) {
@@ -76,7 +76,7 @@ __global__ void __launch_bounds__(ForwardLimits<T, kDim>::kThreads, ForwardLimit
           static_cast<T>(factor * sum[part][2 * slot + 1])};
     }
     if (lane() % 4 == 0) {
-      logsumexp[token] = (max[slot] + log2f(row_total)) / kLog2E<float>;
+      logsumexp[token] = LogSumExp<float>::from_base_2(max[slot], row_total);
     }
   }
 }
@@ -84,7 +84,7 @@ __global__ void __launch_bounds__(ForwardLimits<T, kDim>::kThreads, ForwardLimit
 template <typename query_t, typename value_t>
 __global__ void __launch_bounds__(kThreads)
     token_kernel(TokenProblem<query_t, value_t> problem, value_t* output,
-                 at::opmath_type<value_t>* logsumexp) {
+                 LogSumExp<at::opmath_type<value_t>>* logsumexp) {
   using accum_t = at::opmath_type<value_t>;
   for (int64_t item = problem.first_item(); item < problem.work_items();
        item += problem.item_step()) {
@@ -113,7 +113,7 @@ __global__ void __launch_bounds__(kThreads)
     result.scale(1 / total);
     result.store(output + query.token * problem.head_dim, query.channel, problem.head_dim);
     if (query.channel == 0) {
-      logsumexp[query.token] = max + std::log(total);
+      logsumexp[query.token] = {max, std::log(total)};
     }
   }
 }
@@ -122,7 +122,7 @@ __global__ void __launch_bounds__(kThreads)
 
 template <typename query_t, typename value_t>
 void launch_forward(const Problem<query_t, value_t>& problem, bool is_tiled, value_t* output,
-                    at::opmath_type<value_t>* logsumexp) {
+                    LogSumExp<at::opmath_type<value_t>>* logsumexp) {
   if constexpr (kTiledTypes<query_t, value_t>) {
     if (is_tiled) {
       const bool has_bias = problem.bias != nullptr;
@@ -139,12 +139,14 @@ void launch_forward(const Problem<query_t, value_t>& problem, bool is_tiled, val
   launch_token(token_kernel<query_t, value_t>, {problem}, output, logsumexp);
 }
 
-template void launch_forward(const Problem<double, double>&, bool, double*, double*);
-template void launch_forward(const Problem<float, float>&, bool, float*, float*);
-template void launch_forward(const Problem<at::Half, at::Half>&, bool, at::Half*, float*);
+template void launch_forward(const Problem<double, double>&, bool, double*, LogSumExp<double>*);
+template void launch_forward(const Problem<float, float>&, bool, float*, LogSumExp<float>*);
+template void launch_forward(const Problem<at::Half, at::Half>&, bool, at::Half*,
+                             LogSumExp<float>*);
 template void launch_forward(const Problem<at::BFloat16, at::BFloat16>&, bool, at::BFloat16*,
-                             float*);
-template void launch_forward(const Problem<float, at::Half>&, bool, at::Half*, float*);
-template void launch_forward(const Problem<float, at::BFloat16>&, bool, at::BFloat16*, float*);
+                             LogSumExp<float>*);
+template void launch_forward(const Problem<float, at::Half>&, bool, at::Half*, LogSumExp<float>*);
+template void launch_forward(const Problem<float, at::BFloat16>&, bool, at::BFloat16*,
+                             LogSumExp<float>*);
 
 }  // namespace mmlocalattn::cuda::neighborhood

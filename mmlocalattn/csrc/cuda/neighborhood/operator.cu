@@ -106,7 +106,7 @@ std::tuple<Tensor, Tensor> attend(const Call& caller) {
   const Call call = pack(caller);
   const Tensor output = at::empty(call.value.sizes(), call.value.options());
   const Tensor logsumexp =
-      at::empty(call.query.sizes().slice(0, 4),
+      at::empty(logsumexp_sizes(call.query),
                 call.query.options().dtype(at::toOpMathType(call.query.scalar_type())));
   if (output.numel() == 0) {
     return {output, logsumexp};
@@ -116,7 +116,7 @@ std::tuple<Tensor, Tensor> attend(const Call& caller) {
     using value_t = decltype(value_type);
     launch_forward(describe<query_t, value_t>(call), is_tiled(call),
                    output.mutable_data_ptr<value_t>(),
-                   logsumexp.mutable_data_ptr<at::opmath_type<value_t>>());
+                   logsumexp_of<at::opmath_type<value_t>>(logsumexp));
   });
   return {output, logsumexp};
 }
@@ -126,12 +126,12 @@ std::tuple<Tensor, Tensor> attend_backward(const Call& caller, const Tensor& gra
                                            const GradientTensors& grad_query,
                                            const GradientTensors& grad_key) {
   check(caller, {grad_output_, output_});
-  check_like(logsumexp_, caller.query.sizes().slice(0, 4), caller.query);
+  check_like(logsumexp_, logsumexp_sizes(caller.query), caller.query);
   const c10::cuda::CUDAGuard device_guard(caller.query.device());
   const Call call = pack(caller);
   const bool tiled = is_tiled(call);
   const Tensor grad_output = pack(grad_output_, tiled), output = pack(output_, tiled);
-  const Tensor logsumexp = logsumexp_.contiguous();
+  const Tensor logsumexp = aligned_contiguous(logsumexp_);
   const Tensor grad_value = at::empty(call.value.sizes(), call.value.options());
   const Tensor grad_bias =
       call.bias.defined() ? at::empty(call.bias.sizes(), call.bias.options()) : Tensor();
@@ -145,7 +145,7 @@ std::tuple<Tensor, Tensor> attend_backward(const Call& caller, const Tensor& gra
     auto problem = describe<query_t, value_t>(call);
     problem.grad_output = source<value_t>(grad_output);
     problem.output = source<value_t>(output);
-    problem.logsumexp = logsumexp.const_data_ptr<accum_t>();
+    problem.logsumexp = logsumexp_of<accum_t>(logsumexp);
     const Tensor workspace = at::empty({backward_numbers(problem, tiled)}, logsumexp.options());
     launch_backward(problem, tiled, describe<value_t>(grad_query), describe<value_t>(grad_key),
                     grad_value.mutable_data_ptr<value_t>(),

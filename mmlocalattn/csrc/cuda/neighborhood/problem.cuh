@@ -7,7 +7,7 @@
 //
 // Memory; a token is one (batch, y, x, head):
 //   query key value output, their gradients   (batch, height, width, heads, head_dim)
-//   logsumexp                                 (batch, height, width, heads): one per token
+//   logsumexp                                 (batch, height, width, heads, 2)
 //   bias grad_bias                            (heads, 2 kh - 1, 2 kw - 1)
 // All are contiguous; inputs of the tiled kernels may have gaps between positions, like the parts
 // of a joint projection.
@@ -19,7 +19,7 @@
 // the common problems, and those of one warp per token for all others.
 #pragma once
 
-#include "cuda/tensors.cuh"
+#include "cuda/logsumexp.cuh"
 
 namespace mmlocalattn::cuda::neighborhood {
 
@@ -35,7 +35,7 @@ struct Problem {
   const value_t* bias;  // or null
   // Backward only.
   Source<value_t> grad_output, output;
-  const accum_t* logsumexp;
+  const LogSumExp<accum_t>* logsumexp;
 
   MMLOCALATTN_HOST_DEVICE int64_t tokens() const {
     return batch * rows.length * cols.length * heads;
@@ -97,7 +97,7 @@ struct Gradient {
 // forward.cu. The maps are not empty. The tiled kernels take what has_tiles() of operator.cuh says.
 template <typename query_t, typename value_t>
 void launch_forward(const Problem<query_t, value_t>& problem, bool is_tiled, value_t* output,
-                    at::opmath_type<value_t>* logsumexp);
+                    LogSumExp<at::opmath_type<value_t>>* logsumexp);
 
 // backward.cu. The numbers that launch_backward leaves in its workspace.
 template <typename query_t, typename value_t>

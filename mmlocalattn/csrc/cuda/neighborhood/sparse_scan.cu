@@ -10,7 +10,7 @@
 //   query key value inner output, their gradients   (batch, height, width, heads, head_dim)
 //   q' k'                                           the same, contiguous
 //   sin cos                                         (height, width, head_dim), accumulation type
-//   local_logsumexp anchor_logsumexp                (batch, height, width, heads)
+//   local_logsumexp anchor_logsumexp                (batch, height, width, heads, 2)
 //
 // Work split: one launch writes q' and k', which serve both steps: 3 launches forward, 5 backward.
 // They are rounded to the type of query where the tiled kernels need that, else they have its

@@ -73,7 +73,7 @@ struct TokenProblem : Problem<query_t, value_t> {
 
   // p_ij
   __device__ accum_t weight(int64_t i, int64_t j, int64_t entry) const {
-    return std::exp(logit(i, j, entry) - this->logsumexp[i]);
+    return this->logsumexp[i].weight(logit(i, j, entry));
   }
 
   // ds_ij

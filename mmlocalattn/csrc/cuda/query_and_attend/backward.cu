@@ -22,7 +22,8 @@ __global__ void __launch_bounds__(kThreads)
   const int64_t number = (place.b * problem.rows.windows() + y) * problem.cols.windows() + x;
   const int64_t first = number * problem.queries * problem.heads + place.head;
   for (int query = 0; query < problem.queries; query += kQueries) {
-    accum_t delta[kQueries] = {}, lse[kQueries] = {};
+    accum_t delta[kQueries] = {}, total[kQueries] = {};
+    LogSumExp<accum_t> lse[kQueries] = {};
 #pragma unroll
     for (int q = 0; q < kQueries; ++q) {
       if (is_window && query + q < problem.queries) {
@@ -60,8 +61,9 @@ __global__ void __launch_bounds__(kThreads)
         const Pairs<accum_t> table = shared.tables[tap];
 #pragma unroll
         for (int q = 0; q < kQueries; ++q) {
-          delta[q] +=
-              table.second.of[q] * exp_of(scores.of[q] + table.first.of[q] - lse[q]) * *product;
+          const accum_t weight = weight_of(scores.of[q], table.first.of[q], lse[q]);
+          total[q] += weight;
+          delta[q] += table.second.of[q] * weight * *product;
         }
         product += kThreads;
       });
@@ -69,32 +71,40 @@ __global__ void __launch_bounds__(kThreads)
 #pragma unroll
     for (int q = 0; q < kQueries; ++q) {
       if (is_window && query + q < problem.queries) {
-        deltas[first + (query + q) * problem.heads] = delta[q];
+        deltas[first + (query + q) * problem.heads] = delta[q] / total[q];
       }
     }
   }
 }
 
+// What the positions need of a window and kQueries queries.
+template <typename accum_t>
+struct Numbers {
+  LogSumExp<accum_t> logsumexp[kQueries];
+  Pair<accum_t> delta;
+};
+
 template <typename accum_t>
 struct BackwardShared {
   Quad<accum_t>* grad_output;
-  Pairs<accum_t>*numbers, *tables;  // numbers of the windows: logsumexp and delta
-  accum_t* sums;                    // (warps, taps, 2 kQueries): of the gradients of bias and scale
-  accum_t *products, *weights;      // (kept_taps, positions): <grad_output, value> and c
+  Pairs<accum_t>* tables;
+  Numbers<accum_t>* numbers;    // of the windows
+  accum_t* sums;                // (warps, taps, 2 kQueries): of the gradients of bias and scale
+  accum_t *products, *weights;  // (kept_taps, positions): <grad_output, value> and c
 
   template <typename T>
   __device__ BackwardShared(const Problem<T>& problem, int area) {
     const int taps = problem.taps();
     grad_output = dynamic_shared<Quad<accum_t>>();
-    numbers = reinterpret_cast<Pairs<accum_t>*>(grad_output + kChannels / kQuad<accum_t> * area);
-    tables = numbers + area;
-    sums = reinterpret_cast<accum_t*>(tables + taps);
+    tables = reinterpret_cast<Pairs<accum_t>*>(grad_output + kChannels / kQuad<accum_t> * area);
+    numbers = reinterpret_cast<Numbers<accum_t>*>(tables + taps);
+    sums = reinterpret_cast<accum_t*>(numbers + area);
     products = sums + kWarps * taps * 2 * kQueries;
     weights = products + problem.kept_taps * kThreads * kPositions<T>;
   }
   static int64_t bytes(int area, int taps) {
     return sizeof(accum_t) *
-           ((kChannels + 2 * kQueries) * area + (1 + kWarps) * taps * 2 * kQueries);
+           ((kChannels + 3 * kQueries) * area + (1 + kWarps) * taps * 2 * kQueries);
   }
 };
 
@@ -167,13 +177,13 @@ struct Tile {
         place.b * problem.rows.windows() * cols * step + query * problem.heads + place.head;
     area.for_each([&](int i, int y, int x, bool is_on_map) {
       constexpr accum_t kNever = std::numeric_limits<accum_t>::infinity();
-      Pairs<accum_t> numbers{{kNever, kNever}, {}};
+      Numbers<accum_t> numbers{{{kNever, kNever}, {kNever, kNever}}, {}};
 #pragma unroll
       for (int q = 0; q < kQueries; ++q) {
         if (is_on_map && query + q < problem.queries) {
           const int from = (y * cols + x) * step + q * problem.heads;
-          numbers.first.of[q] = problem.logsumexp[first + from];
-          numbers.second.of[q] = problem.delta[first + from];
+          numbers.logsumexp[q] = problem.logsumexp[first + from];
+          numbers.delta.of[q] = problem.delta[first + from];
         }
       }
       shared.numbers[i] = numbers;
@@ -215,16 +225,16 @@ struct Tile {
       accum_t grads[2 * kQueries] = {};  // of bias and scale
 #pragma unroll
       for (int i = 0; i < kMine && is_seen; ++i) {
-        const Pairs<accum_t> numbers = shared.numbers[at(i) - before];
+        const Numbers<accum_t> numbers = shared.numbers[at(i) - before];
         accum_t& own = shared.weights[kept(i, tap - begin)];
         accum_t weight = query == 0 ? accum_t(0) : own;
         const accum_t product = kHasGradients ? shared.products[kept(i, tap - begin)] : 0;
 #pragma unroll
         for (int q = 0; q < kQueries; ++q) {
-          const accum_t p = exp_of(scores[i].of[q] + table.first.of[q] - numbers.first.of[q]);
+          const accum_t p = weight_of(scores[i].of[q], table.first.of[q], numbers.logsumexp[q]);
           weight += p * table.second.of[q];
           if (kHasGradients) {
-            const accum_t grad = p * (table.second.of[q] * product - numbers.second.of[q]);
+            const accum_t grad = p * (table.second.of[q] * product - numbers.delta.of[q]);
             grad_scores[i][q] += grad;
             grads[q] += grad;
             grads[kQueries + q] += p * product;

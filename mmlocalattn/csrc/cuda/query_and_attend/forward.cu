@@ -14,8 +14,8 @@ struct Window {
 
   const Problem<T>& problem;
   const WindowShared<accum_t>& shared;
-  int area_cols, at;   // of the area of the input, and of the window there
-  accum_t* logsumexp;  // of its first query
+  int area_cols, at;              // of the area of the input, and of the window there
+  LogSumExp<accum_t>* logsumexp;  // of its first query
   bool is_on_map;
 
   // Logarithms of the sums of exponentials of kQueries queries, of which some are none.
@@ -34,20 +34,20 @@ struct Window {
       const Pair<accum_t> scores = shared.scores[at + offset], bias = shared.tables[tap].first;
 #pragma unroll
       for (int q = 0; q < kQueries; ++q) {
-        total[q] += exp_of(scores.of[q] + bias.of[q] - most[q]);
+        total[q] += exp_of(scores.of[q] - most[q] + bias.of[q]);
       }
     });
 #pragma unroll
     for (int q = 0; q < kQueries; ++q) {
       if (query + q < problem.queries) {
-        logsumexp[(query + q) * problem.heads] = most[q] + std::log(total[q]);
+        logsumexp[(query + q) * problem.heads] = {most[q], std::log(total[q])};
       }
     }
   }
 
   // Adds what kQueries queries give taps [begin, end) of weight to shared memory.
   __device__ void weigh(int query, int begin, int end) const {
-    accum_t lse[kQueries] = {};
+    LogSumExp<accum_t> lse[kQueries] = {};
 #pragma unroll
     for (int q = 0; q < kQueries; ++q) {
       if (query + q < problem.queries) lse[q] = logsumexp[(query + q) * problem.heads];
@@ -59,7 +59,7 @@ struct Window {
       accum_t weight = query == 0 ? accum_t(0) : *own;
 #pragma unroll
       for (int q = 0; q < kQueries; ++q) {
-        weight += table.second.of[q] * exp_of(scores.of[q] + table.first.of[q] - lse[q]);
+        weight += table.second.of[q] * weight_of(scores.of[q], table.first.of[q], lse[q]);
       }
       *own = weight;
       own += kThreads;
@@ -69,7 +69,7 @@ struct Window {
 
 template <typename T>
 __global__ void __launch_bounds__(kThreads)
-    query_and_attend_kernel(Problem<T> problem, at::opmath_type<T>* logsumexp) {
+    query_and_attend_kernel(Problem<T> problem, LogSumExp<at::opmath_type<T>>* logsumexp) {
   using accum_t = at::opmath_type<T>;
   const Place place =
       place_of_block(problem.heads, problem.cols.windows(), problem.rows.windows(), kRows);
@@ -120,16 +120,16 @@ __global__ void __launch_bounds__(kThreads)
 }  // namespace
 
 template <typename T>
-void launch_forward(Problem<T> problem, at::opmath_type<T>* logsumexp) {
+void launch_forward(Problem<T> problem, LogSumExp<at::opmath_type<T>>* logsumexp) {
   using accum_t = at::opmath_type<T>;
   launch_tiles(query_and_attend_kernel<T>, problem, problem.window_tiles(),
                WindowShared<accum_t>::bytes(input_area(problem, 0, 0).size(), problem.taps()),
                kThreads * sizeof(accum_t), logsumexp);
 }
 
-template void launch_forward(Problem<double>, double*);
-template void launch_forward(Problem<float>, float*);
-template void launch_forward(Problem<at::Half>, float*);
-template void launch_forward(Problem<at::BFloat16>, float*);
+template void launch_forward(Problem<double>, LogSumExp<double>*);
+template void launch_forward(Problem<float>, LogSumExp<float>*);
+template void launch_forward(Problem<at::Half>, LogSumExp<float>*);
+template void launch_forward(Problem<at::BFloat16>, LogSumExp<float>*);
 
 }  // namespace mmlocalattn::cuda::query_and_attend

@@ -18,6 +18,11 @@ struct Call {
   std::vector<int64_t> window_sizes(const Tensor& like) const {
     return {values.size(0), rows.windows(), cols.windows(), like.size(3), like.size(4)};
   }
+  std::vector<int64_t> logsumexp_sizes() const {
+    auto sizes = window_sizes(scores);
+    sizes.push_back(2);
+    return sizes;
+  }
 };
 
 // The public function checks its arguments and says what is wrong; this only keeps direct calls of
@@ -92,12 +97,12 @@ std::tuple<Tensor, Tensor> query_and_attend_cuda(const Tensor& scores, const Ten
   const c10::cuda::CUDAGuard guard(values.device());
   const Call call = make_call(scores, values, bias, scale, kernel_size, stride);
   const Tensor output = at::empty(call.window_sizes(values), values.options());
-  const Tensor logsumexp = at::empty(call.window_sizes(scores), call.bias.options());
+  const Tensor logsumexp = at::empty(call.logsumexp_sizes(), call.bias.options());
   dispatch(values, [&](auto type) {
     using T = decltype(type);
     auto problem = describe<T>(call);
     problem.output = result_map<T>(output);
-    launch_forward(problem, logsumexp.mutable_data_ptr<at::opmath_type<T>>());
+    launch_forward(problem, logsumexp_of<at::opmath_type<T>>(logsumexp));
   });
   return {output, logsumexp};
 }
@@ -109,12 +114,12 @@ std::tuple<Tensor, Tensor, Tensor, Tensor> query_and_attend_backward_cuda(
   const c10::cuda::CUDAGuard guard(values.device());
   const Call call = make_call(scores, values, bias, scale, kernel_size, stride);
   TORCH_CHECK(grad_output.sizes() == call.window_sizes(values) &&
-                  logsumexp.sizes() == call.window_sizes(scores) &&
+                  logsumexp.sizes() == call.logsumexp_sizes() &&
                   grad_output.device() == values.device() && logsumexp.device() == values.device(),
               "grad_output and logsumexp must belong to scores and values");
   const Tensor ready_grad = unit_channels(grad_output.to(values.options())),
-               ready_logsumexp = logsumexp.to(call.bias.options()).contiguous();
-  const Tensor delta = at::empty_like(ready_logsumexp);
+               ready_logsumexp = aligned_contiguous(logsumexp.to(call.bias.options()));
+  const Tensor delta = at::empty(call.window_sizes(scores), call.bias.options());
   const Tensor grad_scores = at::empty(scores.sizes(), scores.options()),
                grad_values = at::empty(values.sizes(), values.options());
   Tensor parts;
@@ -123,7 +128,7 @@ std::tuple<Tensor, Tensor, Tensor, Tensor> query_and_attend_backward_cuda(
     using accum_t = at::opmath_type<T>;
     auto problem = describe<T>(call);
     problem.grad_output = input_map<T>(ready_grad);
-    problem.logsumexp = ready_logsumexp.const_data_ptr<accum_t>();
+    problem.logsumexp = logsumexp_of<accum_t>(ready_logsumexp);
     parts = at::empty({problem.position_tiles(), problem.queries, problem.heads, 2, kernel_size[0],
                        kernel_size[1]},
                       call.bias.options());

@@ -1,9 +1,10 @@
 // Query and attend on CUDA: the problem that kernels get, and what launches them.
 //
-//   p_qj[i] = exp(scores[i + j, q] + bias[q, j] - lse[i, q])
+//   p_qj[i] = exp(scores[i + j, q] - lse[i, q] + bias[q, j])
 //   c_j[i] = sum_q scale[q, j] p_qj[i]            output[i] = sum_j c_j[i] values[i + j]
 //
-//   g_j[i] = <grad_output[i], values[i + j]>      delta[i, q] = sum_j p_qj[i] scale[q, j] g_j[i]
+//   g_j[i] = <grad_output[i], values[i + j]>
+//   delta[i, q] = sum_j p_qj[i] scale[q, j] g_j[i] / sum_j p_qj[i]
 //   dvalues[x] = sum_j c_j[x - j] grad_output[x - j]
 //   dscores[x, q] = sum_j p_qj[x - j] (scale[q, j] g_j[x - j] - delta[x - j, q])
 //   dscale[q, j] = sum_i p_qj[i] g_j[i]
@@ -13,16 +14,17 @@
 //   scores                   (batch, height, width, num_queries, heads)
 //   values                   (batch, height, width, heads, head_dim)
 //   output, its gradient     (batch, height', width', heads, head_dim)
-//   lse delta                (batch, height', width', num_queries, heads), accumulation type
+//   lse                      (batch, height', width', num_queries, heads, 2), accumulation type
+//   delta                    (batch, height', width', num_queries, heads), likewise
 //   bias scale               (num_queries, heads, kh, kw), accumulation type
+// The sum of p_qj is 1 but for rounding, which the quotient does not see.
 // The last dimension of scores, values and the gradient of the output has unit strides, their other
 // strides are free.
 //
 // The work split is in tile.cuh.
 #pragma once
 
-#include "cuda/arithmetic.cuh"
-#include "cuda/tensors.cuh"
+#include "cuda/logsumexp.cuh"
 
 namespace mmlocalattn::cuda::query_and_attend {
 
@@ -45,9 +47,10 @@ struct Problem {
   Map<const T> values, grad_output;
   Map<const T> scores;  // of queries as heads; the heads are their channels
   const accum_t *bias, *scale;
-  const accum_t *logsumexp, *delta;  // backward only
-  Map<T> output;                     // forward only
-  int kept_taps;                     // of a window in shared memory
+  const LogSumExp<accum_t>* logsumexp;  // backward only
+  const accum_t* delta;                 // likewise
+  Map<T> output;                        // forward only
+  int kept_taps;                        // of a window in shared memory
 
   // Blocks of a kernel whose threads have a window each, and of one whose threads have kPositions
   // positions each, for one head.
@@ -64,7 +67,7 @@ struct Problem {
 
 // forward.cu
 template <typename T>
-void launch_forward(Problem<T> problem, at::opmath_type<T>* logsumexp);
+void launch_forward(Problem<T> problem, LogSumExp<at::opmath_type<T>>* logsumexp);
 
 // backward.cu. `delta` is room for that of the problem. `parts` are those of the gradients of the
 // tables, (position_tiles(), num_queries, heads, 2, kh, kw): of bias and scale.

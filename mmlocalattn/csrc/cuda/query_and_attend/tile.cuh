@@ -94,6 +94,13 @@ struct alignas(kCopyBytes) Pairs {
   Pair<accum_t> first, second;
 };
 
+// A weight. Of large scores the difference is exact; the sum with a bias would be rounded.
+template <typename accum_t>
+__device__ __forceinline__ accum_t weight_of(accum_t score, accum_t bias,
+                                             const LogSumExp<accum_t>& logsumexp) {
+  return exp_of(score - logsumexp.most + bias - logsumexp.rest);
+}
+
 // kChannels channels of a vector, 0 past `dim`.
 template <typename T>
 __device__ __forceinline__ void read_vector(const T* vector, bool has_chunks, int channel, int dim,

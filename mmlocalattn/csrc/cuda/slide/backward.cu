@@ -85,16 +85,21 @@ __device__ void weigh(const Tile& tile, int64_t index, Weighed<Tile>& weighed) {
 #pragma unroll
   for (int p = 0; p < kPositions; ++p) {
     const bool inside = tile.inside(tile.row(p), tile.col());
-    const accum_t logsumexp =
-        inside ? *tile.at(problem.logsumexp, tile.row(p), tile.col()) : accum_t(0);
-    accum_t delta = 0;
+    LogSumExp<accum_t> logsumexp{};
+    if (inside) {
+      const accum_t* const numbers = tile.at(problem.logsumexp, tile.row(p), tile.col());
+      logsumexp = {numbers[0], numbers[1]};
+    }
+    accum_t delta = 0, total = 0;
 #pragma unroll
     for (int i = 0; i < kTaps; ++i) {
       const accum_t bias = problem.position_bias[tile.head * kTaps + i];
       accum_t& weight = weighed.weight[p][i];
-      weight = inside ? std::exp(weight + channels[p] * bias - logsumexp) : accum_t(0);
+      weight = inside ? logsumexp.weight(weight + channels[p] * bias) : accum_t(0);
+      total += weight;
       delta += weight * weighed.grad[p][i];
     }
+    delta = inside ? delta / total : accum_t(0);
     weighed.position[p] = 0;
 #pragma unroll
     for (int i = 0; i < kTaps; ++i) {

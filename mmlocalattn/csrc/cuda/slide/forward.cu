@@ -90,7 +90,9 @@ __global__ void __launch_bounds__(ForwardTile<T, kKernel>::kThreads)
 #pragma unroll
     for (int i = 0; i < kTaps; ++i) weight[p][i] /= total;
     if (tile.inside(tile.row(p), tile.col())) {
-      *tile.at(problem.logsumexp, tile.row(p), tile.col()) = high + std::log(total);
+      accum_t* const logsumexp = tile.at(problem.logsumexp, tile.row(p), tile.col());
+      logsumexp[0] = high;
+      logsumexp[1] = std::log(total);
     }
   }
   for (int channel = 0; channel < problem.head_dim; channel += Tile::kChannels) {

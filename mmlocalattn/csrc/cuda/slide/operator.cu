@@ -98,14 +98,14 @@ std::tuple<Tensor, Tensor> slide_attention_cuda(const Tensor& query, const Tenso
   check(call);
   const c10::cuda::CUDAGuard device_guard(query.device());
   const Tensor output = at::empty(query.sizes(), query.options());
-  const Tensor logsumexp = at::empty(query.sizes().slice(0, 4), call.accumulate());
+  const Tensor logsumexp = at::empty(logsumexp_sizes(query), call.accumulate());
   if (query.numel() == 0) {
     return {output, logsumexp};
   }
   const Inputs inputs(call);
   dispatch(query, [&](auto type) {
     using T = decltype(type);
-    auto problem = inputs.describe<T>(call, logsumexp.unsqueeze(4));
+    auto problem = inputs.describe<T>(call, logsumexp);
     problem.output = result_map<T>(output);
     launch_forward(problem, call.kernel_size());
   });
@@ -123,7 +123,7 @@ SixTensors slide_attention_backward_cuda(const Tensor& grad_output_, const Tenso
       query, key, value, weight, bias.value_or(Tensor()), position_bias.value_or(Tensor()), scale};
   check(call);
   check_like(grad_output_, query.sizes(), query);
-  check_like(logsumexp_, query.sizes().slice(0, 4), query);
+  check_like(logsumexp_, logsumexp_sizes(query), query);
   const c10::cuda::CUDAGuard device_guard(query.device());
   const auto options = call.accumulate();
   const int64_t dim = query.size(4), heads = query.size(3), taps = call.taps();
@@ -139,7 +139,7 @@ SixTensors slide_attention_backward_cuda(const Tensor& grad_output_, const Tenso
     dispatch(query, [&](auto type) {
       using T = decltype(type);
       using accum_t = at::opmath_type<T>;
-      auto problem = inputs.describe<T>(call, logsumexp.unsqueeze(4));
+      auto problem = inputs.describe<T>(call, logsumexp);
       const BackwardParts parts = backward_parts(problem, call.kernel_size());
       grad_table = at::empty({parts.table, dim, taps + 1, taps}, options);
       grad_position_bias = at::empty({parts.position_bias, taps}, options);

@@ -6,16 +6,17 @@
 //   B_cj = sum_i p_i w_cij           o_c = sum_j v_c(x + j) B_cj + sum_i p_i b_ci
 //
 //   dp_i = sum_cj do_c v_c(x + j) w_cij + sum_c do_c b_ci
-//   ds_i = p_i (dp_i - sum_l p_l dp_l)
+//   ds_i = p_i (dp_i - sum_l p_l dp_l / sum_l p_l)
 //   A_cj = sum_i ds_i w_cij          dq_c = scale (sum_j k_c(x + j) A_cj + sum_i ds_i (b_ci + r_i))
 //   dk_c(x + j) += q_c A_cj          dv_c(x + j) += do_c B_cj
 //   dw_cij = sum_x ds_i q_c k_c(x + j) + p_i do_c v_c(x + j), db and dr alike
 //
-// so that no copy is ever formed.
+// so that no copy is ever formed. The sum of p_l is 1 but for rounding, which the quotient does not
+// see.
 //
 // Memory:
 //   query key value output, their gradients   (batch, height, width, heads, head_dim)
-//   logsumexp                                 (batch, height, width, heads)
+//   logsumexp                                 (batch, height, width, heads, 2)
 //   table                                     (head_dim padded to kTableUnit, k * k + 1, k * k
 //   padded
 //                                             to fours): w with copies last, and b as the last tap
@@ -24,7 +25,7 @@
 // The work split is in tile.cuh.
 #pragma once
 
-#include "cuda/tensors.cuh"
+#include "cuda/logsumexp.cuh"
 
 namespace mmlocalattn::cuda::slide {
 

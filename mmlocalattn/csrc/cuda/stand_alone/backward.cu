@@ -16,23 +16,27 @@ __global__ void __launch_bounds__(kThreads)
   const Place<T, kRows> place(problem);
   place.stage_tables();
   Vector<accum_t> query[kRows], grad_output[kRows], sum[kRows];
-  accum_t logsumexp[kRows], delta[kRows] = {}, total[kRows];
+  accum_t most[kRows], delta[kRows] = {}, total[kRows];
   const int64_t positions = problem.positions();
   accum_t* terms = grad_terms + place.head * (problem.rows + problem.cols) * positions;
 #pragma unroll
   for (int t = 0; t < kRows; ++t) {
     query[t] = place.load(problem.query, t);
-    query[t].scale(problem.scale * kLog2E<accum_t>);
+    query[t].scale(problem.scale);
     grad_output[t] = place.load(problem.grad_output, t);
-    logsumexp[t] =
-        place.is_inside(t) ? problem.logsumexp[place.token(t)] * kLog2E<accum_t> : accum_t(0);
+    most[t] =
+        place.is_inside(t) ? in_base_2<T>(problem.logsumexp[place.token(t)]).most : accum_t(0);
     total[t] = static_cast<accum_t>(1e-30);  // not 0 where all taps are masked, past the borders
   }
   place.stage_column_terms(query);
   // Sums of ds over the columns of windows: the lanes of a position have one result, and the first
   // of them keeps it.
   for (int b = 0; b < problem.cols && place.part == 0; ++b) place.of_column(b) = {};
-  // The lanes of a position have a part each of the numerator, until all taps are in it.
+  // Weights here sum up to a total of their own: sums are divided by it. The lanes of a position
+  // have a part each of the numerator of delta, until all taps are in it.
+  const auto weight_of = [&](int t, accum_t logit) {
+    return exp2_of(logit * kLog2E<accum_t> - most[t]);
+  };
   const auto add_deltas = [&](int u, int row) {
     place.for_each_tap(
         query, u, row,
@@ -40,7 +44,7 @@ __global__ void __launch_bounds__(kThreads)
 #pragma unroll
           for (int t = 0; t < kRows; ++t) {
             if (place.sees(t, u)) {
-              const accum_t weight = exp2_of(logits[t] - logsumexp[t]);
+              const accum_t weight = weight_of(t, logits[t]);
               total[t] += weight;
               delta[t] += weight * grad_output[t].dot(value);
             }
@@ -52,6 +56,7 @@ __global__ void __launch_bounds__(kThreads)
 #pragma unroll
   for (int t = 0; t < kRows; ++t) {
     delta[t] /= total[t];
+    total[t] = 1 / total[t];
     if (place.is_inside(t) && place.part == 0) {
       deltas[place.token(t)] = delta[t];
     }
@@ -70,7 +75,7 @@ __global__ void __launch_bounds__(kThreads)
 #pragma unroll
                          for (int t = 0; t < kRows; ++t) {
                            if (place.sees(t, u)) {
-                             grads[t] = exp2_of(logits[t] - logsumexp[t]) * (grads[t] - delta[t]);
+                             grads[t] = weight_of(t, logits[t]) * (grads[t] - delta[t]);
                              sum[t].add(grads[t], key);
                              row_sum[t] += grads[t];
                            }
@@ -88,7 +93,7 @@ __global__ void __launch_bounds__(kThreads)
         sum[t].add(row_sum[t], place.table(place.tap_row(t, u)));
         if (place.is_inside(t) && place.part == 0) {
           terms[place.tap_row(t, u) * positions + place.position(place.y(t), place.x())] =
-              row_sum[t];
+              total[t] * row_sum[t];
         }
       }
     }
@@ -101,10 +106,11 @@ __global__ void __launch_bounds__(kThreads)
       const accum_t column_sum = place.of_column(b).at[t];
       sum[t].add(column_sum, place.table(problem.rows + b));
       if (place.is_inside(t) && place.part == 0) {
-        terms[(problem.rows + b) * positions + place.position(place.y(t), place.x())] = column_sum;
+        terms[(problem.rows + b) * positions + place.position(place.y(t), place.x())] =
+            total[t] * column_sum;
       }
     }
-    sum[t].scale(problem.scale);
+    sum[t].scale(problem.scale * total[t]);
     place.store(grad_query, t, sum[t]);
   }
 }
@@ -133,7 +139,8 @@ __global__ void __launch_bounds__(kThreads)
       Numbers<accum_t> of_query{};
       if (x >= 0 && x < problem.width) {
         const int64_t token = place.position(begin + row, x) * problem.heads + place.head;
-        of_query = {problem.logsumexp[token] * kLog2E<accum_t>, deltas[token]};
+        const auto [most, rest] = in_base_2<T>(problem.logsumexp[token]);
+        of_query = {most, rest, deltas[token]};
       }
       numbers[i] = of_query;
     }
@@ -164,7 +171,8 @@ __global__ void __launch_bounds__(kThreads)
 #pragma unroll
       for (int t = 0; t < kRows; ++t) {
         if (place.sees(t, u)) {
-          const accum_t weight = exp2_of(scale * products[t] - of_query.logsumexp2);
+          const accum_t weight =
+              weight_in_base_2<T>(scale * products[t], of_query.most, of_query.rest);
           key_sum[t].add(weight * (products[kRows + t] - of_query.delta), query);
           value_sum[t].add(weight, grad_output);
         }
@@ -232,8 +240,11 @@ void launch_backward(const Problem<T>& problem, const Gradients<T>& gradients) {
   launch_tiles<4>(stand_alone_backward_query_kernel<T>, problem, 0,
                   (kTerms + 4 * kWarps * problem.columns()) * problem.cols, gradients.query,
                   gradients.delta, gradients.terms);
-  launch_tiles<2>(stand_alone_backward_key_value_kernel<T>, problem, 2 * problem.staged_columns(),
-                  0, gradients.delta, gradients.key, gradients.value);
+  using accum_t = at::opmath_type<T>;
+  constexpr int64_t kNumbers = sizeof(Numbers<accum_t>) / sizeof(accum_t);
+  launch_tiles<2>(stand_alone_backward_key_value_kernel<T>, problem,
+                  kNumbers * problem.staged_columns(), 0, gradients.delta, gradients.key,
+                  gradients.value);
   launch(stand_alone_backward_embedding_kernel<T>,
          gradients.splits * problem.heads * (problem.rows + problem.cols), kThreads, 0, problem,
          gradients.terms, gradients.splits, gradients.parts);

@@ -100,11 +100,11 @@ std::tuple<Tensor, Tensor> stand_alone_attention_cuda(
   const Call call = pack(caller);
   const auto accum = at::toOpMathType(query.scalar_type());
   const Tensor output = at::empty(query.sizes(), query.options());
-  const Tensor logsumexp = at::empty(query.sizes().slice(0, 4), query.options().dtype(accum));
+  const Tensor logsumexp = at::empty(logsumexp_sizes(query), query.options().dtype(accum));
   dispatch(query, [&](auto type) {
     using T = decltype(type);
     launch_forward(describe<T>(call), output.mutable_data_ptr<T>(),
-                   logsumexp.mutable_data_ptr<at::opmath_type<T>>());
+                   logsumexp_of<at::opmath_type<T>>(logsumexp));
   });
   return {output, logsumexp};
 }
@@ -117,10 +117,10 @@ std::tuple<Tensor, Tensor, Tensor, Tensor, Tensor> stand_alone_attention_backwar
                     kernel_size, zero_padding, scale};
   check(caller);
   check_like(grad_output_, query.sizes(), query);
-  check_like(logsumexp_, query.sizes().slice(0, 4), query);
+  check_like(logsumexp_, logsumexp_sizes(query), query);
   const c10::cuda::CUDAGuard device_guard(query.device());
   const Call call = pack(caller);
-  const Tensor grad_output = small_rows(grad_output_), logsumexp = logsumexp_.contiguous();
+  const Tensor grad_output = small_rows(grad_output_), logsumexp = aligned_contiguous(logsumexp_);
   const Tensor grad_query = at::empty(query.sizes(), query.options()),
                grad_key = at::empty(key.sizes(), key.options()),
                grad_value = at::empty(value.sizes(), value.options());
@@ -130,7 +130,7 @@ std::tuple<Tensor, Tensor, Tensor, Tensor, Tensor> stand_alone_attention_backwar
   const int64_t splits = std::clamp<int64_t>(positions / 4096, 1, 64);
   const auto options = logsumexp.options();
   // Zeros: masked rows have no gradients.
-  const Tensor delta = at::empty(logsumexp.sizes(), options),
+  const Tensor delta = at::empty(query.sizes().slice(0, 4), options),
                grad_terms = at::zeros({heads, rows + cols, positions}, options),
                parts = at::empty({splits, heads, rows * half + cols * rest}, options);
   dispatch(query, [&](auto type) {
@@ -138,7 +138,7 @@ std::tuple<Tensor, Tensor, Tensor, Tensor, Tensor> stand_alone_attention_backwar
     using accum_t = at::opmath_type<T>;
     auto problem = describe<T>(call);
     problem.grad_output = source<T>(grad_output);
-    problem.logsumexp = logsumexp.const_data_ptr<accum_t>();
+    problem.logsumexp = logsumexp_of<accum_t>(logsumexp);
     launch_backward(
         problem, Gradients<T>{grad_query.mutable_data_ptr<T>(), grad_key.mutable_data_ptr<T>(),
                               grad_value.mutable_data_ptr<T>(), delta.mutable_data_ptr<accum_t>(),

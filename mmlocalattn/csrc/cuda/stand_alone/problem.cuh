@@ -8,17 +8,18 @@
 //
 // r_(a,b) is row embedding a in the first half of the channels and column embedding b in the rest.
 // Where softmax is peaked, ds is a small difference. delta = <do_i, o_i> would have the rounding of
-// o in it, and sum_j p_ij is 1 but for the rounding of lse, which the quotient does not see.
+// o in it, and sum_j p_ij is 1 but for rounding, which the quotient does not see.
 //
 // Memory, all contiguous but for gaps between the positions of inputs (Source):
 //   query key value output, their gradients   (batch, height, width, heads, head_dim)
-//   logsumexp delta                           (batch, height, width, heads)
+//   logsumexp                                 (batch, height, width, heads, 2)
+//   delta                                     (batch, height, width, heads)
 //   row_embedding column_embedding            (heads, rows, half), (heads, cols, head_dim - half)
 //
 // The work split is in tile.cuh.
 #pragma once
 
-#include "cuda/tensors.cuh"
+#include "cuda/logsumexp.cuh"
 
 namespace mmlocalattn::cuda::stand_alone {
 
@@ -39,7 +40,7 @@ struct Problem {
   const accum_t *row_embedding, *column_embedding;
   // Backward only.
   Source<T> grad_output;
-  const accum_t* logsumexp;
+  const LogSumExp<accum_t>* logsumexp;
 
   int lanes;        // of a position
   int staged_rows;  // of a map in shared memory
@@ -54,7 +55,7 @@ struct Problem {
 
 // forward.cu
 template <typename T>
-void launch_forward(const Problem<T>& problem, T* output, at::opmath_type<T>* logsumexp);
+void launch_forward(const Problem<T>& problem, T* output, LogSumExp<at::opmath_type<T>>* logsumexp);
 
 // What launch_backward leaves, and room for what its kernels tell each other.
 template <typename T>

@@ -49,7 +49,7 @@ struct Vector {
 // What the kernel that gives dk and dv reads of a query.
 template <typename accum_t>
 struct alignas(2 * sizeof(accum_t)) Numbers {
-  accum_t logsumexp2, delta;  // logsumexp to the base 2
+  accum_t most, rest, delta;  // log-sum-exp in base 2
 };
 
 // The place of a thread and of its block in the problem; kRows positions below each other are its
