@@ -148,7 +148,7 @@ def _fitting(cfg: Config, file: ExportedFile, source: str) -> Config:
 
 def _model(cfg: Config, checkpoint: str | Path) -> Any:
     """The model in Python, with its data preprocessor."""
-    node = dict(cfg.model, data_preprocessor=preprocessor_of(cfg) or None)
+    node = dict(copy.deepcopy(cfg.model), data_preprocessor=preprocessor_of(cfg) or None)
     with build_errors(cfg.filename):
         model: Any = revert_sync_batchnorm(MODELS.build(node)).eval()
     load_weights(model, checkpoint)

@@ -1,5 +1,6 @@
 """From a config to the module that is exported, and what the user of its file must know."""
 
+import copy
 from pathlib import Path
 
 import torch
@@ -85,7 +86,8 @@ def build_exportable(
     scope = cfg.get('default_scope', 'mmengine')
     init_default_scope(scope)
     with build_errors(cfg.filename):
-        model = revert_sync_batchnorm(MODELS.build(cfg.model))
+        # A copy: DETRHead leaves a tensor in the config that it takes from nobody.
+        model = revert_sync_batchnorm(MODELS.build(copy.deepcopy(cfg.model)))
     module = exportable(model, scope, part, labels)
     module.in_channels = channels_of(cfg)
     if checkpoint is None:

@@ -29,6 +29,16 @@ def test_checkpoint_must_hold_the_exported_weights(tmp_path: Path) -> None:
         build_exportable(cfg, checkpoint, 'neck')
 
 
+def test_a_config_is_built_twice() -> None:
+    """The file is compared with a second model; DETRHead writes into the config that it gets."""
+    cfg = load_config('mmdet::detr/detr_r50_8xb2-150e_coco.py')
+    cfg.model.backbone.update(depth=18, init_cfg=None)
+    cfg.model.neck.in_channels = [512]
+    before = cfg.pretty_text
+    assert len({type(build_exportable(cfg, None, 'model')) for _ in range(2)}) == 1
+    assert cfg.pretty_text == before
+
+
 def test_a_classifier_is_loaded_whole(tmp_path: Path) -> None:
     cfg, checkpoint = read(tmp_path, CLASSIFICATION), tmp_path / 'weights.pth'
     state = build_exportable(cfg).model.state_dict()
