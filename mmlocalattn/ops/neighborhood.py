@@ -19,7 +19,7 @@ from mmlocalattn.ops._softmax import log_sum_exp, softmax
 from mmlocalattn.ops._window import (
     IntPair,
     as_pair,
-    check_tensors,
+    check_maps,
     check_window,
     window_indices,
 )
@@ -61,7 +61,7 @@ def neighborhood_attention(
             fit.
     """
     kernel_size, dilation = as_pair(kernel_size, 'kernel_size'), as_pair(dilation, 'dilation')
-    shape = check_tensors(query=query, key=key, value=value)
+    shape = check_maps(query, key, value)
     check_window(shape, kernel_size, dilation)
     if bias is not None:
         _check_bias(bias, query, kernel_size)
@@ -74,8 +74,7 @@ def neighborhood_attention(
         output = through_natten.neighborhood_attention(*arguments)
         if output is not None:
             return output
-    op = torch.ops.mmlocalattn.neighborhood_attention
-    return op(query, key, value, bias, kernel_size, dilation, scale)[0]
+    return _OPERATOR(query, key, value, bias, kernel_size, dilation, scale)[0]
 
 
 def neighborhood_attention_reference(
@@ -255,3 +254,5 @@ register_operator(
         query, kernel_size, products=5 if backward else 2
     ),
 )
+
+_OPERATOR = torch.ops.mmlocalattn.neighborhood_attention.default

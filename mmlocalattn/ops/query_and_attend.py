@@ -62,8 +62,7 @@ def query_and_attend(
         if table is not None:
             _check_table(name, table, scores, kernel_size)
     warn_if_reference('query_and_attend', values.device)
-    op = torch.ops.mmlocalattn.query_and_attend
-    return op(scores, values, position_bias, attention_scale, kernel_size, stride)[0]
+    return _OPERATOR(scores, values, position_bias, attention_scale, kernel_size, stride)[0]
 
 
 def query_and_attend_reference(
@@ -267,3 +266,5 @@ register_operator(
         values, kernel_size, stride, products=2 if backward else 1
     ),
 )
+
+_OPERATOR = torch.ops.mmlocalattn.query_and_attend.default

@@ -16,7 +16,7 @@ from mmlocalattn.ops._library import (
     register_operator,
     warn_if_reference,
 )
-from mmlocalattn.ops._window import IntPair, as_pair, check_tensors, check_window
+from mmlocalattn.ops._window import IntPair, as_pair, check_maps, check_window
 from mmlocalattn.ops.flops import multiply_adds
 from mmlocalattn.ops.neighborhood import (
     neighborhood_attention,
@@ -63,7 +63,7 @@ def sparse_scan_attention(
     local_kernel = as_pair(local_kernel, 'local_kernel')
     anchor_kernel = as_pair(anchor_kernel, 'anchor_kernel')
     anchor_dilation = as_pair(anchor_dilation, 'anchor_dilation')
-    shape = check_tensors(query=query, key=key, value=value)
+    shape = check_maps(query, key, value)
     check_window(shape, local_kernel, (1, 1))
     check_window(shape, anchor_kernel, anchor_dilation)
     sin, cos = (None, None) if rotary is None else rotary
@@ -74,8 +74,9 @@ def sparse_scan_attention(
     if is_through_natten(query):
         windows = local_kernel, anchor_kernel, anchor_dilation
         return _step_by_step(query, key, value, rotary, *windows, scale)
-    op = torch.ops.mmlocalattn.sparse_scan_attention
-    return op(query, key, value, sin, cos, local_kernel, anchor_kernel, anchor_dilation, scale)[0]
+    return _OPERATOR(
+        query, key, value, sin, cos, local_kernel, anchor_kernel, anchor_dilation, scale
+    )[0]
 
 
 def _step_by_step(
@@ -299,3 +300,5 @@ register_operator(
         query, local_kernel, anchor_kernel, products=5 if backward else 2
     ),
 )
+
+_OPERATOR = torch.ops.mmlocalattn.sparse_scan_attention.default
