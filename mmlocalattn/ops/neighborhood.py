@@ -13,7 +13,6 @@ from mmlocalattn.ops._library import (
     is_autocasting,
     output_and_logsumexp,
     register_operator,
-    warn_if_reference,
 )
 from mmlocalattn.ops._softmax import log_sum_exp, softmax
 from mmlocalattn.ops._window import (
@@ -65,7 +64,6 @@ def neighborhood_attention(
     check_window(shape, kernel_size, dilation)
     if bias is not None:
         _check_bias(bias, query, kernel_size)
-    warn_if_reference('neighborhood_attention', query.device)
     scale = shape[4] ** -0.5 if scale is None else scale
     if is_through_natten(query):
         from mmlocalattn.ops import through_natten

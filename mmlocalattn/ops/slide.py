@@ -11,7 +11,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from mmlocalattn.ops._library import output_and_logsumexp, register_operator, warn_if_reference
+from mmlocalattn.ops._library import output_and_logsumexp, register_operator
 from mmlocalattn.ops._softmax import log_sum_exp, softmax
 from mmlocalattn.ops._window import check_maps, check_parameter
 from mmlocalattn.ops.flops import slide_multiply_adds
@@ -57,7 +57,6 @@ def slide_attention(
     """
     shape = check_maps(query, key, value)
     _check_parameters(query, weight, bias, position_bias)
-    warn_if_reference('slide_attention', query.device)
     scale = shape[4] ** -0.5 if scale is None else scale
     return _OPERATOR(query, key, value, weight, bias, position_bias, scale)[0]
 

@@ -14,7 +14,6 @@ from mmlocalattn.ops._library import (
     autocasted,
     is_exporting,
     register_operator,
-    warn_if_reference,
 )
 from mmlocalattn.ops._window import IntPair, as_pair, check_maps, check_window
 from mmlocalattn.ops.flops import multiply_adds
@@ -69,7 +68,6 @@ def sparse_scan_attention(
     sin, cos = (None, None) if rotary is None else rotary
     if rotary is not None:
         _check_rotary(*rotary, query)
-    warn_if_reference('sparse_scan_attention', query.device)
     scale = shape[4] ** -0.5 if scale is None else scale
     if is_through_natten(query):
         windows = local_kernel, anchor_kernel, anchor_dilation

@@ -10,7 +10,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from mmlocalattn.ops._library import output_and_logsumexp, register_operator, warn_if_reference
+from mmlocalattn.ops._library import output_and_logsumexp, register_operator
 from mmlocalattn.ops._softmax import log_sum_exp, softmax
 from mmlocalattn.ops._window import (
     IntPair,
@@ -74,7 +74,6 @@ def stand_alone_attention(
     check_parameter('column_embedding', column_embedding, meaning, expected, query)
     if padding not in ('mask', 'zero'):
         raise ValueError(f"padding must be 'mask' or 'zero', got {padding=}")
-    warn_if_reference('stand_alone_attention', query.device)
     zero_padding = padding == 'zero'
     return _OPERATOR(
         query, key, value, row_embedding, column_embedding, kernel_size, zero_padding, scale
