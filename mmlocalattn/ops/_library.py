@@ -85,12 +85,6 @@ def has_kernel(name: str, device_type: str) -> bool:
     return chosen(device_type) != 'reference' and is_compiled(name, device_type)
 
 
-def warn_if_reference(name: str, device: torch.device) -> None:
-    """Say once per operator and device that the reference serves, and what builds kernels."""
-    if not is_compiling():
-        _warn_once(name, device)
-
-
 @functools.cache
 def _warn_once(name: str, device: torch.device) -> None:
     if device.type in ('cpu', 'cuda') and not is_compiled(name, device.type):
@@ -100,7 +94,7 @@ def _warn_once(name: str, device: torch.device) -> None:
             f'mmlocalattn::{name} has no compiled {device.type} kernel, the PyTorch reference is '
             f'used. Build the kernels with `{force_cuda}{_BUILD_COMMAND}` {where} a checkout of '
             'mmlocalattn.',
-            stacklevel=4,
+            stacklevel=2,
         )
 
 
@@ -160,7 +154,7 @@ def register_operator(
     name, backward = parsed.name, f'_{parsed.name}_backward'
     _define(name, parsed.forward)
     _define(backward, parsed.backward)
-    LIB.impl(name, reference, 'CompositeExplicitAutograd')
+    LIB.impl(name, _announced(name, reference), 'CompositeExplicitAutograd')
     LIB.impl(backward, backward_reference, 'CompositeExplicitAutograd')
     REFERENCES.update({name: reference, backward: backward_reference})
     register_fake(f'mmlocalattn::{name}', fake, lib=LIB)
@@ -172,6 +166,16 @@ def register_operator(
     _register_autocast(name, [tensor not in kept for tensor in parsed.tensors])
     _register_flops(name, functools.partial(multiply_adds, False))
     _register_flops(backward, functools.partial(multiply_adds, True))
+
+
+def _announced(name: str, reference: Callable) -> Callable:
+    """A reference that says once per device that it serves, and what builds kernels."""
+
+    def serve(*args: Any) -> Any:
+        _warn_once(name, args[0].device)
+        return reference(*args)
+
+    return serve
 
 
 def _define(name: str, schema: str) -> None:

@@ -42,6 +42,20 @@ def window_indices(length: int, kernel: int, dilation: int, device: torch.device
     return (start[:, None] + taps) * dilation + group[:, None]
 
 
+def check_maps(query: Tensor, key: Tensor, value: Tensor) -> torch.Size:
+    """`check_tensors` of the maps of attention, which it only calls to say where they disagree."""
+    shape, dtype, device = query.shape, query.dtype, query.device
+    if (
+        len(shape) == 5
+        and shape == key.shape == value.shape
+        and dtype.is_floating_point
+        and key.dtype is dtype is value.dtype
+        and key.device == device == value.device
+    ):
+        return shape
+    return check_tensors(query=query, key=key, value=value)
+
+
 def check_tensors(**tensors: Tensor) -> torch.Size:
     """Check that 5-d attention tensors agree in shape, dtype and device, see `check_kind`.
 

@@ -13,13 +13,12 @@ from mmlocalattn.ops._library import (
     is_autocasting,
     output_and_logsumexp,
     register_operator,
-    warn_if_reference,
 )
 from mmlocalattn.ops._softmax import log_sum_exp, softmax
 from mmlocalattn.ops._window import (
     IntPair,
     as_pair,
-    check_tensors,
+    check_maps,
     check_window,
     window_indices,
 )
@@ -61,11 +60,10 @@ def neighborhood_attention(
             fit.
     """
     kernel_size, dilation = as_pair(kernel_size, 'kernel_size'), as_pair(dilation, 'dilation')
-    shape = check_tensors(query=query, key=key, value=value)
+    shape = check_maps(query, key, value)
     check_window(shape, kernel_size, dilation)
     if bias is not None:
         _check_bias(bias, query, kernel_size)
-    warn_if_reference('neighborhood_attention', query.device)
     scale = shape[4] ** -0.5 if scale is None else scale
     if is_through_natten(query):
         from mmlocalattn.ops import through_natten
@@ -74,8 +72,7 @@ def neighborhood_attention(
         output = through_natten.neighborhood_attention(*arguments)
         if output is not None:
             return output
-    op = torch.ops.mmlocalattn.neighborhood_attention
-    return op(query, key, value, bias, kernel_size, dilation, scale)[0]
+    return _OPERATOR(query, key, value, bias, kernel_size, dilation, scale)[0]
 
 
 def neighborhood_attention_reference(
@@ -255,3 +252,5 @@ register_operator(
         query, kernel_size, products=5 if backward else 2
     ),
 )
+
+_OPERATOR = torch.ops.mmlocalattn.neighborhood_attention.default

@@ -9,7 +9,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from mmlocalattn.ops._library import is_autocasting, register_operator, warn_if_reference
+from mmlocalattn.ops._library import is_autocasting, register_operator
 from mmlocalattn.ops._softmax import log_sum_exp, softmax
 from mmlocalattn.ops._window import IntPair, as_pair, check_kind, is_odd_window
 from mmlocalattn.ops.flops import value_multiply_adds
@@ -61,9 +61,7 @@ def query_and_attend(
     for name, table in (('position_bias', position_bias), ('attention_scale', attention_scale)):
         if table is not None:
             _check_table(name, table, scores, kernel_size)
-    warn_if_reference('query_and_attend', values.device)
-    op = torch.ops.mmlocalattn.query_and_attend
-    return op(scores, values, position_bias, attention_scale, kernel_size, stride)[0]
+    return _OPERATOR(scores, values, position_bias, attention_scale, kernel_size, stride)[0]
 
 
 def query_and_attend_reference(
@@ -267,3 +265,5 @@ register_operator(
         values, kernel_size, stride, products=2 if backward else 1
     ),
 )
+
+_OPERATOR = torch.ops.mmlocalattn.query_and_attend.default

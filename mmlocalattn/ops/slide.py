@@ -11,9 +11,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from mmlocalattn.ops._library import output_and_logsumexp, register_operator, warn_if_reference
+from mmlocalattn.ops._library import output_and_logsumexp, register_operator
 from mmlocalattn.ops._softmax import log_sum_exp, softmax
-from mmlocalattn.ops._window import check_parameter, check_tensors
+from mmlocalattn.ops._window import check_maps, check_parameter
 from mmlocalattn.ops.flops import slide_multiply_adds
 
 KERNEL_SIZES = (3, 5, 7)
@@ -55,12 +55,10 @@ def slide_attention(
     Raises:
         ValueError: If shapes, dtypes or devices do not match, or k is not 3, 5 or 7.
     """
-    shape = check_tensors(query=query, key=key, value=value)
+    shape = check_maps(query, key, value)
     _check_parameters(query, weight, bias, position_bias)
-    warn_if_reference('slide_attention', query.device)
     scale = shape[4] ** -0.5 if scale is None else scale
-    op = torch.ops.mmlocalattn.slide_attention
-    return op(query, key, value, weight, bias, position_bias, scale)[0]
+    return _OPERATOR(query, key, value, weight, bias, position_bias, scale)[0]
 
 
 def shift_kernel(head_dim: int, kernel_size: int, **factory: Any) -> Tensor:
@@ -256,3 +254,5 @@ register_operator(
         query, weight, products=5 if backward else 2, convolutions=6 if backward else 2
     ),
 )
+
+_OPERATOR = torch.ops.mmlocalattn.slide_attention.default

@@ -14,9 +14,8 @@ from mmlocalattn.ops._library import (
     autocasted,
     is_exporting,
     register_operator,
-    warn_if_reference,
 )
-from mmlocalattn.ops._window import IntPair, as_pair, check_tensors, check_window
+from mmlocalattn.ops._window import IntPair, as_pair, check_maps, check_window
 from mmlocalattn.ops.flops import multiply_adds
 from mmlocalattn.ops.neighborhood import (
     neighborhood_attention,
@@ -63,19 +62,19 @@ def sparse_scan_attention(
     local_kernel = as_pair(local_kernel, 'local_kernel')
     anchor_kernel = as_pair(anchor_kernel, 'anchor_kernel')
     anchor_dilation = as_pair(anchor_dilation, 'anchor_dilation')
-    shape = check_tensors(query=query, key=key, value=value)
+    shape = check_maps(query, key, value)
     check_window(shape, local_kernel, (1, 1))
     check_window(shape, anchor_kernel, anchor_dilation)
     sin, cos = (None, None) if rotary is None else rotary
     if rotary is not None:
         _check_rotary(*rotary, query)
-    warn_if_reference('sparse_scan_attention', query.device)
     scale = shape[4] ** -0.5 if scale is None else scale
     if is_through_natten(query):
         windows = local_kernel, anchor_kernel, anchor_dilation
         return _step_by_step(query, key, value, rotary, *windows, scale)
-    op = torch.ops.mmlocalattn.sparse_scan_attention
-    return op(query, key, value, sin, cos, local_kernel, anchor_kernel, anchor_dilation, scale)[0]
+    return _OPERATOR(
+        query, key, value, sin, cos, local_kernel, anchor_kernel, anchor_dilation, scale
+    )[0]
 
 
 def _step_by_step(
@@ -299,3 +298,5 @@ register_operator(
         query, local_kernel, anchor_kernel, products=5 if backward else 2
     ),
 )
+
+_OPERATOR = torch.ops.mmlocalattn.sparse_scan_attention.default

@@ -10,13 +10,13 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from mmlocalattn.ops._library import output_and_logsumexp, register_operator, warn_if_reference
+from mmlocalattn.ops._library import output_and_logsumexp, register_operator
 from mmlocalattn.ops._softmax import log_sum_exp, softmax
 from mmlocalattn.ops._window import (
     IntPair,
     as_pair,
+    check_maps,
     check_parameter,
-    check_tensors,
     is_odd_window,
 )
 from mmlocalattn.ops.flops import multiply_adds
@@ -62,7 +62,7 @@ def stand_alone_attention(
         RuntimeError: If head_dim is more than 256 on CUDA.
     """
     kernel_size = as_pair(kernel_size, 'kernel_size')
-    shape = check_tensors(query=query, key=key, value=value)
+    shape = check_maps(query, key, value)
     if not is_odd_window(kernel_size, 3, 11):
         raise ValueError(f'kernel_size must be odd and from 3 to 11, got {kernel_size=}')
     heads, head_dim = shape[3:]
@@ -74,12 +74,10 @@ def stand_alone_attention(
     check_parameter('column_embedding', column_embedding, meaning, expected, query)
     if padding not in ('mask', 'zero'):
         raise ValueError(f"padding must be 'mask' or 'zero', got {padding=}")
-    warn_if_reference('stand_alone_attention', query.device)
-    op = torch.ops.mmlocalattn.stand_alone_attention
     zero_padding = padding == 'zero'
-    return op(query, key, value, row_embedding, column_embedding, kernel_size, zero_padding, scale)[
-        0
-    ]
+    return _OPERATOR(
+        query, key, value, row_embedding, column_embedding, kernel_size, zero_padding, scale
+    )[0]
 
 
 def stand_alone_attention_reference(
@@ -239,3 +237,5 @@ register_operator(
         query, kernel_size, products=5 if backward else 2
     ),
 )
+
+_OPERATOR = torch.ops.mmlocalattn.stand_alone_attention.default

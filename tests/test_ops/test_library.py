@@ -3,6 +3,7 @@
 import importlib.util
 import subprocess
 import sys
+import warnings
 from concurrent.futures import ThreadPoolExecutor
 
 import pytest
@@ -182,6 +183,17 @@ def register(schema: str, **names: tuple[str, ...]) -> None:
         multiply_adds=lambda backward, x, **_: sum(x) + backward,
         **names,
     )
+
+
+def test_reference_says_once_that_it_serves() -> None:
+    register('test_served(Tensor x, float factor) -> Tensor output')
+    op, x = torch.ops.mmlocalattn.test_served, torch.ones(2)
+    with pytest.warns(UserWarning, match='test_served has no compiled cpu kernel, .* `pip '):
+        op(x, 2.0)
+    with warnings.catch_warnings():
+        warnings.simplefilter('error')
+        op(x, 2.0)
+        op(x.to('meta'), 2.0)
 
 
 def test_one_tensor_and_one_output() -> None:

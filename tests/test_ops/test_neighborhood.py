@@ -140,6 +140,12 @@ class TestNeighborhoodAttention(SoftmaxContract):
         ),
         'integer': ({0: Tensor.int, 1: Tensor.int, 2: Tensor.int}, 'must be floating point'),
         'device': ({1: lambda key: key.to('meta')}, "must be on one device, .*'key': 'meta'"),
+        'shape_of_value': ({2: lambda value: value[:, :4]}, r"'value': \(2, 4, 7, 2, 4\)"),
+        'dtype_of_key': ({1: Tensor.half}, r"must have one dtype, .*'key': torch.float16"),
+        'device_of_value': (
+            {2: lambda value: value.to('meta')},
+            r"must be on one device, .*'value': 'meta'",
+        ),
         'bias_shape': (dict(bias=torch.zeros(2, 5, 3)), r'= \(2, 5, 5\), got \(2, 5, 3\)'),
         'bias_dtype': (
             dict(bias=torch.zeros(2, 5, 5, dtype=torch.float64)),

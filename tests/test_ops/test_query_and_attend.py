@@ -248,6 +248,17 @@ def test_masked_positions_get_no_weight() -> None:
     assert output[:, :, 5:].isnan().all()
 
 
+@pytest.mark.parametrize('number', ['nan', 'inf', '-inf'])
+def test_bias_that_is_not_finite(number: str) -> None:
+    """Is in the windows of its query and head alone, where softmax has it."""
+    scores, values, bias = torch.randn(1, 6, 7, 2, 2), torch.randn(1, 6, 7, 2, 4), torch.zeros(4, 9)
+    bias[1, 4] = float(number)
+    bias = bias.view(2, 2, 3, 3)
+    output = query_and_attend(scores, values, bias)
+    expected = query_and_attend_reference(scores, values, bias, None, (3, 3), 1)[0]
+    torch.testing.assert_close(output, expected, equal_nan=True)
+
+
 def test_expanded_values_are_shared_by_heads() -> None:
     scores, shared = torch.randn(2, 5, 6, 2, 3), torch.randn(2, 5, 6, 1, 8, requires_grad=True)
     output = query_and_attend(scores, shared.expand(-1, -1, -1, 3, -1))

@@ -37,7 +37,7 @@ def calls(name: str, head_dim: int, grad: bool) -> tuple[Callable, Callable, lis
         'stand_alone_attention': ((SIDE,), (window, False, 1.0)),
     }[name]
     tensors = [tensor.requires_grad_(grad) for tensor in tensors]
-    function, operator = getattr(ops, name), getattr(torch.ops.mmlocalattn, name)
+    function, operator = getattr(ops, name), getattr(torch.ops.mmlocalattn, name).default
     return (
         lambda: function(*tensors, *public),
         lambda: operator(*tensors, *behind)[0],

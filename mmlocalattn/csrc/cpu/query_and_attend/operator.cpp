@@ -9,13 +9,13 @@
 //
 // Backward goes over the windows for delta = sum_j p_qj scale_qj <grad_output, value_j>, then over
 // the positions, which gather from the windows that see them.
-#include <ATen/TensorOperators.h>
 #include <ATen/ops/empty.h>
 #include <ATen/ops/empty_like.h>
-#include <ATen/ops/full.h>
-#include <ATen/ops/stack.h>
 #include <torch/library.h>
 
+#include <algorithm>
+#include <cmath>
+#include <limits>
 #include <vector>
 
 #include "cpu/query_and_attend/piece.h"
@@ -150,15 +150,28 @@ class Pieces {
  private:
   // See TapTable.
   void make_tables() {
-    const std::vector<int64_t> sizes{queries(), heads(), taps()};
-    const auto rows_of = [&](const at::Tensor& table, double otherwise) {
-      return table.defined() ? table.to(compute_options()).reshape(sizes)
-                             : at::full(sizes, otherwise, compute_options());
+    const int64_t taps = this->taps();
+    tables_ = at::empty({queries(), heads(), 4, taps}, compute_options());
+    bias_ranges_ = at::empty({queries(), heads()}, compute_options());
+    const auto typed = [&](const at::Tensor& table) {
+      return table.defined() ? table.to(compute_options()).contiguous() : table;
     };
-    const auto bias = rows_of(problem_.bias, 0), scale = rows_of(problem_.scale, 1);
-    const auto factor = bias.exp();
-    tables_ = at::stack({bias, factor, scale, scale * factor}, 2);
-    bias_ranges_ = bias.amax(2).clamp_min(0) - bias.amin(2).clamp_max(0);
+    const auto biases = typed(problem_.bias), scales = typed(problem_.scale);
+    C* rows = data_of<C>(tables_);
+    for (int64_t i = 0; i < queries() * heads(); ++i, rows += 4 * taps) {
+      C least = 0, most = 0;
+      for (int64_t j = 0; j < taps; ++j) {
+        const C bias = biases.defined() ? data_of<const C>(biases)[i * taps + j] : C(0),
+                scale = scales.defined() ? data_of<const C>(scales)[i * taps + j] : C(1),
+                factor = std::exp(bias);
+        rows[j] = bias, rows[taps + j] = factor;
+        rows[2 * taps + j] = scale, rows[3 * taps + j] = scale * factor;
+        // NaN makes the range infinite, for which the kernels do not rely on e^bias.
+        least = std::isnan(bias) ? -std::numeric_limits<C>::infinity() : std::min(least, bias);
+        most = std::max(most, bias);
+      }
+      data_of<C>(bias_ranges_)[i] = most - least;
+    }
   }
 
   Piece<T> make_piece(int64_t b, int64_t head, int64_t num_heads) const {

@@ -5,7 +5,6 @@
 // with the copies i that ops/slide.py defines. query, key, value, output: (B, H, W, num_heads,
 // head_dim); weight: (head_dim, k * k, k, k); bias: (head_dim, k * k); position_bias: (num_heads,
 // k, k); logsumexp: (B, H, W, num_heads, 2) in the compute dtype.
-#include <ATen/ops/cat.h>
 #include <ATen/ops/empty.h>
 #include <ATen/ops/empty_like.h>
 #include <ATen/ops/zeros.h>
@@ -92,16 +91,7 @@ class Pieces {
         rows_(cut(query_.size(1), most_rows(problem.dim(), planes), 1, radius)),
         cols_(cut(query_.size(2), kMostCols, kStep, radius)),
         columns_(ordinals(query_.size(2))) {
-    const auto options = logsumexp.options();
-    const int64_t dim = problem.dim(), taps = problem.taps();
-    const auto bias =
-        problem.bias.defined() ? problem.bias.to(options.dtype()) : at::zeros({dim, taps}, options);
-    taps_last_ = at::cat(
-        {problem.weight.reshape({dim, taps, taps}).to(options.dtype()), bias.unsqueeze(2)}, 2);
-    copies_last_ = taps_last_.transpose(1, 2).contiguous();
-    position_bias_ = problem.position_bias.defined()
-                         ? problem.position_bias.to(options.dtype()).contiguous()
-                         : at::zeros({problem.heads(), taps}, options);
+    make_tables();
   }
 
   int64_t count() const {
@@ -144,6 +134,30 @@ class Pieces {
   }
 
  private:
+  // See Piece.
+  void make_tables() {
+    const auto options = logsumexp_.options();
+    const int64_t dim = problem_.dim(), taps = problem_.taps();
+    const auto typed = [&](const at::Tensor& table, at::IntArrayRef sizes) {
+      return table.defined() ? table.to(options.dtype()).contiguous() : at::zeros(sizes, options);
+    };
+    const auto weight = typed(problem_.weight, {}), bias = typed(problem_.bias, {dim, taps});
+    position_bias_ = typed(problem_.position_bias, {problem_.heads(), taps});
+    taps_last_ = at::empty({dim, taps, taps + 1}, options);
+    copies_last_ = at::empty({dim, taps + 1, taps}, options);
+    const C *weights = data_of<const C>(weight), *biases = data_of<const C>(bias);
+    C *taps_last = data_of<C>(taps_last_), *copies_last = data_of<C>(copies_last_);
+    for (int64_t channel = 0; channel < dim; ++channel) {
+      for (int64_t copy = 0; copy < taps; ++copy) {
+        for (int64_t tap = 0; tap <= taps; ++tap) {
+          const C value = tap < taps ? *weights++ : *biases++;
+          *taps_last++ = copies_last[tap * taps + copy] = value;
+        }
+      }
+      copies_last += taps * (taps + 1);
+    }
+  }
+
   const Problem& problem_;
   at::Tensor query_, key_, value_, logsumexp_, copies_last_, taps_last_, position_bias_;
   std::vector<Reach> rows_, cols_;
