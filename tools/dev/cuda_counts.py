@@ -12,6 +12,8 @@ products of a tensor core (mma) or, without those, the multiply-adds of a lane a
 loop is the one with the most products. `fewest` instructions are on the shortest way through it;
 `most` are all that it has but what only a vote of the warp leads to, which is rarely done.
 
+`--compile` prints the processor's time for every source too, for all architectures together.
+
 Needs cuobjdump, of a CUDA toolkit or of Triton (a part of torch for CUDA), and c++filt.
 """
 
@@ -255,7 +257,7 @@ def by_kernel(counted: dict[tuple[int, str], Counts]) -> dict[str, dict[int, Cou
 
 
 def compile_sources(part: str, archs: list[int], folder: Path) -> list[Path]:
-    """Compiles the sources whose path contains `part`, with the flags of the extension."""
+    """Compiles the sources whose path contains `part` as the extension's, and prints how long."""
     from torch.utils.cpp_extension import COMMON_NVCC_FLAGS, include_paths
 
     spec = find_spec('mmcv')
@@ -266,17 +268,20 @@ def compile_sources(part: str, archs: list[int], folder: Path) -> list[Path]:
     roots = (nvidia and nvidia.submodule_search_locations) or ()
     wheels = [path for root in roots for path in Path(root).glob('*/include')]
     folders = [CSRC, mmcv, mmcv / 'cuda', *include_paths()]
-    flags = [*COMMON_NVCC_FLAGS, '-O3', '-std=c++17', '-cubin', '-w']
+    flags = [*COMMON_NVCC_FLAGS, '-O3', '-std=c++17', '-c', '-w', '-Xcompiler', '-fPIC']
+    flags += [f'-gencode=arch=compute_{arch},code=sm_{arch}' for arch in archs]
     flags += [f'-I{path}' for path in folders] + [f'-I{path}' for path in wheels]
-    built = []
+    seconds = {}
     for source in sorted(CSRC.glob('cuda/**/*.cu')):
-        if part not in str(source.relative_to(CSRC)):
-            continue
-        for arch in archs:
-            target = folder / f'{source.parent.name}_{source.stem}_{arch}.cubin'
-            output_of(['nvcc', *flags, f'-arch=sm_{arch}', str(source), '-o', str(target)])
-            built.append(target)
-    return built
+        name = str(source.relative_to(CSRC))
+        if part in name:
+            target, before = folder / f'{source.parent.name}_{source.stem}.o', os.times()
+            output_of(['nvcc', *flags, str(source), '-o', str(target)])
+            after = os.times()
+            seconds[target] = sum(after[2:4]) - sum(before[2:4])  # of child processes
+            print(f'{name}: {seconds[target]:.1f} s of CPU time, {after[4] - before[4]:.1f} s')
+    print(f'{sum(seconds.values()):.1f} s of CPU time in all')
+    return list(seconds)
 
 
 def architecture_for(device: int, compiled: dict[int, Counts]) -> int | None:
