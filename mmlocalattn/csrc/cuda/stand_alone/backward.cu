@@ -69,7 +69,8 @@ __global__ void __launch_bounds__(kThreads)
                          accum_t grads[kRows];
 #pragma unroll
                          for (int t = 0; t < kRows; ++t) {
-                           grads[t] = place.sees(all, t, u) ? grad_output[t].dot(value) : accum_t(0);
+                           grads[t] =
+                               place.sees(all, t, u) ? grad_output[t].dot(value) : accum_t(0);
                          }
                          place.sum_parts(grads);
 #pragma unroll

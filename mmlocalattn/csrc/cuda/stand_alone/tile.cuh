@@ -249,10 +249,10 @@ struct Place {
     return staged_row;
   }
 
-  // Calls body(all, row, its place in shared memory) for the rows of two maps that the own positions
-  // see, or that see them, with a barrier around every chunk of rows, for which it calls
-  // prepare(begin, end) first. A warp has one answer. `all` is what sees() wants: most taps are in
-  // rows that all own positions see, for which the compiler leaves its tests out.
+  // Calls body(all, row, its place in shared memory) for the rows of two maps that the own
+  // positions see, or that see them, with a barrier around every chunk of rows, for which it calls
+  // prepare(begin, end) first. A warp has one answer. `all` is what sees() wants: of windows of 7
+  // rows most taps are in rows that all own positions see, where nothing is left to test.
   template <typename Prepare, typename Body>
   __device__ void for_each_row(const Source<T>& first, const Source<T>& second, bool all,
                                const Prepare& prepare, const Body& body) const {
@@ -321,7 +321,7 @@ struct Place {
 #pragma unroll
     for (int t = 0; t < kRows; ++t) {
       row_term[t] = sees(all, t, u) ? query[t].dot(table(tap_row(t, u)))
-                               : -std::numeric_limits<accum_t>::infinity();
+                                    : -std::numeric_limits<accum_t>::infinity();
     }
     StagedRow keys = staged_row(0, row), values = staged_row(1, row);
     const OfRows* kept_terms = column_terms();
