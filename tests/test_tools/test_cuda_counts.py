@@ -87,3 +87,9 @@ def test_complaints(now: dict, complaint: str | None, tmp_path: Path) -> None:
     assert found == ([] if complaint is None else [f'{KERNEL} {complaint}'])
     for gone in ({}, {KERNEL: {120: counts}}):
         assert cuda_counts.complaints(gone, figures) == [f'{KERNEL} is expected, but gone']
+
+
+def test_figures_of_other_kernels_stay() -> None:
+    figures = {KERNEL: {'80': [1], '90': [2]}, 'slide::kernel': {'80': [3]}}
+    expected = figures | {KERNEL: {'80': [1], '90': [4]}}
+    assert cuda_counts.merged(figures, {KERNEL: {'90': [4]}}) == expected

@@ -211,27 +211,18 @@ def short_name(demangled: str) -> str:
 
 
 def count(binary: Path) -> dict[str, dict[int, Counts]]:
-    """Counts by kernel and architecture.
-
-    Args:
-        binary: A shared library, an object or a cubin.
-    """
+    """Counts by kernel and architecture of a shared library or an object."""
     cuobjdump = find_cuobjdump()
-    arch_of_cubin = ''
-    if binary.suffix == '.cubin':
-        sass = output_of([cuobjdump, '-sass', str(binary)])
-        match = re.search(r'code for sm_(\d+)', sass)
-        arch_of_cubin = f'arch = sm_{match[1]}\n' if match else ''
     threads, usage = {}, {}
-    elf = arch_of_cubin + output_of([cuobjdump, '-elf', str(binary)])
+    elf = output_of([cuobjdump, '-elf', str(binary)])
     for arch, name, body in sections(elf, r'\.nv\.info\.(\w+)'):
         match = re.search(r'EIATTR_MAX_THREADS\s+Format:\s*\w+\s+Value:\s*0x([0-9a-f]+)', body)
         threads[arch, name] = int(match[1], 16) if match else 1024
-    text = arch_of_cubin + output_of([cuobjdump, '-res-usage', str(binary)])
+    text = output_of([cuobjdump, '-res-usage', str(binary)])
     for arch, name, body in sections(text, r'Function (\w+):'):
         numbers = dict(re.findall(r'(\w+):(\d+)', body))
         usage[arch, name] = int(numbers['REG']), int(numbers['SHARED'])
-    text = arch_of_cubin + output_of([cuobjdump, '-sass', str(binary)])
+    text = output_of([cuobjdump, '-sass', str(binary)])
     counted = {}
     for arch, name, body in sections(text, r'Function : (\w+)'):
         code = instructions(body)
@@ -255,7 +246,7 @@ def by_kernel(counted: dict[tuple[int, str], Counts]) -> dict[str, dict[int, Cou
 
 
 def compile_sources(part: str, archs: list[int], folder: Path) -> list[Path]:
-    """Compiles the sources whose path contains `part`, with the flags of the extension."""
+    """Compiles the sources whose path contains `part` as the extension's, and prints how long."""
     from torch.utils.cpp_extension import COMMON_NVCC_FLAGS, include_paths
 
     spec = find_spec('mmcv')
@@ -266,17 +257,19 @@ def compile_sources(part: str, archs: list[int], folder: Path) -> list[Path]:
     roots = (nvidia and nvidia.submodule_search_locations) or ()
     wheels = [path for root in roots for path in Path(root).glob('*/include')]
     folders = [CSRC, mmcv, mmcv / 'cuda', *include_paths()]
-    flags = [*COMMON_NVCC_FLAGS, '-O3', '-std=c++17', '-cubin', '-w']
+    flags = [*COMMON_NVCC_FLAGS, '-O3', '-std=c++17', '-c', '-w', '-Xcompiler', '-fPIC']
+    flags += [f'-gencode=arch=compute_{arch},code=sm_{arch}' for arch in archs]
     flags += [f'-I{path}' for path in folders] + [f'-I{path}' for path in wheels]
-    built = []
+    seconds = {}
     for source in sorted(CSRC.glob('cuda/**/*.cu')):
-        if part not in str(source.relative_to(CSRC)):
-            continue
-        for arch in archs:
-            target = folder / f'{source.parent.name}_{source.stem}_{arch}.cubin'
-            output_of(['nvcc', *flags, f'-arch=sm_{arch}', str(source), '-o', str(target)])
-            built.append(target)
-    return built
+        name = str(source.relative_to(CSRC))
+        if part in name:
+            target, before = folder / f'{source.parent.name}_{source.stem}.o', os.times()
+            output_of(['nvcc', *flags, str(source), '-o', str(target)])
+            seconds[target] = sum(os.times()[2:4]) - sum(before[2:4])  # of child processes
+            print(f'{name}: {seconds[target]:.1f} s of CPU time')
+    print(f'{sum(seconds.values()):.1f} s of CPU time in all')
+    return list(seconds)
 
 
 def architecture_for(device: int, compiled: dict[int, Counts]) -> int | None:
@@ -327,6 +320,11 @@ def as_figures(kernels: dict[str, dict[int, Counts]]) -> dict[str, dict[str, lis
     }
 
 
+def merged(figures: dict[str, dict], counted: dict[str, dict]) -> dict[str, dict]:
+    """Figures with those of the counted kernels and architectures replaced."""
+    return figures | {name: figures.get(name, {}) | counts for name, counts in counted.items()}
+
+
 def complaints(kernels: dict[str, dict[int, Counts]], figures: dict) -> list[str]:
     """One line for every expected figure that got worse."""
     found = []
@@ -364,14 +362,14 @@ def parse_args() -> argparse.Namespace:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument('binaries', nargs='*', type=Path, help='libraries, objects or cubins')
+    parser.add_argument('binaries', nargs='*', type=Path, help='libraries or objects')
     parser.add_argument('--compile', metavar='PART', help='sources of csrc/cuda to compile first')
     parser.add_argument('--arch', nargs='+', type=int, default=[90], choices=DEVICES)
     parser.add_argument('--kernel', default='', help='only kernels whose name matches')
     parser.add_argument('--dynamic', type=int, default=0, help='bytes that a launch adds')
     parser.add_argument('--json', type=Path, help='where the counts go too')
     parser.add_argument('--expect', type=Path, help='fail where figures are worse than these')
-    parser.add_argument('--update', action='store_true', help='write all counts there instead')
+    parser.add_argument('--update', action='store_true', help='write these counts there instead')
     return parser.parse_args()
 
 
@@ -389,7 +387,8 @@ def main() -> None:
     if args.json:
         args.json.write_text(json.dumps(as_figures(kernels), indent=1) + '\n')
     if args.expect and args.update:
-        write_figures(args.expect, as_figures(kernels))
+        figures = json.loads(args.expect.read_text())['kernels']
+        write_figures(args.expect, merged(figures, as_figures(kernels)))
     elif args.expect:
         worse = complaints(kernels, json.loads(args.expect.read_text()))
         if worse:

@@ -7,22 +7,71 @@
 namespace mmlocalattn::cuda::query_and_attend {
 namespace {
 
+// Taps of the windows of most models, in each direction.
+constexpr int kSmall = 3;
+
 // The window of a thread.
 template <typename T>
 struct Window {
   using accum_t = at::opmath_type<T>;
+  static constexpr accum_t kLeast = -std::numeric_limits<accum_t>::infinity();
 
   const Problem<T>& problem;
-  const WindowShared<accum_t>& shared;
-  int area_cols, at;              // of the area of the input, and of the window there
-  LogSumExp<accum_t>* logsumexp;  // of its first query
+  Place place;
+  Area area;  // of the input, that the block sees
+  WindowShared<accum_t> shared;
+  int y, x, at;  // on the map of windows, and in the area
   bool is_on_map;
+  LogSumExp<accum_t>* logsumexp;  // of its first query
+
+  __device__ Window(const Problem<T>& problem, LogSumExp<accum_t>* logsumexps)
+      : problem(problem),
+        place(place_of_block(problem.heads, problem.cols.windows(), problem.rows.windows(), kRows)),
+        area(input_area(problem, place.y, place.x)),
+        shared(area.size(), problem.taps()) {
+    const int col = threadIdx.x % kCols, row = threadIdx.x / kCols;
+    y = place.y + row;
+    x = place.x + col;
+    at = row * problem.rows.stride * area.cols + col * problem.cols.stride;
+    is_on_map = y < problem.rows.windows() && x < problem.cols.windows();
+    const int64_t number = (place.b * problem.rows.windows() + y) * problem.cols.windows() + x;
+    logsumexp = logsumexps + number * problem.queries * problem.heads + place.head;
+  }
+
+  // Bring to shared memory what the block needs of kQueries queries, and of kChannels channels.
+  __device__ void load_queries(int query) const {
+    sync_block();
+    load_scores(problem, area, place, query, shared.scores);
+    load_tables(problem, query, place.head, shared.tables);
+    sync_block();
+  }
+  __device__ void load_values(int channel) const {
+    sync_block();
+    load_vectors(problem.values, area, place, channel, problem.dim, shared.values);
+    sync_block();
+  }
+
+  __device__ void add_tap(accum_t (&sum)[kChannels], accum_t weight, int offset) const {
+    add(sum, weight, shared.values + at + offset, area.size());
+  }
+  __device__ void store(int channel, const accum_t (&sum)[kChannels]) const {
+    write_vector(problem.output.at(place.b, y, x, place.head), problem.output.has_chunks, channel,
+                 problem.dim, sum);
+  }
+  __device__ void store_logsumexp(int query, const accum_t (&most)[kQueries],
+                                  const accum_t (&total)[kQueries]) const {
+#pragma unroll
+    for (int q = 0; q < kQueries; ++q) {
+      if (query + q < problem.queries) {
+        logsumexp[(query + q) * problem.heads] = {most[q], std::log(total[q])};
+      }
+    }
+  }
 
   // Logarithms of the sums of exponentials of kQueries queries, of which some are none.
   __device__ void sum_exponentials(int query) const {
-    constexpr accum_t kLeast = -std::numeric_limits<accum_t>::infinity();
     accum_t most[kQueries] = {kLeast, kLeast}, total[kQueries] = {};
-    for_each_tap(problem, 0, problem.taps(), area_cols, [&](int tap, int offset) {
+    for_each_tap(problem, 0, problem.taps(), area.cols, [&](int tap, int offset) {
       const Pair<accum_t> scores = shared.scores[at + offset], bias = shared.tables[tap].first;
 #pragma unroll
       for (int q = 0; q < kQueries; ++q) {
@@ -30,19 +79,14 @@ struct Window {
         most[q] = logit > most[q] ? logit : most[q];
       }
     });
-    for_each_tap(problem, 0, problem.taps(), area_cols, [&](int tap, int offset) {
+    for_each_tap(problem, 0, problem.taps(), area.cols, [&](int tap, int offset) {
       const Pair<accum_t> scores = shared.scores[at + offset], bias = shared.tables[tap].first;
 #pragma unroll
       for (int q = 0; q < kQueries; ++q) {
         total[q] += exp_of(scores.of[q] - most[q] + bias.of[q]);
       }
     });
-#pragma unroll
-    for (int q = 0; q < kQueries; ++q) {
-      if (query + q < problem.queries) {
-        logsumexp[(query + q) * problem.heads] = {most[q], std::log(total[q])};
-      }
-    }
+    store_logsumexp(query, most, total);
   }
 
   // Adds what kQueries queries give taps [begin, end) of weight to shared memory.
@@ -53,7 +97,7 @@ struct Window {
       if (query + q < problem.queries) lse[q] = logsumexp[(query + q) * problem.heads];
     }
     accum_t* own = shared.taps + threadIdx.x;
-    for_each_tap(problem, begin, end, area_cols, [&](int tap, int offset) {
+    for_each_tap(problem, begin, end, area.cols, [&](int tap, int offset) {
       const Pair<accum_t> scores = shared.scores[at + offset];
       const Pairs<accum_t> table = shared.tables[tap];
       accum_t weight = query == 0 ? accum_t(0) : *own;
@@ -65,55 +109,92 @@ struct Window {
       own += kThreads;
     });
   }
+
+  // Adds what kQueries queries give a window of kSmall x kSmall taps of weight.
+  __device__ void weigh_small(int query, accum_t (&weights)[kSmall * kSmall]) const {
+    accum_t most[kQueries] = {kLeast, kLeast}, total[kQueries] = {}, factor[kQueries];
+    Pair<accum_t> powers[kSmall * kSmall];  // scores at first
+#pragma unroll
+    for (int tap = 0; tap < kSmall * kSmall; ++tap) {
+      powers[tap] = shared.scores[at + small_offset(tap)];
+#pragma unroll
+      for (int q = 0; q < kQueries; ++q) {
+        const accum_t logit = powers[tap].of[q] + shared.tables[tap].first.of[q];
+        most[q] = logit > most[q] ? logit : most[q];
+      }
+    }
+#pragma unroll
+    for (int tap = 0; tap < kSmall * kSmall; ++tap) {
+#pragma unroll
+      for (int q = 0; q < kQueries; ++q) {
+        accum_t& power = powers[tap].of[q];
+        power = exp_of(power - most[q] + shared.tables[tap].first.of[q]);
+        total[q] += power;
+      }
+    }
+    store_logsumexp(query, most, total);
+#pragma unroll
+    for (int q = 0; q < kQueries; ++q) factor[q] = 1 / total[q];
+#pragma unroll
+    for (int tap = 0; tap < kSmall * kSmall; ++tap) {
+#pragma unroll
+      for (int q = 0; q < kQueries; ++q) {
+        weights[tap] += shared.tables[tap].second.of[q] * (factor[q] * powers[tap].of[q]);
+      }
+    }
+  }
+  __device__ int small_offset(int tap) const { return tap / kSmall * area.cols + tap % kSmall; }
 };
 
 template <typename T>
 __global__ void __launch_bounds__(kThreads)
     query_and_attend_kernel(Problem<T> problem, LogSumExp<at::opmath_type<T>>* logsumexp) {
   using accum_t = at::opmath_type<T>;
-  const Place place =
-      place_of_block(problem.heads, problem.cols.windows(), problem.rows.windows(), kRows);
-  const Area area = input_area(problem, place.y, place.x);
-  const int taps = problem.taps(), col = threadIdx.x % kCols, row = threadIdx.x / kCols;
-  const WindowShared<accum_t> shared(area.size(), taps);
-  const int y = place.y + row, x = place.x + col;
-  const int64_t number = (place.b * problem.rows.windows() + y) * problem.cols.windows() + x;
-  const Window<T> window{problem,
-                         shared,
-                         area.cols,
-                         row * problem.rows.stride * area.cols + col * problem.cols.stride,
-                         logsumexp + number * problem.queries * problem.heads + place.head,
-                         y < problem.rows.windows() && x < problem.cols.windows()};
+  const Window<T> window(problem, logsumexp);
+  const int taps = problem.taps();
   for (int channel = 0; channel < problem.dim; channel += kChannels) {
     accum_t sum[kChannels] = {};
     for (int begin = 0; begin < taps; begin += problem.kept_taps) {
       const int end = end_of_chunk(problem, begin);
       for (int query = 0; query < problem.queries; query += kQueries) {
         if (channel > 0 && problem.kept_taps == taps) break;  // the weights are still there
-        sync_block();
-        load_scores(problem, area, place, query, shared.scores);
-        load_tables(problem, query, place.head, shared.tables);
-        sync_block();
+        window.load_queries(query);
         if (!window.is_on_map) continue;
         if (channel == 0 && begin == 0) window.sum_exponentials(query);
         window.weigh(query, begin, end);
       }
-      if (begin == 0) {
-        sync_block();
-        load_vectors(problem.values, area, place, channel, problem.dim, shared.values);
-        sync_block();
-      }
+      if (begin == 0) window.load_values(channel);
       if (!window.is_on_map) continue;
-      const accum_t* weight = shared.taps + threadIdx.x;
-      for_each_tap(problem, begin, end, area.cols, [&](int, int offset) {
-        add(sum, *weight, shared.values + window.at + offset, area.size());
+      const accum_t* weight = window.shared.taps + threadIdx.x;
+      for_each_tap(problem, begin, end, window.area.cols, [&](int, int offset) {
+        window.add_tap(sum, *weight, offset);
         weight += kThreads;
       });
     }
-    if (window.is_on_map) {
-      write_vector(problem.output.at(place.b, y, x, place.head), problem.output.has_chunks, channel,
-                   problem.dim, sum);
+    if (window.is_on_map) window.store(channel, sum);
+  }
+}
+
+// The same where a window has kSmall x kSmall taps, whose weights then have registers.
+template <typename T>
+__global__ void __launch_bounds__(kThreads)
+    query_and_attend_small_kernel(Problem<T> problem, LogSumExp<at::opmath_type<T>>* logsumexp) {
+  using accum_t = at::opmath_type<T>;
+  const Window<T> window(problem, logsumexp);
+  accum_t weights[kSmall * kSmall] = {};
+  for (int query = 0; query < problem.queries; query += kQueries) {
+    window.load_queries(query);
+    if (window.is_on_map) window.weigh_small(query, weights);
+  }
+  for (int channel = 0; channel < problem.dim; channel += kChannels) {
+    window.load_values(channel);
+    if (!window.is_on_map) continue;
+    accum_t sum[kChannels] = {};
+#pragma unroll
+    for (int tap = 0; tap < kSmall * kSmall; ++tap) {
+      window.add_tap(sum, weights[tap], window.small_offset(tap));
     }
+    window.store(channel, sum);
   }
 }
 
@@ -122,8 +203,14 @@ __global__ void __launch_bounds__(kThreads)
 template <typename T>
 void launch_forward(Problem<T> problem, LogSumExp<at::opmath_type<T>>* logsumexp) {
   using accum_t = at::opmath_type<T>;
-  launch_tiles(query_and_attend_kernel<T>, problem, problem.window_tiles(),
-               WindowShared<accum_t>::bytes(input_area(problem, 0, 0).size(), problem.taps()),
+  const int64_t bytes =
+      WindowShared<accum_t>::bytes(input_area(problem, 0, 0).size(), problem.taps());
+  if (problem.rows.kernel == kSmall && problem.cols.kernel == kSmall) {
+    launch(query_and_attend_small_kernel<T>, problem.window_tiles() * problem.heads, kThreads,
+           bytes, problem, logsumexp);
+    return;
+  }
+  launch_tiles(query_and_attend_kernel<T>, problem, problem.window_tiles(), bytes,
                kThreads * sizeof(accum_t), logsumexp);
 }
 

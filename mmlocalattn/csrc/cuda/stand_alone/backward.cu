@@ -37,13 +37,13 @@ __global__ void __launch_bounds__(kThreads)
   const auto weight_of = [&](int t, accum_t logit) {
     return exp2_of(logit * kLog2E<accum_t> - most[t]);
   };
-  const auto add_deltas = [&](int u, int row) {
+  const auto add_deltas = [&](auto all, int u, int row) {
     place.for_each_tap(
-        query, u, row,
+        all, query, u, row,
         [&](int, accum_t(&logits)[kRows], const Vector<accum_t>&, const Vector<accum_t>& value) {
 #pragma unroll
           for (int t = 0; t < kRows; ++t) {
-            if (place.sees(t, u)) {
+            if (place.sees(all, t, u)) {
               const accum_t weight = weight_of(t, logits[t]);
               total[t] += weight;
               delta[t] += weight * grad_output[t].dot(value);
@@ -61,20 +61,21 @@ __global__ void __launch_bounds__(kThreads)
       deltas[place.token(t)] = delta[t];
     }
   }
-  const auto add_row = [&](int u, int row) {
+  const auto add_row = [&](auto all, int u, int row) {
     accum_t row_sum[kRows] = {};
-    place.for_each_tap(query, u, row,
+    place.for_each_tap(all, query, u, row,
                        [&](int b, accum_t(&logits)[kRows], const Vector<accum_t>& key,
                            const Vector<accum_t>& value) {
                          accum_t grads[kRows];
 #pragma unroll
                          for (int t = 0; t < kRows; ++t) {
-                           grads[t] = place.sees(t, u) ? grad_output[t].dot(value) : accum_t(0);
+                           grads[t] =
+                               place.sees(all, t, u) ? grad_output[t].dot(value) : accum_t(0);
                          }
                          place.sum_parts(grads);
 #pragma unroll
                          for (int t = 0; t < kRows; ++t) {
-                           if (place.sees(t, u)) {
+                           if (place.sees(all, t, u)) {
                              grads[t] = weight_of(t, logits[t]) * (grads[t] - delta[t]);
                              sum[t].add(grads[t], key);
                              row_sum[t] += grads[t];
@@ -89,7 +90,7 @@ __global__ void __launch_bounds__(kThreads)
                        });
 #pragma unroll
     for (int t = 0; t < kRows; ++t) {
-      if (place.sees(t, u)) {
+      if (place.sees(all, t, u)) {
         sum[t].add(row_sum[t], place.table(place.tap_row(t, u)));
         if (place.is_inside(t) && place.part == 0) {
           terms[place.tap_row(t, u) * positions + place.position(place.y(t), place.x())] =
@@ -146,31 +147,31 @@ __global__ void __launch_bounds__(kThreads)
     }
   };
   const accum_t scale = problem.scale * kLog2E<accum_t>;
-  const auto add_row = [&](int u, int row) {
+  const auto add_row = [&](auto all, int u, int row) {
     Vector<accum_t> shifted[kRows];  // key plus row embedding; the window is seen from its query
 #pragma unroll
     for (int t = 0; t < kRows; ++t) {
       shifted[t] = key[t];
-      if (place.sees(t, u)) {
+      if (place.sees(all, t, u)) {
         shifted[t].add(1, place.table(problem.rows - 1 - place.tap_row(t, u)));
       }
     }
-    const auto queries = place.staged_row(0, row), grad_outputs = place.staged_row(1, row);
-    const Numbers<accum_t>* const of_queries = numbers + row * columns + place.column;
+    auto queries = place.staged_row(0, row), grad_outputs = place.staged_row(1, row);
+    const Numbers<accum_t>* of_queries = numbers + row * columns + place.column;
     for (int b = 0; b < problem.cols; ++b) {
-      const Vector<accum_t> query = queries[b], grad_output = grad_outputs[b];
-      const Numbers<accum_t> of_query = of_queries[b];
+      const Vector<accum_t> query = queries.next(), grad_output = grad_outputs.next();
+      const Numbers<accum_t> of_query = *of_queries++;
       const accum_t column_term = query.dot(place.table(problem.rows + problem.cols - 1 - b));
       accum_t products[2 * kRows];  // of keys, and of values
 #pragma unroll
       for (int t = 0; t < kRows; ++t) {
-        products[t] = column_term + query.dot(shifted[t]);
+        products[t] = query.dot(shifted[t], column_term);
         products[kRows + t] = grad_output.dot(value[t]);
       }
       place.sum_parts(products);
 #pragma unroll
       for (int t = 0; t < kRows; ++t) {
-        if (place.sees(t, u)) {
+        if (place.sees(all, t, u)) {
           const accum_t weight =
               weight_in_base_2<T>(scale * products[t], of_query.most, of_query.rest);
           key_sum[t].add(weight * (products[kRows + t] - of_query.delta), query);

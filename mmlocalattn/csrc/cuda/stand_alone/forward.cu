@@ -27,9 +27,9 @@ __global__ void __launch_bounds__(kThreads)
     bound[t] = most2[t] / 2;
   }
   place.stage_column_terms(query);
-  const auto add_row = [&](int u, int row) {
+  const auto add_row = [&](auto all, int u, int row) {
     place.for_each_tap(
-        query, u, row,
+        all, query, u, row,
         [&](int, accum_t(&logits)[kRows], const Vector<accum_t>&, const Vector<accum_t>& value) {
           bool is_high = false;
 #pragma unroll
@@ -48,7 +48,7 @@ __global__ void __launch_bounds__(kThreads)
           }
 #pragma unroll
           for (int t = 0; t < kRows; ++t) {
-            if (place.sees(t, u)) {
+            if (place.sees(all, t, u)) {
               const accum_t weight = exp2_of(logits[t] * kLog2E<accum_t> - most2[t]);
               total[t] += weight;
               sum[t].add(weight, value);

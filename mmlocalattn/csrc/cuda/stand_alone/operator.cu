@@ -78,8 +78,7 @@ Problem<T> describe(const Call& call) {
   problem.value = source<T>(call.value);
   problem.row_embedding = call.row_embedding.const_data_ptr<accum_t>();
   problem.column_embedding = call.column_embedding.const_data_ptr<accum_t>();
-  problem.lanes = 1;
-  while (problem.lanes * kPart < problem.head_dim) problem.lanes *= 2;
+  while (problem.lanes() * kPart < problem.head_dim) ++problem.lanes_log2;
   return problem;
 }
 

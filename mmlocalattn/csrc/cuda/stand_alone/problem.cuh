@@ -42,15 +42,16 @@ struct Problem {
   Source<T> grad_output;
   const LogSumExp<accum_t>* logsumexp;
 
-  int lanes;        // of a position
+  int lanes_log2;   // of a position
   int staged_rows;  // of a map in shared memory
 
   MMLOCALATTN_HOST_DEVICE int64_t positions() const { return batch * height * width; }
-  MMLOCALATTN_HOST_DEVICE int columns() const { return kWarpSize / lanes; }
+  MMLOCALATTN_HOST_DEVICE int lanes() const { return 1 << lanes_log2; }
+  MMLOCALATTN_HOST_DEVICE int columns() const { return kWarpSize >> lanes_log2; }
   MMLOCALATTN_HOST_DEVICE int staged_columns() const { return columns() + cols - 1; }
   // Values of a row of one map in shared memory, and of the tables of embeddings.
-  MMLOCALATTN_HOST_DEVICE int staged_row() const { return lanes * kPart * staged_columns(); }
-  MMLOCALATTN_HOST_DEVICE int tables() const { return (rows + cols) * lanes * kPart; }
+  MMLOCALATTN_HOST_DEVICE int staged_row() const { return lanes() * kPart * staged_columns(); }
+  MMLOCALATTN_HOST_DEVICE int tables() const { return (rows + cols) * lanes() * kPart; }
 };
 
 // forward.cu

@@ -1,7 +1,7 @@
 // How the kernels of stand-alone self-attention split their work, and how a block reads its
 // problem.
 //
-// A warp has kWarpSize / lanes columns of kRows positions, each lane kPart channels of them; a
+// A warp has kWarpSize / lanes() columns of kRows positions, each lane kPart channels of them; a
 // block has kWarps of those below each other. The maps around it pass through shared memory, some
 // rows at a time, as fours of channels: [row][four][column]. Every value that is read there serves
 // all the rows of a lane. Softmax is online. Keys gather from the queries that see them: no
@@ -10,6 +10,7 @@
 
 #include <algorithm>
 #include <limits>
+#include <type_traits>
 
 #include "cuda/arithmetic.cuh"
 #include "problem.cuh"
@@ -30,8 +31,7 @@ template <typename accum_t>
 struct Vector {
   accum_t values[kPart] = {};
 
-  __device__ accum_t dot(const Vector& other) const {
-    accum_t sum = 0;
+  __device__ accum_t dot(const Vector& other, accum_t sum = 0) const {
 #pragma unroll
     for (int i = 0; i < kPart; ++i) sum += values[i] * other.values[i];
     return sum;
@@ -80,8 +80,8 @@ struct Place {
     block /= across;
     top = block % down * (kRows * kWarps);
     image = block / down;
-    column = lane() % columns;
-    part = lane() / columns;
+    column = lane() & (columns - 1);
+    part = lane() * problem.lanes() / kWarpSize;
     row = warp() * kRows;
     shared = dynamic_shared<accum_t>();
   }
@@ -105,12 +105,13 @@ struct Place {
     return row > problem.height && !all ? problem.height : row;
   }
 
-  // kPart channels from `channel` on of the vector at (y, x) of a map.
-  __device__ Vector<accum_t> read(const Source<T>& map, int y, int x, int channel) const {
+  // The vector at (0, 0) of a map.
+  __device__ const T* origin(const Source<T>& map) const {
+    return map.data + image * problem.height * problem.width * map.step + head * problem.head_dim;
+  }
+  // kPart channels from `channel` on of a vector.
+  __device__ Vector<accum_t> read(const T* vector, int channel) const {
     constexpr int kChunk = kCopyBytes / sizeof(T);
-    const T* vector = map.data + image * problem.height * problem.width * map.step +
-                      (y * problem.width + x) * static_cast<int>(map.step) +
-                      head * problem.head_dim;
     Vector<accum_t> result;
 #pragma unroll
     for (int first = 0; first < kPart; first += kChunk) {
@@ -124,7 +125,8 @@ struct Place {
 
   // Channels of own position t of a map; zeros past the borders.
   __device__ Vector<accum_t> load(const Source<T>& map, int t) const {
-    return is_inside(t) ? read(map, y(t), x(), part * kPart) : Vector<accum_t>();
+    const int offset = (y(t) * problem.width + x()) * static_cast<int>(map.step);
+    return is_inside(t) ? read(origin(map) + offset, part * kPart) : Vector<accum_t>();
   }
 
   __device__ void store(T* map, int t, const Vector<accum_t>& vector) const {
@@ -145,7 +147,9 @@ struct Place {
   // The sums over the lanes of a position.
   template <int kValues>
   __device__ void sum_parts(accum_t (&values)[kValues]) const {
-    for (int mask = problem.columns(); mask < kWarpSize; mask *= 2) {
+#pragma unroll
+    for (int mask = kWarpSize / 2; mask > 0; mask /= 2) {
+      if (mask < problem.columns()) break;
 #pragma unroll
       for (int i = 0; i < kValues; ++i) values[i] += shuffle_xor(values[i], mask);
     }
@@ -154,7 +158,7 @@ struct Place {
   // Copies the embeddings of the head to shared memory: rows, then columns, with zeros in the other
   // half of the channels.
   __device__ void stage_tables() const {
-    const int dim = problem.lanes * kPart;
+    const int dim = problem.lanes() * kPart;
     const int half = problem.head_dim / 2, rest = problem.head_dim - half;
     for (int i = threadIdx.x; i < problem.tables(); i += kThreads) {
       const int tap = i / dim, channel = i % dim;
@@ -172,7 +176,7 @@ struct Place {
   }
   __device__ Vector<accum_t> table(int tap) const {
     Vector<accum_t> vector;
-    const accum_t* from = shared + (tap * problem.lanes + part) * kPart;
+    const accum_t* from = shared + ((tap << problem.lanes_log2) + part) * kPart;
 #pragma unroll
     for (int i = 0; i < kPart; i += 4) {
       const auto four = *reinterpret_cast<const Four<accum_t>*>(from + i);
@@ -189,37 +193,45 @@ struct Place {
 
   // Copies rows [begin, end) of a map around the block to shared memory, 0 where there are none.
   __device__ void stage(const Source<T>& map, int which, int begin, int end) const {
-    const int fours = problem.lanes * kPart / 4, columns = problem.staged_columns();
-    const int count = (end - begin) * columns * problem.lanes;
-    for (int i = threadIdx.x; i < count; i += kThreads) {
-      const int place = i / problem.lanes, part = i - place * problem.lanes;
-      const int row = place / columns, column = place - row * columns;
-      const int y = begin + row, x = left + column - problem.cols / 2;
+    const int columns = problem.staged_columns(), first_x = left - problem.cols / 2;
+    const int place = threadIdx.x >> problem.lanes_log2, step = kThreads >> problem.lanes_log2;
+    const int part = threadIdx.x & (problem.lanes() - 1);
+    const int row_step = step / columns, column_step = step - row_step * columns;
+    int row = place / columns, column = place - row * columns;
+    const T* const from = origin(map);
+    accum_t* const to = staged(which) + part * (kPart * columns);
+    while (row < end - begin) {
+      const int y = begin + row, x = first_x + column;
       Vector<accum_t> vector;
-      if (y >= 0 && y < problem.height && x >= 0 && x < problem.width) {
-        vector = read(map, y, x, part * kPart);
+      if (static_cast<unsigned>(y) < static_cast<unsigned>(problem.height) &&
+          static_cast<unsigned>(x) < static_cast<unsigned>(problem.width)) {
+        vector = read(from + (y * problem.width + x) * static_cast<int>(map.step), part * kPart);
       }
 #pragma unroll
       for (int k = 0; k < kPart / 4; ++k) {
         Four<accum_t> values;
 #pragma unroll
         for (int j = 0; j < 4; ++j) values.values[j] = vector.values[4 * k + j];
-        const int four = part * (kPart / 4) + k;
-        *reinterpret_cast<Four<accum_t>*>(staged(which) +
-                                          4 * ((row * fours + four) * columns + column)) = values;
+        *reinterpret_cast<Four<accum_t>*>(to + row * problem.staged_row() +
+                                          4 * (k * columns + column)) = values;
+      }
+      row += row_step;
+      column += column_step;
+      if (column >= columns) {
+        ++row;
+        column -= columns;
       }
     }
   }
-  // This lane's channels of a staged row, of which tap b is column x() + b - cols / 2.
+  // This lane's channels of a staged row, tap by tap.
   struct StagedRow {
-    const accum_t* first;
-    int step;  // from four to four
+    const Four<accum_t>* fours[kPart / 4];
 
-    __device__ Vector<accum_t> operator[](int tap) const {
+    __device__ Vector<accum_t> next() {
       Vector<accum_t> vector;
 #pragma unroll
       for (int i = 0; i < kPart / 4; ++i) {
-        const auto four = *reinterpret_cast<const Four<accum_t>*>(first + 4 * tap + i * step);
+        const Four<accum_t> four = *fours[i]++;
 #pragma unroll
         for (int j = 0; j < 4; ++j) vector.values[4 * i + j] = four.values[j];
       }
@@ -227,14 +239,20 @@ struct Place {
     }
   };
   __device__ StagedRow staged_row(int which, int row) const {
-    const int fours = problem.lanes * kPart / 4, columns = problem.staged_columns();
-    const int first = (row * fours + part * (kPart / 4)) * columns + column;
-    return {staged(which) + 4 * first, 4 * columns};
+    const int columns = problem.staged_columns();
+    const auto* const first =
+        reinterpret_cast<const Four<accum_t>*>(staged(which) + row * problem.staged_row()) +
+        part * (kPart / 4) * columns + column;
+    StagedRow staged_row;
+#pragma unroll
+    for (int i = 0; i < kPart / 4; ++i) staged_row.fours[i] = first + i * columns;
+    return staged_row;
   }
 
-  // Calls body(row, its place in shared memory) for the rows of two maps that the own positions
-  // see, or that see them, with a barrier around every chunk of rows, for which it calls
-  // prepare(begin, end) first. A warp has one answer.
+  // Calls body(all, row, its place in shared memory) for the rows of two maps that the own
+  // positions see, or that see them, with a barrier around every chunk of rows, for which it calls
+  // prepare(begin, end) first. A warp has one answer. `all` is what sees() wants: of windows of 7
+  // rows most taps are in rows that all own positions see, where nothing is left to test.
   template <typename Prepare, typename Body>
   __device__ void for_each_row(const Source<T>& first, const Source<T>& second, bool all,
                                const Prepare& prepare, const Body& body) const {
@@ -248,7 +266,11 @@ struct Place {
       sync_block();
       for (int u = begin; u < chunk_end; ++u) {
         if (u >= y(0) - problem.rows / 2 && u <= y(kRows - 1) + problem.rows / 2) {
-          body(u, u - begin);
+          if (sees(std::false_type(), 0, u) && sees(std::false_type(), kRows - 1, u)) {
+            body(std::true_type(), u, u - begin);
+          } else {
+            body(std::false_type(), u, u - begin);
+          }
         }
       }
     }
@@ -259,8 +281,18 @@ struct Place {
     for_each_row(first, second, all, [](int, int) {}, body);
   }
 
-  // Products of the queries' channels of this lane with the column embeddings, (columns of a
-  // window, kThreads), in shared memory. Of fp64 they would not fit, and are not kept.
+  // Products of the queries' channels of this lane with a column embedding; -inf if its tap is
+  // masked.
+  __device__ OfRows column_term(const Vector<accum_t> (&query)[kRows], int b) const {
+    const Vector<accum_t> embedding = table(problem.rows + b);
+    const accum_t mask = is_masked(b) ? -std::numeric_limits<accum_t>::infinity() : accum_t(0);
+    OfRows terms;
+#pragma unroll
+    for (int t = 0; t < kRows; ++t) terms.at[t] = query[t].dot(embedding, mask);
+    return terms;
+  }
+  // Those of all columns of a window, (columns, kThreads), in shared memory. Of fp64 they would not
+  // fit, and are not kept.
   static constexpr bool kKeepsTerms = sizeof(accum_t) < 8;
   __device__ OfRows* column_terms() const {
     return reinterpret_cast<OfRows*>(staged(2)) + static_cast<int>(threadIdx.x);
@@ -268,18 +300,10 @@ struct Place {
   __device__ void stage_column_terms(const Vector<accum_t> (&query)[kRows]) const {
     sync_block();  // the tables are there
     for (int b = 0; b < problem.cols && kKeepsTerms; ++b) {
-      column_terms()[b * kThreads] = multiply(query, table(problem.rows + b));
+      column_terms()[b * kThreads] = column_term(query, b);
     }
   }
   static constexpr int kTerms = kKeepsTerms ? kThreads * kRows : 0;  // numbers per column
-
-  __device__ static OfRows multiply(const Vector<accum_t> (&vectors)[kRows],
-                                    const Vector<accum_t>& other) {
-    OfRows products;
-#pragma unroll
-    for (int t = 0; t < kRows; ++t) products.at[t] = vectors[t].dot(other);
-    return products;
-  }
 
   // Behind them, a number of each of the own positions for every column of a window.
   __device__ OfRows& of_column(int b) const {
@@ -290,42 +314,39 @@ struct Place {
   // Calls body(b, logits, key, value) for the taps b of row u, which is row `row` in shared memory,
   // after stage_column_terms: keys are map 0, values map 1. A logit is -inf if own position t does
   // not see the row, or if the tap is masked.
-  template <typename Body>
-  __device__ void for_each_tap(const Vector<accum_t> (&query)[kRows], int u, int row,
+  template <typename All, typename Body>
+  __device__ void for_each_tap(All all, const Vector<accum_t> (&query)[kRows], int u, int row,
                                const Body& body) const {
     accum_t row_term[kRows];
 #pragma unroll
     for (int t = 0; t < kRows; ++t) {
-      row_term[t] = sees(t, u) ? query[t].dot(table(tap_row(t, u)))
-                               : -std::numeric_limits<accum_t>::infinity();
+      row_term[t] = sees(all, t, u) ? query[t].dot(table(tap_row(t, u)))
+                                    : -std::numeric_limits<accum_t>::infinity();
     }
-    const StagedRow keys = staged_row(0, row), values = staged_row(1, row);
-    const OfRows* const kept_terms = column_terms();
+    StagedRow keys = staged_row(0, row), values = staged_row(1, row);
+    const OfRows* kept_terms = column_terms();
     for (int b = 0; b < problem.cols; ++b) {
-      const Vector<accum_t> key = keys[b];
-      const OfRows terms =
-          kKeepsTerms ? kept_terms[b * kThreads] : multiply(query, table(problem.rows + b));
+      const Vector<accum_t> key = keys.next();
+      const OfRows terms = kKeepsTerms ? *kept_terms : column_term(query, b);
+      kept_terms += kThreads;
       accum_t logits[kRows];
 #pragma unroll
       for (int t = 0; t < kRows; ++t) {
         logits[t] = row_term[t] + terms.at[t];
-        if (sees(t, u)) {
-          logits[t] += query[t].dot(key);
+        if (sees(all, t, u)) {
+          logits[t] = query[t].dot(key, logits[t]);
         }
       }
       sum_parts(logits);
-      if (is_masked(b)) {
-#pragma unroll
-        for (int t = 0; t < kRows; ++t) logits[t] = -std::numeric_limits<accum_t>::infinity();
-      }
-      body(b, logits, key, values[b]);
+      body(b, logits, key, values.next());
     }
   }
 
   // The row of the window of own position t that row u is, if it is.
   __device__ int tap_row(int t, int u) const { return u - y(t) + problem.rows / 2; }
-  __device__ bool sees(int t, int u) const {
-    return static_cast<unsigned>(tap_row(t, u)) < static_cast<unsigned>(problem.rows);
+  template <bool kAll>
+  __device__ bool sees(std::bool_constant<kAll>, int t, int u) const {
+    return kAll || static_cast<unsigned>(tap_row(t, u)) < static_cast<unsigned>(problem.rows);
   }
   __device__ bool is_masked(int tap) const {
     const int column = x() + tap - problem.cols / 2;
