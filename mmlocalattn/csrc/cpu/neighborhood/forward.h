@@ -55,23 +55,18 @@ MMLOCALATTN_NOINLINE int64_t forward_columns(const Piece<In>& piece, int64_t x,
       most[t] = fill<N>(T(-3e38)), total[t] = Vec<T, N>{};
     }
     for_each_chunk(rows, columns.taps, [&](Chunk chunk) MMLOCALATTN_LAMBDA {
-      tile.products(scratch.query, keys, chunk, scratch.logits, piece.query.factor);
-      if (piece.bias) tile.add_bias(piece, chunk, scratch.logits);
-      Vec<T, N> factor[kRows];
-      for (int t = 0; t < kRows; ++t) factor[t] = fill<N>(T(1));
+      Vec<T, N> next[kRows], factor[kRows];
+      for (int t = 0; t < kRows; ++t) next[t] = most[t];
+      tile.products(scratch.query, keys, chunk, scratch.logits, piece.query.factor,
+                    piece.bias ? &piece : nullptr, next);
+      for (int t = 0; t < kRows; ++t) factor[t] = exp<N>(most[t] - next[t]), most[t] = next[t];
       for (int t = 0; t < rows.count; ++t) {
         const Chunk seen = tile.visible(t, chunk);
-        Vec<T, N> next = most[t], sum{};
-        for (int64_t u = seen.begin; u < seen.end; ++u) {
-          const T* logit = scratch.logits.at(t, chunk, u);
-          for (int64_t b = 0; b < columns.taps; ++b) next = max(load<N>(logit + b * N), next);
-        }
-        factor[t] = exp<N>(most[t] - next);
-        most[t] = next;
+        Vec<T, N> sum{};
         for (int64_t u = seen.begin; u < seen.end; ++u) {
           T* logit = scratch.logits.at(t, chunk, u);
           for (int64_t b = 0; b < columns.taps; ++b, logit += N) {
-            const Vec<T, N> weight = exp<N>(load<N>(logit) - next);
+            const Vec<T, N> weight = exp<N>(load<N>(logit) - most[t]);
             store(logit, weight);
             sum += weight;
           }
