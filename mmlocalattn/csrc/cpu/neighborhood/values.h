@@ -134,7 +134,7 @@ struct VectorValues {
   }
 };
 
-// 32 registers do not wait for the loads of planes, and pairs are made of planes.
+// Vectors are faster with AVX2 and have not been tried with other vectors; pairs need planes.
 template <typename In>
 using Values =
     std::conditional_t<MMLOCALATTN_VECTOR_BYTES == 32, VectorValues<In>, PlanarValues<In>>;
