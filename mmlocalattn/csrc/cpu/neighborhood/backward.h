@@ -147,9 +147,9 @@ MMLOCALATTN_NOINLINE int64_t backward_columns(const Piece<In>& piece, int64_t x,
     prefetch_tile(piece, piece.grad_output, y + kRows, x);
     prefetch_tile(piece, piece.output, y + kRows, x);
     for_each_chunk(rows, columns.taps, [&](Chunk chunk) MMLOCALATTN_LAMBDA {
-      tile.products(scratch.query, keys, chunk, scratch.weights);
-      if (piece.bias) tile.add_bias(piece, chunk, scratch.weights);
-      tile.products(scratch.grad_output, values, chunk, scratch.grads);
+      tile.products(scratch.query, keys, chunk, scratch.weights, T(1),
+                    piece.bias ? &piece : nullptr);
+      tile.template products<In>(scratch.grad_output, values, chunk, scratch.grads);
       for (int t = 0; t < rows.count; ++t) {
         const Chunk seen = tile.visible(t, chunk);
         for (int64_t u = seen.begin; u < seen.end; ++u) {

@@ -10,7 +10,7 @@
 #define MMLOCALATTN_NEIGHBORHOOD_FORWARD_H
 #endif
 
-#include "cpu/neighborhood/tile.h"
+#include "cpu/neighborhood/values.h"
 
 namespace mmlocalattn::cpu::MMLOCALATTN_ISA {
 namespace {
@@ -24,14 +24,14 @@ struct ForwardScratch {
 
   ForwardScratch(const Piece<In>& piece, Arena<T>& arena)
       : query(arena.take(kRows * num_planes(piece.dim) * N)),
-        sums(arena.take(kRows * num_planes(piece.dim) * N)),
+        sums(arena.take(kRows * Values<In>::step(piece.dim) * N)),
         logits(piece.cols.kernel, arena) {}
 };
 
 template <int N, typename In>
 MMLOCALATTN_NOINLINE int64_t forward_columns(const Piece<In>& piece, int64_t x,
                                              const Planes<Compute<In>>& keys,
-                                             const Planes<Compute<In>>& values,
+                                             const Values<In>& values,
                                              const ForwardScratch<In, N>& scratch) {
   using T = Compute<In>;
   constexpr bool kPairs = has_pairs<In>;
@@ -55,23 +55,18 @@ MMLOCALATTN_NOINLINE int64_t forward_columns(const Piece<In>& piece, int64_t x,
       most[t] = fill<N>(T(-3e38)), total[t] = Vec<T, N>{};
     }
     for_each_chunk(rows, columns.taps, [&](Chunk chunk) MMLOCALATTN_LAMBDA {
-      tile.products(scratch.query, keys, chunk, scratch.logits, piece.query.factor);
-      if (piece.bias) tile.add_bias(piece, chunk, scratch.logits);
-      Vec<T, N> factor[kRows];
-      for (int t = 0; t < kRows; ++t) factor[t] = fill<N>(T(1));
+      Vec<T, N> next[kRows], factor[kRows];
+      for (int t = 0; t < kRows; ++t) next[t] = most[t];
+      tile.products(scratch.query, keys, chunk, scratch.logits, piece.query.factor,
+                    piece.bias ? &piece : nullptr, next);
+      for (int t = 0; t < kRows; ++t) factor[t] = exp<N>(most[t] - next[t]), most[t] = next[t];
       for (int t = 0; t < rows.count; ++t) {
         const Chunk seen = tile.visible(t, chunk);
-        Vec<T, N> next = most[t], sum{};
-        for (int64_t u = seen.begin; u < seen.end; ++u) {
-          const T* logit = scratch.logits.at(t, chunk, u);
-          for (int64_t b = 0; b < columns.taps; ++b) next = max(load<N>(logit + b * N), next);
-        }
-        factor[t] = exp<N>(most[t] - next);
-        most[t] = next;
+        Vec<T, N> sum{};
         for (int64_t u = seen.begin; u < seen.end; ++u) {
           T* logit = scratch.logits.at(t, chunk, u);
           for (int64_t b = 0; b < columns.taps; ++b, logit += N) {
-            const Vec<T, N> weight = exp<N>(load<N>(logit) - next);
+            const Vec<T, N> weight = exp<N>(load<N>(logit) - most[t]);
             store(logit, weight);
             sum += weight;
           }
@@ -79,14 +74,13 @@ MMLOCALATTN_NOINLINE int64_t forward_columns(const Piece<In>& piece, int64_t x,
         }
         total[t] = total[t] * factor[t] + sum;
       }
-      tile.accumulate(values, chunk, scratch.logits, factor, scratch.sums);
+      values.accumulate(tile, chunk, scratch.logits, factor, scratch.sums);
     });
     for (int t = 0; t < rows.count; ++t) {
       const Vec<T, N> rest = log<N>(total[t]);
       T factor[N];
       store(factor, T(1) / total[t]);
-      unpack<N>(piece.output, y + t, x, x + columns.count - 1, piece.dim, num_planes(piece.dim),
-                scratch.sums + t * step, N, factor);
+      values.write_row(piece, tile, t, factor, scratch.sums);
       for (int64_t i = 0; i < columns.count; ++i) {
         T* logsumexp = piece.logsumexp.at(y + t, x + i);
         logsumexp[0] = most[t][i], logsumexp[1] = rest[i];
@@ -108,22 +102,20 @@ void prefetch_piece(const Piece<In>& piece) {
 template <typename In>
 int64_t forward(const Piece<In>& piece, Compute<In>* memory) {
   Arena<Compute<In>> arena{memory};
-  const auto keys = make_planes(piece, arena), values = make_planes(piece, arena);
+  const auto keys = make_planes(piece, arena);
+  const Values<In> values(piece, arena);
   if (!memory) {
     ForwardScratch<In, kLanes<Compute<In>>>(piece, arena);
     return arena.used;
   }
   fill_planes(piece, piece.key, keys);
-  fill_planes(piece, piece.value, values);
   if constexpr (has_pairs<In>) {
-    constexpr int N = kLanes<Compute<In>>;
     for (int64_t u = 0; u < piece.key_rows(); ++u) {
-      pair_channels<N>(keys.data + u * keys.row, num_planes(piece.dim), keys.plane,
-                       piece.key_cols());
-      pair_columns<N>(values.data + u * values.row, num_planes(piece.dim), values.plane,
-                      piece.key_cols());
+      pair_channels<kLanes<Compute<In>>>(keys.data + u * keys.row, num_planes(piece.dim),
+                                         keys.plane, piece.key_cols());
     }
   }
+  values.pack_piece(piece);
   for_each_columns(piece, [&](int64_t x, auto lanes) MMLOCALATTN_LAMBDA {
     auto rest = arena;
     return forward_columns<lanes>(piece, x, keys, values, ForwardScratch<In, lanes>(piece, rest));

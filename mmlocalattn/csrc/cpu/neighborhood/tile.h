@@ -169,9 +169,12 @@ struct Tile {
   int64_t dim;
 
   // Logits of a chunk: products of the tile's own vectors, planar (kRows, num_planes, N), with all
-  // taps. Pairs are multiplied by `factor`.
+  // taps. Pairs are multiplied by `factor`. With `biased` its biases are added; with `most` that is
+  // kept the largest logit of each row of the tile. These are no template arguments: they would
+  // multiply what takes longest to compile.
+  template <typename In>
   void products(const T* own, const Planes<T>& keys, Chunk chunk, const Logits<T, N>& out,
-                T factor = 1) const {
+                T factor = 1, const Piece<In>* biased = nullptr, Vec<T, N>* most = nullptr) const {
     const int64_t planes = kPairs ? num_planes(dim) / 2 : dim;
     const int64_t own_row = num_planes(dim) * N;
     for (int64_t u = chunk.begin; u < chunk.end; ++u) {
@@ -184,11 +187,17 @@ struct Tile {
                            for (auto& vector : row) vector = Vec<T, N>{};
                          }
                        };
-                       const auto finish = [&](const auto& sum) MMLOCALATTN_LAMBDA {
+                       const auto finish = [&](auto& sum) MMLOCALATTN_LAMBDA {
                          for (int t = 0; t < num_rows; ++t) {
+                           for (auto& logit : sum[t]) logit *= kPairs ? factor : T(1);
+                           if (biased) add_bias(*biased, first + t, u, b, sum[t]);
+                           if (most) {
+                             for (const auto& logit : sum[t]) {
+                               most[first + t] = max(logit, most[first + t]);
+                             }
+                           }
                            for (int j = 0; j < num_taps; ++j) {
-                             store(to + t * out.tile_row + j * N,
-                                   kPairs ? sum[t][j] * factor : sum[t][j]);
+                             store(to + t * out.tile_row + j * N, sum[t][j]);
                            }
                          }
                        };
@@ -256,18 +265,14 @@ struct Tile {
     return piece.rows.first_offset(rows.y + t) + u - rows.begin[t];
   }
 
-  template <typename In>
-  void add_bias(const Piece<In>& piece, Chunk chunk, const Logits<T, N>& logits) const {
-    for (int t = 0; t < rows.count; ++t) {
-      const Chunk seen = visible(t, chunk);
-      for (int64_t u = seen.begin; u < seen.end; ++u) {
-        const T* table = piece.bias + table_row(piece, t, u) * (2 * columns.taps - 1);
-        T* logit = logits.at(t, chunk, u);
-        for (int64_t b = 0; b < columns.taps; ++b, logit += N) {
-          const Vec<T, N> bias = load<N>(table + columns.table_base + b);
-          store(logit, load<N>(logit) + permute<T, N>(bias, columns.table_source));
-        }
-      }
+  // Adds the biases of taps b, b + 1, ... of row u of the keys to logits of row t of the tile.
+  template <typename In, int kNumTaps>
+  MMLOCALATTN_INLINE void add_bias(const Piece<In>& piece, int t, int64_t u, int64_t b,
+                                   Vec<T, N> (&logits)[kNumTaps]) const {
+    const T* table = piece.bias + table_row(piece, t, u) * (2 * columns.taps - 1);
+    for (int j = 0; j < kNumTaps; ++j) {
+      const Vec<T, N> bias = load<N>(table + columns.table_base + b + j);
+      logits[j] += permute<T, N>(bias, columns.table_source);
     }
   }
 };

@@ -20,9 +20,14 @@
 namespace mmlocalattn::cpu::MMLOCALATTN_ISA {
 namespace {
 
-constexpr int kRows = MMLOCALATTN_VECTOR_BYTES == 64 ? 4 : 2;
-constexpr int kTaps = 6;
-constexpr int kChannels = 4;
+// The shape of a tile, for the registers of each instruction set.
+#if MMLOCALATTN_VECTOR_BYTES == 64  // 32 of them
+constexpr int kRows = 4, kTaps = 6, kChannels = 4;
+#elif MMLOCALATTN_VECTOR_BYTES == 32  // 16: 3 x 4 sums, one vector of each row, a tap
+constexpr int kRows = 3, kTaps = 4, kChannels = 4;
+#else
+constexpr int kRows = 2, kTaps = 6, kChannels = 4;
+#endif
 
 // Rows of a tile with the rows of keys that they see.
 struct Rows {

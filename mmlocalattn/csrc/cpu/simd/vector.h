@@ -51,9 +51,10 @@ MMLOCALATTN_INLINE void store(T* p, V x) {
   __builtin_memcpy(p, &x, sizeof(x));
 }
 
+// Minus 0, not plus: x + 0 is an addition, since it makes 0 of -0.
 template <int N, typename T>
 MMLOCALATTN_INLINE Vec<T, N> fill(T x) {
-  return Vec<T, N>{} + x;
+  return x - Vec<T, N>{};
 }
 
 // Lane i of the result is lane kIndex[i] of (a, b) side by side.
@@ -103,8 +104,18 @@ MMLOCALATTN_INLINE Vec<T, N> permute(Vec<T, N> x, Index<T, N> index) {
 #endif
 }
 
+// a > b ? a : b, of which GCC makes a comparison and a blend where one instruction does it.
 template <typename V>
 MMLOCALATTN_INLINE V max(V a, V b) {
+#ifdef MMLOCALATTN_X86
+  if constexpr (std::is_same_v<V, Vec<float, 4>>) return (V)_mm_max_ps((__m128)a, (__m128)b);
+#if MMLOCALATTN_VECTOR_BYTES >= 32
+  if constexpr (std::is_same_v<V, Vec<float, 8>>) return (V)_mm256_max_ps((__m256)a, (__m256)b);
+#endif
+#if MMLOCALATTN_VECTOR_BYTES >= 64
+  if constexpr (std::is_same_v<V, Vec<float, 16>>) return (V)_mm512_max_ps((__m512)a, (__m512)b);
+#endif
+#endif
   return a > b ? a : b;
 }
 
