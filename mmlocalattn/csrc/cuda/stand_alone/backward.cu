@@ -180,7 +180,8 @@ __global__ void __launch_bounds__(kThreads)
       }
     }
   };
-  place.for_each_row(problem.query, problem.grad_output, /*all=*/false, stage_numbers, add_row);
+  place.template for_each_row</*kApart=*/false>(problem.query, problem.grad_output, /*all=*/false,
+                                                stage_numbers, add_row);
 #pragma unroll
   for (int t = 0; t < kRows; ++t) {
     key_sum[t].scale(problem.scale);

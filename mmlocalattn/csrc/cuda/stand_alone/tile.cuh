@@ -251,9 +251,10 @@ struct Place {
 
   // Calls body(all, row, its place in shared memory) for the rows of two maps that the own
   // positions see, or that see them, with a barrier around every chunk of rows, for which it calls
-  // prepare(begin, end) first. A warp has one answer. `all` is what sees() wants: of windows of 7
-  // rows most taps are in rows that all own positions see, where nothing is left to test.
-  template <typename Prepare, typename Body>
+  // prepare(begin, end) first. A warp has one answer. `all` of the body is what sees() wants: of
+  // windows of 7 rows most taps are in rows that all own positions see, where nothing is left to
+  // test. With kApart they have a loop of their own, which takes registers.
+  template <bool kApart, typename Prepare, typename Body>
   __device__ void for_each_row(const Source<T>& first, const Source<T>& second, bool all,
                                const Prepare& prepare, const Body& body) const {
     const int end = end_row(all);
@@ -266,11 +267,13 @@ struct Place {
       sync_block();
       for (int u = begin; u < chunk_end; ++u) {
         if (u >= y(0) - problem.rows / 2 && u <= y(kRows - 1) + problem.rows / 2) {
-          if (sees(std::false_type(), 0, u) && sees(std::false_type(), kRows - 1, u)) {
-            body(std::true_type(), u, u - begin);
-          } else {
-            body(std::false_type(), u, u - begin);
+          if constexpr (kApart) {
+            if (sees(std::false_type(), 0, u) && sees(std::false_type(), kRows - 1, u)) {
+              body(std::true_type(), u, u - begin);
+              continue;
+            }
           }
+          body(std::false_type(), u, u - begin);
         }
       }
     }
@@ -278,7 +281,7 @@ struct Place {
   template <typename Body>
   __device__ void for_each_row(const Source<T>& first, const Source<T>& second, bool all,
                                const Body& body) const {
-    for_each_row(first, second, all, [](int, int) {}, body);
+    for_each_row<sizeof(accum_t) < 8>(first, second, all, [](int, int) {}, body);
   }
 
   // Products of the queries' channels of this lane with a column embedding; -inf if its tap is
