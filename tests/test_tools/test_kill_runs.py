@@ -21,8 +21,9 @@ def test_moments_are_in_all_parts() -> None:
 
 
 def test_a_killed_download_goes_on(tmp_path: Path) -> None:
-    calls = downloads.count_calls(tmp_path)[downloads.PART]
-    record = downloads.kill(tmp_path, 'a', moments.Moment(downloads.PART, calls // 2, delay=0))
+    calls = downloads.count_calls(tmp_path)
+    moment = moments.Moment('download', calls['download'] // 2, delay=0)
+    record = downloads.kill(tmp_path, 'a', moment)
     assert record['status'] == -signal.SIGKILL
     assert record['went_on']
     assert kill_runs.is_right({**record, 'signal': 'SIGKILL'})

@@ -58,7 +58,7 @@ def kills(number: int, seed: int, done: Sequence[dict]) -> Iterator[dict]:
         yield from done
         drawn = moments.draw(calls, number, seed)
         for index, moment in enumerate(drawn[len(done) :], len(done)):
-            victim = downloads if moment.part == downloads.PART else training
+            victim = downloads if moment.part in downloads.PARTS.values() else training
             yield {**asdict(moment), **victim.kill(folder, f'killed{index}', moment)}
 
 

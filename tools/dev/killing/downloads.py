@@ -11,23 +11,24 @@ from pathlib import Path
 from killing.loopback import serve
 from killing.moments import Moment, Watch, seconds_since_strike, strike_soon
 from killing.training import in_child
+from mmlocalattn import download as module
 from mmlocalattn.command_line import one_line_errors
-from mmlocalattn.download import download
 
-PART = 'download'
+PARTS = {module._read.__code__: 'download', module.download.__code__: 'around a download'}
 CONTENT = bytes(range(256)) * (1 << 13)  # 2 MiB
 PAUSE = 0.003  # seconds of the server after each 64 KiB, that a kill comes in the middle
 
 
 def count_calls(folder: Path) -> Counter[str]:
-    """Download without an end before its time; the calls in it."""
+    """Download without an end before its time; the calls in each part."""
     with serve(CONTENT) as server:
         server.pause = PAUSE
         calls = folder / 'calls.json'
         log = folder / 'download.log'
         if in_child(lambda: _download(folder, 'whole_file', server.url('a'), None, calls), log):
             raise SystemExit(log.read_text()[-2000:])
-    return Counter({PART: json.loads(calls.read_text())[PART]})
+    counted = json.loads(calls.read_text())
+    return Counter({part: counted[part] for part in PARTS.values()})
 
 
 def kill(folder: Path, name: str, moment: Moment) -> dict:
@@ -63,11 +64,11 @@ def _download(
 ) -> None:
     os.chdir(folder)
     os.environ['no_proxy'] = '127.0.0.1'
-    watch = Watch(moment, strike_soon)
+    watch = Watch(PARTS, moment, strike_soon)
     if moment or calls:
         sys.setprofile(watch)
     with one_line_errors():
-        download(address, folder / name / 'a', hashlib.sha256(CONTENT).hexdigest())
+        module.download(address, folder / name / 'a', hashlib.sha256(CONTENT).hexdigest())
     sys.setprofile(None)
     if calls:
         calls.write_text(json.dumps(watch.calls))

@@ -6,7 +6,7 @@ import signal
 import sys
 import time
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from types import CodeType, FrameType
@@ -37,20 +37,18 @@ class Moment:
 
 
 def parts() -> dict[CodeType, str]:
-    """The functions that the parts run in."""
+    """The functions that the parts of a training run in."""
     from mmengine.model import BaseModel
     from mmengine.runner import Runner, ValLoop
 
     from mmlocalattn.data.folders import read_folder
     from mmlocalattn.data.write_splits import write_splits
-    from mmlocalattn.download import download
     from mmlocalattn.training.whole_checkpoints import WholeFileBackend
 
     save: Any = Runner.save_checkpoint  # for the first process alone, in a wrapper
     return {
         read_folder.__code__: 'data preparation',
         write_splits.__code__: 'data conversion',
-        download.__code__: 'download',
         BaseModel.train_step.__code__: 'forward and backward',
         ValLoop.run.__code__: 'validation',
         save.__wrapped__.__code__: 'checkpoint',
@@ -62,15 +60,19 @@ class Watch:
     """Counts the calls in each part, and strikes at a moment.
 
     Args:
+        parts: By the code of the functions that they run in.
         moment: None to count alone.
         strike: Called at it.
     """
 
     def __init__(
-        self, moment: Moment | None = None, strike: Callable[[Moment], None] | None = None
+        self,
+        parts: Mapping[CodeType, str],
+        moment: Moment | None = None,
+        strike: Callable[[Moment], None] | None = None,
     ) -> None:
         self.calls: Counter[str] = Counter()
-        self._parts, self._stack = parts(), ['between']
+        self._parts, self._stack = parts, ['between']
         self._moment, self._strike = moment, strike
 
     def __call__(self, frame: FrameType, event: str, arg: object) -> None:

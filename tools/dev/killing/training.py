@@ -17,7 +17,7 @@ import cv2
 import numpy as np
 import torch
 
-from killing.moments import Moment, Watch, seconds_since_strike, strike_soon
+from killing.moments import Moment, Watch, parts, seconds_since_strike, strike_soon
 
 ROOT = Path(__file__).parents[3]
 PICTURES, SIDE = 4, 32  # of each class; pixels
@@ -114,7 +114,7 @@ def _train(folder: Path, argv: Sequence[str], moment: Moment | None, counted: Pa
     _leave_out_descriptions()
     os.chdir(folder)
     torch.set_num_threads(1)
-    watch = Watch(moment, strike_soon)
+    watch = Watch(parts(), moment, strike_soon)
     if moment or counted:
         sys.setprofile(watch)
     tool.main(argv)
