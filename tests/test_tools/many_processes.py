@@ -17,7 +17,7 @@ from pathlib import Path
 import loss_hook  # noqa: F401  (registers it)
 import mmdet.models  # noqa: F401
 import torch
-from killing.training import load_train, start_child
+from killing.training import leave_out_descriptions, load_train, start_child
 from long_running.detector import CONFIG, write_data
 from mmengine.hooks import Hook
 from mmengine.registry import HOOKS
@@ -78,6 +78,7 @@ def run(
 def main() -> None:
     os.chdir(sys.argv[1])
     torch.set_num_threads(1)
+    leave_out_descriptions()
     write_data(Path(), SIDES)
     ended = {
         'one': run('one', 1, with_cp=False),

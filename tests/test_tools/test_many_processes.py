@@ -44,9 +44,7 @@ def test_many_equal_one(folder: Path, name: str, processes: int) -> None:
     assert len(one) == 4
     assert one[0] != pytest.approx(one[2], rel=1e-3)  # the same pictures after a step
     assert many == pytest.approx(one, rel=1e-5)
-    weights = [
-        read_checkpoint(folder / it / 'epoch_2.pth')['state_dict'] for it in ('one', name)
-    ]
+    weights = [read_checkpoint(folder / it / 'epoch_2.pth')['state_dict'] for it in ('one', name)]
     weights = [{key: w for key, w in of.items() if 'running' not in key} for of in weights]
     torch.testing.assert_close(weights[1], weights[0], rtol=1e-4, atol=1e-6)
 

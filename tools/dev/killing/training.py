@@ -111,7 +111,7 @@ def start_child(work: Callable[[], None], log: Path) -> int:
 
 def _train(folder: Path, argv: Sequence[str], moment: Moment | None, counted: Path | None) -> None:
     tool = load_train()
-    _leave_out_descriptions()
+    leave_out_descriptions()
     os.chdir(folder)
     torch.set_num_threads(1)
     watch = Watch(parts(), moment, strike_soon)
@@ -124,7 +124,7 @@ def _train(folder: Path, argv: Sequence[str], moment: Moment | None, counted: Pa
         counted.write_text(json.dumps(dict(calls=watch.calls, modules=modules)))
 
 
-def _leave_out_descriptions() -> None:
+def leave_out_descriptions() -> None:
     """Have nothing described: machine, config, results. That costs more than the training."""
     import mmengine.config.config
     import mmengine.runner.runner

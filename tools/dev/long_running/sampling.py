@@ -4,11 +4,12 @@ import os
 import time
 from pathlib import Path
 
-from killing.training import load_train
-from long_running.detector import CONFIG, write_data
+from killing.training import leave_out_descriptions, load_train
 from mmengine.hooks import Hook
 from mmengine.registry import HOOKS
 from mmengine.runner import Runner
+
+from long_running.detector import CONFIG, write_data
 
 SIDES = [32, 32, 40, 40, 48, 48, 56, 56, 64, 64]
 SAMPLES = 100  # of each run
@@ -18,7 +19,7 @@ train_dataloader.update(sampler=dict(type='InfiniteSampler', shuffle=True))
 train_cfg = dict(type='IterBasedTrainLoop', max_iters={iterations}, val_interval={iterations} + 1)
 default_hooks = dict(
     logger=dict(type='LoggerHook', interval={interval}),
-    checkpoint=dict(type='CheckpointHook', by_epoch=False, interval={interval}, max_keep_ckpts=1))
+    checkpoint=dict(type='CheckpointHook', by_epoch=False, interval={tenth}, max_keep_ckpts=1))
 custom_hooks = [dict(type='MemoryHook', interval={interval})]
 """
 
@@ -85,7 +86,9 @@ def train(folder: Path, iterations: int, *options: str) -> dict:
     write_data(folder, SIDES)
     os.chdir(folder)
     interval = iterations // SAMPLES
-    Path('c.py').write_text(CONFIG + LENGTH.format(iterations=iterations, interval=interval))
+    length = LENGTH.format(iterations=iterations, interval=interval, tenth=iterations // 10)
+    Path('c.py').write_text(CONFIG + length)
+    leave_out_descriptions()
     started = time.monotonic()
     load_train().main(['c.py', '--work-dir', 'run', *options])
     memory, losses = MemoryHook.memory, MemoryHook.losses
