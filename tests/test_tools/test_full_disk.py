@@ -4,7 +4,7 @@ import json
 import resource
 import shutil
 from collections import namedtuple
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
@@ -52,7 +52,7 @@ def fill_disk(monkeypatch: pytest.MonkeyPatch, most: int) -> None:
 
 
 @pytest.fixture
-def unlimited(monkeypatch: pytest.MonkeyPatch) -> Callable[[], None]:
+def unlimited(monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[[], None]]:
     """Makes room again."""
     before = resource.getrlimit(resource.RLIMIT_FSIZE)
 
@@ -86,8 +86,6 @@ def test_the_last_good_files_stay(
     assert others in ([], ['Nothing was written.'])
     assert contents(out) == good
     assert {path.name for path in out.iterdir()} == {Path(name).parts[0] for name in good}
-    write()
-    assert contents(out).keys() == good.keys()
 
 
 @pytest.mark.usefixtures('quick')
