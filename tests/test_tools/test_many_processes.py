@@ -10,22 +10,21 @@ import subprocess
 import sys
 from pathlib import Path
 
-import many_processes
 import pytest
 import torch
 
 from mmlocalattn.training import read_checkpoint
 
-HERE = Path(many_processes.__file__).parent
-ROOT = HERE.parents[1]
+SCRIPT = Path(__file__).with_name('many_processes.py')
+ROOT = SCRIPT.parents[2]
 
 
 @pytest.fixture(scope='module')
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp('processes')
-    paths = [str(path) for path in (HERE, ROOT / 'tools' / 'dev', ROOT)]
+    paths = [str(path) for path in (ROOT / 'tools' / 'dev', ROOT)]
     env = {**os.environ, 'PYTHONPATH': os.pathsep.join(paths), 'OMP_NUM_THREADS': '1'}
-    command = [sys.executable, many_processes.__file__, str(folder)]
+    command = [sys.executable, str(SCRIPT), str(folder)]
     done = subprocess.run(command, env=env, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr[-4000:]
     return folder
