@@ -28,10 +28,11 @@ class CPUSyncBatchNorm(nn.SyncBatchNorm):
     @torch.no_grad()
     def _remember(self, mean: Tensor, variance: Tensor) -> None:
         """Move the statistics of evaluation to those of a batch."""
-        if not self.track_running_stats:
+        if self.running_mean is None or self.running_var is None:
             return
+        assert self.num_batches_tracked is not None  # it comes with the others
         self.num_batches_tracked += 1
-        share = 1 / self.num_batches_tracked if self.momentum is None else self.momentum
+        share = 1 / int(self.num_batches_tracked) if self.momentum is None else self.momentum
         self.running_mean.lerp_(mean, share)
         self.running_var.lerp_(variance, share)
 
