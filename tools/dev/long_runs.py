@@ -50,7 +50,7 @@ def main(argv: Sequence[str] | None = None) -> None:
         f'{"mixed precision" if args.amp else "float32"}: {memory[-1]:.1f} MiB at the end, '
         f'grown by {record["growth"]:.2%}; loss from {losses[0]:.4f} to {losses[-1]:.4f}'
     )
-    sys.exit(not record['growth'] <= ALLOWED)
+    sys.exit(0 if record['growth'] <= ALLOWED else 1)
 
 
 if __name__ == '__main__':
