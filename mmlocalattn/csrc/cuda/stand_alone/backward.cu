@@ -8,7 +8,7 @@ namespace {
 // height, width): sums of ds over a row and over a column of the window. It goes over the window
 // twice, first for delta.
 template <typename T>
-__global__ void __launch_bounds__(kThreads)
+__global__ void __launch_bounds__(kThreads, 2)
     stand_alone_backward_query_kernel(Problem<T> problem, T* grad_query, at::opmath_type<T>* deltas,
                                       at::opmath_type<T>* grad_terms) {
   using accum_t = at::opmath_type<T>;
@@ -116,9 +116,10 @@ __global__ void __launch_bounds__(kThreads)
   }
 }
 
-// Gradients of key and value: every key gathers from the queries that see it.
+// Gradients of key and value: every key gathers from the queries that see it. With more blocks the
+// compiler would spill.
 template <typename T>
-__global__ void __launch_bounds__(kThreads)
+__global__ void __launch_bounds__(kThreads, sizeof(T) == 8 ? 1 : 3)
     stand_alone_backward_key_value_kernel(Problem<T> problem, const at::opmath_type<T>* deltas,
                                           T* grad_key, T* grad_value) {
   using accum_t = at::opmath_type<T>;
