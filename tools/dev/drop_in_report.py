@@ -22,7 +22,7 @@ OUTCOMES = ('adapted', 'refused', 'failed', 'broken')
 """``broken``: the config as it is shipped does not load, build or run here either."""
 INTRODUCTION = """# Which stock configs work
 
-Every config that {packages} ship{text} gets SSViT-T, and a fixed tenth of them QnA-ViT-T,
+Every config that {packages} ship{names} gets SSViT-T, and a fixed tenth of them QnA-ViT-T,
 Slide-PVT-T and SASA-26. An adapted config is built with a narrow backbone, and runs a loss and a
 prediction on random images. Written by `python tools/dev/drop_in_report.py {arguments}--report FILE`
 with {versions}.
@@ -38,7 +38,9 @@ PYRAMIDS = (
 def parse_args(argv: Sequence[str] | None = None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__.partition('\n')[0])
     parser.add_argument('--packages', nargs='+', default=PACKAGES)
-    parser.add_argument('--filter', default='', help='only configs whose path contains this')
+    parser.add_argument(
+        '--filter', nargs='+', default=[''], help='only configs whose path contains any of these'
+    )
     parser.add_argument('--processes', type=positive, default=os.cpu_count())
     parser.add_argument(
         '--results',
@@ -67,16 +69,16 @@ def read_results(path: Path) -> dict[tuple[str, str], dict]:
     return results
 
 
-def introduction(packages: Sequence[str], text: str) -> str:
+def introduction(packages: Sequence[str], texts: Sequence[str]) -> str:
     """What was done, with what."""
     from mmlocalattn.collect_env import module_version
 
     arguments = '' if packages == PACKAGES else f'--packages {" ".join(packages)} '
-    arguments += f'--filter {text} ' if text else ''
+    arguments += f'--filter {" ".join(texts)} ' if any(texts) else ''
     modules = dict.fromkeys(('torch', 'mmcv', 'mmdet', *packages))
     return INTRODUCTION.format(
         packages=' and '.join(filter(None, [', '.join(packages[:-1]), packages[-1]])),
-        text=f' under a name with `{text}`' if text else '',
+        names=f' under a name with {" or ".join(texts)}' if any(texts) else '',
         arguments=arguments,
         versions=', '.join(map(module_version, modules)),
     )
