@@ -31,7 +31,7 @@ def pose_batch(cfg: Config, number: int) -> dict:
     """Crops of one person each, encoded by the last transforms of the config's own pipeline.
 
     Raises:
-        ValueError: If the config has no input size or no ``GenerateTarget``.
+        ValueError: If the config has no input size, no ``GenerateTarget`` or no keypoints.
     """
     from mmpose.registry import TRANSFORMS
 
@@ -73,7 +73,10 @@ def pose_batch(cfg: Config, number: int) -> dict:
 def _keypoints_of(cfg: Config) -> int:
     """Keypoints that the head of a pose estimator finds."""
     head = cfg.model.get('head') or {}
-    return head.get('out_channels') or head.get('num_joints') or head.get('num_keypoints')
+    for key in ('out_channels', 'num_joints', 'num_keypoints'):
+        if isinstance(head.get(key), int):
+            return head[key]
+    raise ValueError(f'the head {head.get("type")} does not say how many keypoints it finds')
 
 
 def rotated_batch(cfg: Config, size: tuple[int, int], number: int, num_objects: int) -> dict:

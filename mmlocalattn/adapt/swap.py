@@ -1,8 +1,9 @@
 """Put a backbone of this package into any detection, segmentation or classification config.
 
 :func:`swap_backbone` replaces the backbone of a config for mmdet, mmseg or mmpretrain, and of those
-for mmpose, mmrotate and mmdet3d that build on images, and fits what depends on it. What a stock config expects of its backbone is not guessed from names: the old
-backbone is built and run once on a small image, and so are the necks, old and new.
+for mmpose, mmrotate and mmdet3d that build on images, and fits what depends on it. What a stock
+config expects of its backbone is not guessed from names: the old backbone is built and run once on
+a small image, and so are the necks, old and new.
 """
 
 import copy

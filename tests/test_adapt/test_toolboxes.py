@@ -58,7 +58,9 @@ def test_trains(kind: str) -> None:
     assert [image.shape for image in images] == [(3, *INPUTS[toolbox])] * 2
     losses = model.train_step(batch, build_optim_wrapper(model, swapped.optim_wrapper))
     assert all(torch.isfinite(loss).all() for loss in losses.values())
-    same = [name for name, weight in model.backbone.named_parameters() if weight.equal(before[name])]
+    same = [
+        name for name, weight in model.backbone.named_parameters() if weight.equal(before[name])
+    ]
     assert not same
 
 

@@ -24,8 +24,11 @@ INTRODUCTION = """# Which stock configs work
 
 Every config that {packages} ship{names} gets SSViT-T, and a fixed tenth of them QnA-ViT-T,
 Slide-PVT-T and SASA-26. An adapted config is built with a narrow backbone, and runs a loss and a
-prediction on random images. Written by `python tools/dev/drop_in_report.py {arguments}--report FILE`
-with {versions}.
+prediction on random images. Written with {versions} by
+
+```bash
+python tools/dev/drop_in_report.py {arguments}--report FILE
+```
 
 """
 PYRAMIDS = (
