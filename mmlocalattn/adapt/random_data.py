@@ -84,8 +84,14 @@ def rotated_batch(cfg: Config, size: tuple[int, int], number: int, num_objects: 
     from mmrotate.testing import demo_mm_inputs
 
     shape = (channels_of(cfg), *size)
+    kinds = [part.get('box_type_mapping') or {} for part in dicts(cfg.get('train_dataloader'))]
     batch = demo_mm_inputs(
-        number, [shape] * number, [num_objects] * number, num_classes=2, use_box_type=True
+        number,
+        [shape] * number,
+        [num_objects] * number,
+        num_classes=2,
+        use_box_type=True,
+        use_qbox=any('qbox' in kind.values() for kind in kinds),  # four corners
     )
     for sample in batch['data_samples']:
         sample.gt_instances.labels.zero_()

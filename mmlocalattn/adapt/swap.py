@@ -354,6 +354,12 @@ def _fit_heads(node: Any, old: list[int], new: list[int]) -> None:
     expected, index = node.get('in_channels'), node.get('in_index', -1)
     if isinstance(expected, int) and isinstance(index, int) and expected == old[index]:
         node['in_channels'] = new[index]
+        groups = (node.get('deconv_num_groups') or [1])[0]
+        if new[index] % groups:  # ViPNAS, whose groups are the channels of its own backbone
+            raise CannotAdapt(
+                f'its {node["type"]} deconvolves in {groups} groups, which {new[index]} channels '
+                'do not divide into'
+            )
     elif isinstance(expected, (list, tuple)):
         indices = list(range(len(old))) if isinstance(index, int) else list(index)
         if list(expected) == [old[i] for i in indices]:

@@ -89,6 +89,13 @@ def test_refusals(model: dict, reason: str) -> None:
         swap_backbone(Config(dict(model=model)), 'ssvit_t')
 
 
+def test_groups_that_do_not_fit() -> None:
+    backbone = dict(type='mmdet.ResNet', depth=18, out_indices=(3,))
+    head = dict(type='SimCCHead', in_channels=512, deconv_num_groups=(160, 160))
+    with pytest.raises(CannotAdapt, match='its SimCCHead deconvolves in 160 groups, which 32'):
+        swap_backbone(Config(dict(model=dict(backbone=backbone, head=head))), 'ssvit_t', **NARROW)
+
+
 def test_input_size_of_pose_estimators() -> None:
     """The first codec that has one, as (height, width)."""
     codecs = [dict(type='Other'), dict(type='MSRAHeatmap', input_size=(192, 256))]
