@@ -5,22 +5,8 @@
 # mixed precision, steps at 655 556 and 710 184 of 737 500 iterations.
 # Our choice: the pipelines of mmdet.
 # ImageNet weights: see _base_/models/maskrcnn_ssvit.py.
-_base_ = './_base_/models/mask2former_coco.py'
+_base_ = './_base_/models/mask2former_dinat_l.py'
 
-model = dict(
-    backbone=dict(
-        _delete_=True,
-        type='mmlocalattn.DiNAT',
-        arch='large',
-        out_indices=(0, 1, 2, 3),
-        output_norm=True,
-        drop_path_rate=0.3,
-        kernel_size=11,
-        dilations='mask2former',
-        pad_small_maps=True,
-    ),
-    panoptic_head=dict(num_queries=200, in_channels=[192, 384, 768, 1536]),
-)
 max_iters = 737500
 interval = 5000
 train_cfg = dict(

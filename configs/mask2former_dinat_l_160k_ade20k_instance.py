@@ -6,7 +6,7 @@
 # Data: written by tools/dataset_converters/ade20k2coco.py of mmdet.
 # Our choice: the pipelines of mmdet.
 # ImageNet weights: see _base_/models/maskrcnn_ssvit.py.
-_base_ = './_base_/models/mask2former_coco.py'
+_base_ = './_base_/models/mask2former_dinat_l.py'
 
 things, stuff = 100, 0
 crop_size = (640, 640)
@@ -24,20 +24,7 @@ model = dict(
             )
         ]
     ),
-    backbone=dict(
-        _delete_=True,
-        type='mmlocalattn.DiNAT',
-        arch='large',
-        out_indices=(0, 1, 2, 3),
-        output_norm=True,
-        drop_path_rate=0.3,
-        kernel_size=11,
-        dilations='mask2former',
-        pad_small_maps=True,
-    ),
     panoptic_head=dict(
-        num_queries=200,
-        in_channels=[192, 384, 768, 1536],
         num_things_classes=things,
         num_stuff_classes=stuff,
         loss_cls=dict(class_weight=[1.0] * (things + stuff) + [0.1]),

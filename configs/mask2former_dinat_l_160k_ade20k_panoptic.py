@@ -7,7 +7,7 @@
 # Data: written by tools/dataset_converters/ade20k2coco.py of mmdet.
 # Our choice: the pipelines of mmdet.
 # ImageNet weights: see _base_/models/maskrcnn_ssvit.py.
-_base_ = './_base_/models/mask2former_coco_panoptic.py'
+_base_ = './_base_/models/mask2former_dinat_l_panoptic.py'
 
 things, stuff = 100, 50
 crop_size = (640, 640)
@@ -25,20 +25,7 @@ model = dict(
             )
         ]
     ),
-    backbone=dict(
-        _delete_=True,
-        type='mmlocalattn.DiNAT',
-        arch='large',
-        out_indices=(0, 1, 2, 3),
-        output_norm=True,
-        drop_path_rate=0.3,
-        kernel_size=11,
-        dilations='mask2former',
-        pad_small_maps=True,
-    ),
     panoptic_head=dict(
-        num_queries=200,
-        in_channels=[192, 384, 768, 1536],
         num_things_classes=things,
         num_stuff_classes=stuff,
         loss_cls=dict(class_weight=[1.0] * (things + stuff) + [0.1]),

@@ -5,29 +5,13 @@
 # Released recipe, that of Mask2Former with Swin-L: windows of 11, drop path 0.3, no mixed
 # precision. Our choice: crops of one class up to 75 %, as mmsegmentation has it, and not 100 %.
 # ImageNet weights: see _base_/models/maskrcnn_ssvit.py.
-_base_ = [
-    './_base_/models/mask2former.py',
-    './_base_/datasets/ade20k_512.py',
-    './_base_/schedules/ade20k_160k_mask2former.py',
-    './_base_/ade20k_runtime.py',
-]
+_base_ = './mask2former_dinat_l_160k_ade20k.py'
 
 num_classes = 19
 crop_size = (512, 1024)
 model = dict(
     data_preprocessor=dict(size=crop_size),
-    backbone=dict(
-        type='mmlocalattn.DiNAT',
-        arch='large',
-        out_indices=(0, 1, 2, 3),
-        output_norm=True,
-        drop_path_rate=0.3,
-        kernel_size=11,
-        dilations='mask2former',
-        pad_small_maps=True,
-    ),
     decode_head=dict(
-        in_channels=[192, 384, 768, 1536],
         num_classes=num_classes,
         loss_cls=dict(class_weight=[1.0] * num_classes + [0.1]),
     ),

@@ -8,38 +8,15 @@
 # the eight classes of things first, and an image and its map of one name.
 # Our choice: the pipelines of mmdet.
 # ImageNet weights: see _base_/models/maskrcnn_ssvit.py.
-_base_ = './_base_/models/mask2former_coco_panoptic.py'
+_base_ = './mask2former_dinat_l_160k_ade20k_panoptic.py'
 
 things, stuff = 8, 11
 crop_size = (512, 1024)
 model = dict(
     data_preprocessor=dict(
-        batch_augments=[
-            dict(
-                type='BatchFixedSizePad',
-                size=crop_size,
-                img_pad_value=0,
-                pad_mask=True,
-                mask_pad_value=0,
-                pad_seg=True,
-                seg_pad_value=255,
-            )
-        ]
-    ),
-    backbone=dict(
-        _delete_=True,
-        type='mmlocalattn.DiNAT',
-        arch='large',
-        out_indices=(0, 1, 2, 3),
-        output_norm=True,
-        drop_path_rate=0.3,
-        kernel_size=11,
-        dilations='mask2former',
-        pad_small_maps=True,
+        batch_augments=[dict(_base_.model.data_preprocessor.batch_augments[0], size=crop_size)]
     ),
     panoptic_head=dict(
-        num_queries=200,
-        in_channels=[192, 384, 768, 1536],
         num_things_classes=things,
         num_stuff_classes=stuff,
         loss_cls=dict(class_weight=[1.0] * (things + stuff) + [0.1]),
@@ -47,34 +24,11 @@ model = dict(
     panoptic_fusion_head=dict(num_things_classes=things, num_stuff_classes=stuff),
 )
 
-train_pipeline = [
-    dict(type='LoadImageFromFile'),
-    dict(type='LoadPanopticAnnotations', with_bbox=True, with_mask=True, with_seg=True),
-    dict(
-        type='RandomChoiceResize',
-        scales=[(4096, 1024 * tenths // 10) for tenths in range(5, 21)],
-        keep_ratio=True,
-    ),
-    dict(
-        type='RandomCrop',
-        crop_size=crop_size,
-        crop_type='absolute',
-        recompute_bbox=True,
-        allow_negative_crop=True,
-    ),
-    dict(type='PhotoMetricDistortion'),
-    dict(type='RandomFlip', prob=0.5),
-    dict(type='PackDetInputs'),
-]
-test_pipeline = [
-    dict(type='LoadImageFromFile'),
-    dict(type='Resize', scale=(2048, 1024), keep_ratio=True),
-    dict(type='LoadPanopticAnnotations'),
-    dict(
-        type='PackDetInputs',
-        meta_keys=('img_id', 'img_path', 'ori_shape', 'img_shape', 'scale_factor'),
-    ),
-]
+train_pipeline = _base_.train_pipeline
+train_pipeline[2].scales = [(4096, 1024 * tenths // 10) for tenths in range(5, 21)]
+train_pipeline[3].crop_size = crop_size
+test_pipeline = _base_.test_pipeline
+test_pipeline[1].scale = (2048, 1024)
 data_root = 'data/cityscapes/'
 thing_classes = ['person', 'rider', 'car', 'truck', 'bus', 'train', 'motorcycle', 'bicycle']
 stuff_classes = ['road', 'sidewalk', 'building', 'wall', 'fence', 'pole', 'traffic light']
@@ -87,34 +41,26 @@ metainfo = dict(
 dataset = dict(type='CocoPanopticDataset', data_root=data_root, metainfo=metainfo)
 train_dataloader = dict(
     dataset=dict(
-        _delete_=True,
         **dataset,
         ann_file='annotations/cityscapes_panoptic_train.json',
         data_prefix=dict(img='panoptic/train/', seg='annotations/cityscapes_panoptic_train/'),
-        filter_cfg=dict(filter_empty_gt=True),
         pipeline=train_pipeline,
     )
 )
 val_dataloader = dict(
     dataset=dict(
-        _delete_=True,
         **dataset,
         ann_file='annotations/cityscapes_panoptic_val.json',
         data_prefix=dict(img='panoptic/val/', seg='annotations/cityscapes_panoptic_val/'),
-        test_mode=True,
         pipeline=test_pipeline,
     )
 )
 test_dataloader = val_dataloader
 val_evaluator = dict(
-    _delete_=True,
-    type='CocoPanopticMetric',
     ann_file=data_root + 'annotations/cityscapes_panoptic_val.json',
     seg_prefix=data_root + 'annotations/cityscapes_panoptic_val/',
 )
 test_evaluator = val_evaluator
 
-train_cfg = dict(_delete_=True, type='IterBasedTrainLoop', max_iters=90000, val_interval=5000)
-param_scheduler = dict(
-    _delete_=True, type='PolyLR', power=0.9, eta_min=0.0, by_epoch=False, begin=0, end=90000
-)
+train_cfg = dict(max_iters=90000)
+param_scheduler = dict(end=90000)

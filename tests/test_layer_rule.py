@@ -36,10 +36,15 @@ ALLOWED = {
         'mmlocalattn.data.records',
         'mmlocalattn.layers.roi_align',
         # Random data are packed as the data loader of each toolbox does it.
+        'numpy',
         'mmdet.structures.DetDataSample',
         'mmdet.testing.demo_mm_inputs',
         'mmdet.testing.demo_track_inputs',
+        'mmdet3d.structures.CameraInstance3DBoxes',
+        'mmdet3d.structures.Det3DDataSample',
+        'mmpose.registry.TRANSFORMS',
         'mmpretrain.structures.DataSample',
+        'mmrotate.testing.demo_mm_inputs',
         'mmseg.structures.SegDataSample',
     ),
     'training': (

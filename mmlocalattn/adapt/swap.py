@@ -1,8 +1,9 @@
 """Put a backbone of this package into any detection, segmentation or classification config.
 
-:func:`swap_backbone` replaces the backbone of a config for mmdet, mmseg or mmpretrain and fits what
-depends on it. What a stock config expects of its backbone is not guessed from names: the old
-backbone is built and run once on a small image, and so are the necks, old and new.
+:func:`swap_backbone` replaces the backbone of a config for mmdet, mmseg or mmpretrain, and of those
+for mmpose, mmrotate and mmdet3d that build on images, and fits what depends on it. What a stock
+config expects of its backbone is not guessed from names: the old backbone is built and run once on
+a small image, and so are the necks, old and new.
 """
 
 import copy
@@ -14,7 +15,7 @@ from mmengine.config import Config
 from mmengine.registry import MODELS, init_default_scope
 from torch import Tensor
 
-from mmlocalattn.adapt.nodes import channels_of, dicts
+from mmlocalattn.adapt.nodes import channels_of, dicts, preprocessor_of
 from mmlocalattn.adapt.optimizer import fit_layer_decay, fit_optimizer
 from mmlocalattn.adapt.type_names import with_type_names
 from mmlocalattn.adapt.zoo import BACKBONES
@@ -22,6 +23,7 @@ from mmlocalattn.adapt.zoo import BACKBONES
 _IMAGE_SIDE = 256  # of the image that backbones are run on: 8 positions a side at stride 32
 _NOT_OF_THE_SHAPE = ('init_cfg', 'pretrained', 'dcn')  # and deformable convolutions need data
 _STRIDES = (4, 8, 16, 32)
+_LAST_STRIDES = (16, 32)  # of the last map of a backbone, dilated or not
 _MEAN, _STD = (123.675, 116.28, 103.53), (58.395, 57.12, 57.375)
 
 _SINGLE_SCALE = ('VisionTransformer', 'BEiT', 'MAE')
@@ -51,7 +53,8 @@ def swap_backbone(
     ...) go with it, but for ``in_channels``.
 
     Args:
-        cfg: Of mmdet, mmseg or mmpretrain (``default_scope``), which says the task. Not changed.
+        cfg: Of mmdet, mmseg or mmpretrain (``default_scope``), which says the task; another scope,
+            mmpose, mmrotate or mmdet3d, means detection. Not changed.
         name: A key of :data:`~mmlocalattn.adapt.zoo.BACKBONES`, or the config of any backbone that
             returns a pyramid of maps: a dict with ``type``. Its ``out_indices`` are found if it
             does not name them.
@@ -77,8 +80,7 @@ def swap_backbone(
     init_default_scope(scope)
     channels = model['backbone'].get('in_channels') or channels_of(cfg)
     old = _run(model['backbone'], channels)
-    if len(old) == 1 and model['backbone']['type'].rpartition('.')[2] in _SINGLE_SCALE:
-        raise CannotAdapt(f'its backbone {model["backbone"]["type"]} has maps of one scale alone')
+    _refuse_one_scale(model['backbone']['type'], old)
     if 'OCRHead' in _types(model) and len(set(_strides(old))) < len(old):
         raise CannotAdapt('its OCRHead takes two maps of one size, from a dilated backbone')
     all_stages, neck = _matching_stages(old), copy.deepcopy(model.get('neck'))
@@ -150,7 +152,25 @@ def _owner_of_backbone(model: Mapping) -> dict:
     for name in _types(model):
         if name in _REACHES_INTO_BACKBONE:
             raise CannotAdapt(_REACHES_INTO_BACKBONE[name])
-    return owners[0][0]
+    owner, key = owners[0]
+    if key != 'backbone':  # mmdet3d's pts_backbone and the like
+        raise CannotAdapt(f'its only backbone is the {key} {owner[key]["type"]}')
+    if preprocessor_of({'model': model}).get('voxel'):
+        raise CannotAdapt(f'its backbone {owner[key]["type"]} takes maps of points, not images')
+    return owner
+
+
+def _refuse_one_scale(backbone: str, maps: Sequence[Tensor]) -> None:
+    """Raise a CannotAdapt if a backbone that has one map is not one that ends with it."""
+    if len(maps) > 1:
+        return
+    if backbone.rpartition('.')[2] in _SINGLE_SCALE:
+        raise CannotAdapt(f'its backbone {backbone} has maps of one scale alone')
+    if _strides(maps)[0] < _LAST_STRIDES[0]:  # HRNet: the first stage of a pyramid is no match
+        raise CannotAdapt(
+            f'its backbone {backbone} has one map alone, of stride {_strides(maps)[0]}: '
+            'of a pyramid only the first stages would be left'
+        )
 
 
 def _owners(node: Any) -> Iterator[tuple[dict, str]]:
@@ -334,6 +354,12 @@ def _fit_heads(node: Any, old: list[int], new: list[int]) -> None:
     expected, index = node.get('in_channels'), node.get('in_index', -1)
     if isinstance(expected, int) and isinstance(index, int) and expected == old[index]:
         node['in_channels'] = new[index]
+        groups = (node.get('deconv_num_groups') or [1])[0]
+        if new[index] % groups:  # ViPNAS, whose groups are the channels of its own backbone
+            raise CannotAdapt(
+                f'its {node["type"]} deconvolves in {groups} groups, which {new[index]} channels '
+                'do not divide into'
+            )
     elif isinstance(expected, (list, tuple)):
         indices = list(range(len(old))) if isinstance(index, int) else list(index)
         if list(expected) == [old[i] for i in indices]:

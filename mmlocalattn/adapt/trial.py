@@ -14,6 +14,7 @@ from mmengine.registry import MODELS, init_default_scope
 from mmengine.structures import InstanceData, PixelData
 
 from mmlocalattn.adapt.nodes import channels_of, dicts, preprocessor_of
+from mmlocalattn.adapt.random_data import camera_batch, pose_batch, rotated_batch
 
 SIDES = (128, 256)
 """Of the random images, pixels; the second for models that small ones are too small for."""
@@ -25,7 +26,7 @@ def run_model(cfg: Config) -> None:
     """Build the model of a config, take the loss of a random batch, and predict.
 
     Args:
-        cfg: Of mmdet, mmsegmentation or mmpretrain.
+        cfg: As for :func:`random_batch`.
 
     Raises:
         ValueError: If the loss is not finite or the number of predictions is wrong.
@@ -84,8 +85,8 @@ def _run_model(cfg: Config, side: int) -> None:
     batch = random_batch(cfg, (side, side), training=False)
     with torch.no_grad():
         results = model(**model.data_preprocessor(batch, training=False), mode='predict')
-    if len(results) != len(batch['inputs']):
-        raise ValueError(f'{len(results)} predictions for {len(batch["inputs"])} images')
+    if len(results) != len(batch['data_samples']):
+        raise ValueError(f'{len(results)} predictions for {len(batch["data_samples"])} images')
 
 
 def random_batch(
@@ -98,8 +99,8 @@ def random_batch(
     """Random images with random labels, as the data loader of the config's toolbox packs them.
 
     Args:
-        cfg: Of mmdet, mmsegmentation or mmpretrain.
-        size: Height and width of the images.
+        cfg: Of mmdet, mmsegmentation, mmpretrain, mmpose, mmrotate or mmdet3d.
+        size: Height and width of the images; top-down pose estimators have one of their own.
         number: Of images; trackers get one video of two.
         training: Whether for a loss. It matters for trackers and semi-supervised detectors.
         num_objects: On each image, for detectors.
@@ -108,11 +109,17 @@ def random_batch(
         ``inputs`` and ``data_samples``.
 
     Raises:
-        ValueError: If the config is of another package.
+        ValueError: If the config is of another package, or of no top-down pose estimator.
     """
     scope = cfg.get('default_scope')
     if scope == 'mmdet':
         return _detection_batch(cfg, size, number, training, num_objects)
+    if scope == 'mmpose':
+        return pose_batch(cfg, number)
+    if scope == 'mmrotate':
+        return rotated_batch(cfg, size, number, num_objects)
+    if scope == 'mmdet3d':
+        return camera_batch(cfg, size, number, num_objects)
     shape = (channels_of(cfg), *size)
     images = [torch.randint(256, shape, dtype=torch.uint8) for _ in range(number)]
     if scope == 'mmseg':
@@ -123,7 +130,8 @@ def random_batch(
         samples = [DataSample().set_gt_label(0) for _ in images]
     else:
         raise ValueError(
-            f'default_scope is {scope!r}: there are random data for mmdet, mmseg and mmpretrain'
+            f'default_scope is {scope!r}: there are random data for mmdet, mmseg, mmpretrain, '
+            'mmpose, mmrotate and mmdet3d'
         )
     return dict(inputs=images, data_samples=samples)
 

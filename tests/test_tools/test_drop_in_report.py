@@ -20,13 +20,13 @@ OLD = dict(
 
 
 def test_tasks_are_all_configs_and_more_backbones_for_a_tenth() -> None:
-    found = trying.tasks(['mmdet'], '')
+    found = trying.tasks(['mmdet'], [''])
     configs = {config for config, name in found if name == 'ssvit_t'}
     others = {config for config, name in found if name != 'ssvit_t'}
     assert len(configs) > 700
     assert 0.07 < len(others) / len(configs) < 0.13
     assert {name for _, name in found} == {'ssvit_t', *trying.IN_A_TENTH} <= set(BACKBONES)
-    assert found == trying.tasks(['mmdet'], '')
+    assert found == trying.tasks(['mmdet'], [''])
 
 
 def test_goes_on_where_it_stopped(tmp_path: Path) -> None:

@@ -1,4 +1,4 @@
-"""Swap our backbones into every config that mmdet and mmseg ship, and see which models then work.
+"""Swap our backbones into every config that toolboxes ship, and see which models then work.
 
 Each config gets SSViT-T, and a fixed tenth of them other backbones too. An adapted config is built
 with a narrow backbone and runs a loss and a prediction on random images; a model that several
@@ -17,14 +17,18 @@ from pathlib import Path
 from mmlocalattn.command_line import output_file, positive
 from mmlocalattn.files import whole_file
 
+PACKAGES = ['mmdet', 'mmseg']
 OUTCOMES = ('adapted', 'refused', 'failed', 'broken')
 """``broken``: the config as it is shipped does not load, build or run here either."""
 INTRODUCTION = """# Which stock configs work
 
-Every config that mmdet and mmsegmentation ship gets SSViT-T, and a fixed tenth of them QnA-ViT-T,
+Every config that {packages} ship{names} gets SSViT-T, and a fixed tenth of them QnA-ViT-T,
 Slide-PVT-T and SASA-26. An adapted config is built with a narrow backbone, and runs a loss and a
-prediction on random images. Written by `python tools/dev/drop_in_report.py --report FILE` with
-{versions}.
+prediction on random images. Written with {versions} by
+
+```bash
+python tools/dev/drop_in_report.py {arguments}--report FILE
+```
 
 """
 PYRAMIDS = (
@@ -36,8 +40,10 @@ PYRAMIDS = (
 
 def parse_args(argv: Sequence[str] | None = None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__.partition('\n')[0])
-    parser.add_argument('--packages', nargs='+', default=['mmdet', 'mmseg'])
-    parser.add_argument('--filter', default='', help='only configs whose path contains this')
+    parser.add_argument('--packages', nargs='+', default=PACKAGES)
+    parser.add_argument(
+        '--filter', nargs='+', default=[''], help='only configs whose path contains any of these'
+    )
     parser.add_argument('--processes', type=positive, default=os.cpu_count())
     parser.add_argument(
         '--results',
@@ -66,12 +72,19 @@ def read_results(path: Path) -> dict[tuple[str, str], dict]:
     return results
 
 
-def introduction() -> str:
+def introduction(packages: Sequence[str], texts: Sequence[str]) -> str:
     """What was done, with what."""
     from mmlocalattn.collect_env import module_version
 
-    modules = ('torch', 'mmcv', 'mmdet', 'mmseg')
-    return INTRODUCTION.format(versions=', '.join(map(module_version, modules)))
+    arguments = '' if packages == PACKAGES else f'--packages {" ".join(packages)} '
+    arguments += f'--filter {" ".join(texts)} ' if any(texts) else ''
+    modules = dict.fromkeys(('torch', 'mmcv', 'mmdet', *packages))
+    return INTRODUCTION.format(
+        packages=' and '.join(filter(None, [', '.join(packages[:-1]), packages[-1]])),
+        names=f' under a name with {" or ".join(texts)}' if any(texts) else '',
+        arguments=arguments,
+        versions=', '.join(map(module_version, modules)),
+    )
 
 
 def report(results: Sequence[dict]) -> str:
@@ -141,7 +154,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     print(text)
     if args.report:
         with whole_file(args.report) as partial:
-            partial.write_text(introduction() + text)
+            partial.write_text(introduction(args.packages, args.filter) + text)
 
 
 if __name__ == '__main__':
