@@ -254,6 +254,9 @@ def attend_relatively(
     rows, columns = tiles.rows, tiles.columns
     half = head_dim // 2
     parts = op.Slice(query, [0], [half], [3]), op.Slice(query, [half], [head_dim], [3])
+    if not half:  # onnxruntime leaves a product over no channels as the memory was
+        parts = op.Pad(parts[0], [0, 0, 0, 0, 0, 0, 0, 1]), parts[1]
+        embeddings = op.Pad(embeddings[0], [0, 0, 0, 0, 0, 1]), embeddings[1]
     by_axis = [
         _by_offset(part, tiles, axis, embeddings[axis], kernel[axis])
         for axis, part in enumerate(parts)

@@ -100,6 +100,13 @@ def stand_alone(kernel: Any, padding: Any = 'mask', scale: float = 0.7) -> Any:
     return lambda q, k, v: stand_alone_attention(q, k, v, *embeddings, kernel, padding, scale)
 
 
+def stand_alone_of_one_channel(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
+    """No channel is left for the embedding of rows."""
+    rows, columns = torch.ones(HEADS, 3, 0), torch.linspace(-1, 1, 5).expand(HEADS, 5).unsqueeze(2)
+    maps = (tensor[..., :1] for tensor in (q, k, v))
+    return stand_alone_attention(*maps, rows, columns, (3, 5), 'mask', 0.7)
+
+
 def small() -> list[Any]:
     """What fits a map of 7 x 9."""
     return [
@@ -112,6 +119,7 @@ def small() -> list[Any]:
         learned_queries(3, 2),
         stand_alone((3, 5)),
         stand_alone(11, 'zero'),
+        stand_alone_of_one_channel,
     ]
 
 
