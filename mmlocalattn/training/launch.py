@@ -52,6 +52,7 @@ def build_runner(cfg: Config, allow_partial: bool = False) -> Runner:
     else:
         _prepare_model(runner.model, cfg)
         if get_device() == 'cpu':
+            synchronise_on_cpu(runner.model)
             tune_for_cpu(runner.model)
         check_levels(runner.model, cfg)
         hooks = []
@@ -86,8 +87,6 @@ class FlexibleModelHook(Hook):
 def _prepare_model(model: nn.Module, cfg: Config) -> None:
     with build_errors(cfg.filename):
         autocast_parts(model, cfg.get('model_dtype', 'float32'))
-    if get_device() == 'cpu':
-        synchronise_on_cpu(model)
     check_first_start(model)
 
 
