@@ -20,7 +20,6 @@ from mmlocalattn.training.invalid_loss import InvalidLossHook
 from mmlocalattn.training.low_precision import TrainDtypeHook, autocast_parts, has_bfloat16_units
 from mmlocalattn.training.resume import ExactResumeHook
 from mmlocalattn.training.schedule import ScheduleHook
-from mmlocalattn.training.sync_norm import synchronise_on_cpu
 from mmlocalattn.training.weights import WeightsHook
 from mmlocalattn.training.whole_checkpoints import write_whole_checkpoints
 
@@ -52,7 +51,6 @@ def build_runner(cfg: Config, allow_partial: bool = False) -> Runner:
     else:
         _prepare_model(runner.model, cfg)
         if get_device() == 'cpu':
-            synchronise_on_cpu(runner.model)
             tune_for_cpu(runner.model)
         check_levels(runner.model, cfg)
         hooks = []
@@ -160,9 +158,9 @@ def adapt_loaders(cfg: Config) -> None:
 def adapt_to_device(cfg: Config) -> None:
     """Let a config written for GPUs run where there is none, and say so.
 
-    MMEngine's AMP needs an accelerator, and its launcher assumes CUDA. Without one, training is in
-    float32, and processes talk through gloo; SyncBN is BN in a single process, and that of
-    :mod:`mmlocalattn.training.sync_norm` in several.
+    MMEngine's AMP needs an accelerator, SyncBN needs a GPU, and MMEngine's launcher assumes CUDA.
+    Without one, training is in float32 with BN, and processes talk through gloo. (With one GPU,
+    MMEngine itself replaces SyncBN.)
 
     Args:
         cfg: Changed in place.
@@ -180,11 +178,10 @@ def adapt_to_device(cfg: Config) -> None:
                 '--amp trains in bfloat16.',
                 logger=None,
             )
-    if cfg.get('launcher', 'none') != 'pytorch':
-        for part in dicts(cfg.model):
-            if part.get('type') == 'SyncBN':
-                part['type'] = 'BN'
-    else:
+    for part in dicts(cfg.model):
+        if part.get('type') == 'SyncBN':
+            part['type'] = 'BN'
+    if cfg.get('launcher', 'none') == 'pytorch':
         torch.distributed.init_process_group('gloo')
         cfg.model_wrapper_cfg = dict(
             type='MMDistributedDataParallel',

@@ -1,1 +1,0 @@
-"""What tools/dev/long_runs.py trains for long, and what it looks at meanwhile."""
