@@ -79,5 +79,5 @@ def test_a_model_runs_once(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_nothing_to_do() -> None:
-    with pytest.raises(SystemExit, match="no config of \\['mmseg'\\] contains 'nosuch'"):
+    with pytest.raises(SystemExit, match="no config of \\['mmseg'\\] contains \\['nosuch'\\]"):
         drop_in_report.main(['--packages', 'mmseg', '--filter', 'nosuch'])
