@@ -113,7 +113,8 @@ MMLOCALATTN_INLINE V max(V a, V b) {
   if constexpr (std::is_same_v<V, Vec<float, 8>>) return (V)_mm256_max_ps((__m256)a, (__m256)b);
 #endif
 #if MMLOCALATTN_VECTOR_BYTES >= 64
-  if constexpr (std::is_same_v<V, Vec<float, 16>>) return (V)_mm512_max_ps((__m512)a, (__m512)b);
+  if constexpr (std::is_same_v<V, Vec<float, 16>>)
+    return (V)_mm512_maskz_max_ps(0xffff, (__m512)a, (__m512)b);
 #endif
 #endif
   return a > b ? a : b;
