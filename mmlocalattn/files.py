@@ -2,6 +2,7 @@
 
 import contextlib
 import errno
+import glob
 import json
 import os
 import shutil
@@ -93,6 +94,9 @@ def whole_file(path: Path, *beside: str) -> Iterator[Path]:
 def whole_folder(folder: Path, replace: bool) -> Iterator[Path]:
     """Fill a folder in a hidden sibling, which takes its name when the block ends without an error.
 
+    What a process left that was killed in such a block is removed, but the folder that it had
+    moved out of the way comes back if this block raises.
+
     Args:
         folder: The folder to make.
         replace: Whether an existing ``folder`` is replaced.
@@ -106,6 +110,7 @@ def whole_folder(folder: Path, replace: bool) -> Iterator[Path]:
     folder.parent.mkdir(parents=True, exist_ok=True)
     new = folder.with_name(f'.{folder.name}.new-{os.getpid()}')
     old = folder.with_name(f'.{folder.name}.old-{os.getpid()}')
+    _clear(folder, old)
     new.mkdir()
     try:
         with _full_disk(folder):
@@ -118,6 +123,34 @@ def whole_folder(folder: Path, replace: bool) -> Iterator[Path]:
             old.rename(folder)
         shutil.rmtree(new, ignore_errors=True)
         shutil.rmtree(old, ignore_errors=True)
+
+
+def _clear(folder: Path, old: Path) -> None:
+    """Remove the hidden siblings of processes that are no more; what they moved becomes ``old``."""
+    for kind in ('old', 'new'):
+        for left in folder.parent.glob(f'.{glob.escape(folder.name)}.{kind}-*'):
+            number = left.name.rpartition('-')[2]
+            if not number.isdecimal() or _runs(int(number)):
+                continue
+            if kind == 'old' and not folder.exists() and (left == old or not old.exists()):
+                left.rename(old)
+            else:
+                shutil.rmtree(left, ignore_errors=True)
+
+
+def _runs(number: int) -> bool:
+    """Whether another process has a number; in a container this one may have that of a dead one."""
+    if number == os.getpid():
+        return False
+    if os.name == 'nt':  # where os.kill ends whatever it is sent to
+        return True
+    try:
+        os.kill(number, 0)
+    except (ProcessLookupError, OverflowError):
+        return False
+    except OSError:  # it is another user's
+        return True
+    return True
 
 
 def write_json(path: Path, content: object) -> None:

@@ -57,7 +57,7 @@ def test_help_imports_nothing(path: Path) -> None:
 def test_every_tool_is_found() -> None:
     """Those that have moved start the new one, and what tools import has no command line."""
     moved = {path for path in FILES if path.read_text().startswith('"""Moved to ')}
-    names = ('aarch64', 'benchmarking', 'drop_in', 'fuzzing', 'killing')
+    names = ('aarch64', 'benchmarking', 'drop_in', 'fuzzing', 'killing', 'long_running')
     parts = {path for path in FILES if path.parent.name in names}
     (worker,) = FILES - {*TOOLS} - moved - parts
     assert worker.name == 'build_worker.py'  # which compare_builds.py starts

@@ -12,7 +12,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from loopback import Loopback, serve
+from killing.loopback import Loopback, serve
 
 from mmlocalattn import download as module
 from mmlocalattn.download import DownloadError, download

@@ -2,7 +2,9 @@
 
 import errno
 import json
+import os
 import resource
+import signal
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -37,6 +39,45 @@ def test_folder_is_whole_or_as_it_was(tmp_path: Path) -> None:
         (new / 'second').touch()
     assert [path.name for path in folder.iterdir()] == ['second']
     assert list(folder.parent.iterdir()) == [folder]
+
+
+def killed(folder: Path) -> int:
+    """A process that is killed while it fills a folder; its number."""
+    pid = os.fork()
+    if pid == 0:
+        with whole_folder(folder, replace=True) as new:
+            (new / 'half').touch()
+            os.kill(os.getpid(), signal.SIGKILL)
+    assert os.waitpid(pid, 0)[1] == signal.SIGKILL
+    return pid
+
+
+def test_what_is_left_of_the_killed_is_cleared(tmp_path: Path) -> None:
+    """Of one with the number of this process too, as in containers; not of one that runs."""
+    folder = tmp_path / 'data[1]'
+    left = f'.data[1].new-{killed(folder)}'
+    assert [path.name for path in tmp_path.iterdir()] == [left]
+    (tmp_path / f'.data[1].new-{os.getpid()}').mkdir()
+    running = tmp_path / f'.data[1].new-{os.getppid()}'
+    running.mkdir()
+    with whole_folder(folder, replace=False) as new:
+        assert list(new.iterdir()) == []
+        (new / 'all').touch()
+    assert {*tmp_path.iterdir()} == {folder, running}
+
+
+def test_the_folder_that_the_killed_had_moved_comes_back(tmp_path: Path) -> None:
+    folder, moved = tmp_path / 'data', tmp_path / f'.data.old-{killed(tmp_path / "other")}'
+    moved.mkdir()
+    (moved / 'all').touch()
+    with pytest.raises(KeyError), whole_folder(folder, replace=False):
+        raise KeyError
+    assert [path.name for path in folder.iterdir()] == ['all']
+    folder.rename(moved)
+    with whole_folder(folder, replace=False) as new:
+        (new / 'new').touch()
+    assert [path.name for path in folder.iterdir()] == ['new']
+    assert not [*tmp_path.glob('.data.*')]
 
 
 @pytest.fixture

@@ -23,7 +23,7 @@ from torch._dynamo.exc import TorchDynamoException
 
 import mmlocalattn.ops  # noqa: F401  registers the operators that files hold
 from mmlocalattn.export.formats import BESIDE, SUFFIXES
-from mmlocalattn.export.metadata import write_metadata
+from mmlocalattn.export.metadata import save_archive, write_metadata
 from mmlocalattn.export.modules import Exportable, FeatureMaps, exportable
 from mmlocalattn.export.openvino_ir import check_packages, write_ir
 from mmlocalattn.export.run_file import load_file
@@ -65,7 +65,7 @@ def save_pt2(model: nn.Module, path: Path, sizes: Sequence[Size], meta: Mapping)
         meta: Stored beside the program as ``mmlocalattn.json``.
     """
     program = _trace(model, sizes)
-    torch.export.save(program, path, extra_files={'mmlocalattn.json': json.dumps(meta)})
+    save_archive(program, path, meta)
     return torch.export.load(path).module()
 
 
@@ -137,7 +137,7 @@ def save_torchscript(model: nn.Module, path: Path, sizes: Sequence[Size], meta: 
     guarded = _OfOneSize(model, *sizes[0])
     with torch.no_grad():
         traced = torch.jit.trace(guarded, _random_images(model, 1, sizes[0]), check_trace=False)
-    torch.jit.save(traced, path, _extra_files={'mmlocalattn.json': json.dumps(meta)})
+    save_archive(traced, path, meta)
     return torch.jit.load(path)
 
 

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from loopback import Loopback, serve
+from killing.loopback import Loopback, serve
 from mmengine.config import Config
 from mmengine.logging import MMLogger
 from mmengine.model import BaseModule

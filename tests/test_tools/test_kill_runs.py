@@ -2,12 +2,13 @@
 
 import json
 import re
+import signal
 from collections import Counter
 from pathlib import Path
 
 import kill_runs
 import pytest
-from killing import moments
+from killing import downloads, moments
 
 
 def test_moments_are_in_all_parts() -> None:
@@ -17,6 +18,15 @@ def test_moments_are_in_all_parts() -> None:
     assert [moment.signal for moment in drawn] == ['SIGKILL'] * 10 + ['SIGTERM', 'SIGINT']
     assert {moment.part for moment in drawn} == set(calls)
     assert all(1 <= moment.call <= calls[moment.part] for moment in drawn)
+
+
+def test_a_killed_download_goes_on(tmp_path: Path) -> None:
+    calls = downloads.count_calls(tmp_path)
+    moment = moments.Moment('download', calls['download'] // 2, delay=0)
+    record = downloads.kill(tmp_path, 'a', moment)
+    assert record['status'] == -signal.SIGKILL
+    assert record['went_on']
+    assert kill_runs.is_right({**record, 'signal': 'SIGKILL'})
 
 
 def test_resumed_trainings_are_the_uninterrupted_one(

@@ -1,21 +1,21 @@
-"""Kill a small training at random moments, resume it, and compare its weights bit for bit.
+"""Kill a small training at random moments, resume it, and compare its weights bit for bit; kill
+downloads too.
 
     python tools/dev/kill_runs.py 20 [--seed S] [--out FILE.json]
 
-The moments are spread over data preparation, forward and backward, validation, checkpoints, their
-writing, and what is between; at each a second process sends SIGKILL a few milliseconds later. A
-tenth as many get SIGTERM, and as many SIGINT, and have to end within five seconds. What FILE.json
-has of the same seed is not done again. Exit status 1 if a resumed training is not the uninterrupted
-one.
+The moments are spread over a folder's conversion and the rest of data preparation, forward and
+backward, validation, checkpoints, their writing, what is between, and downloads from a server in
+this process; at each a second process sends SIGKILL a few milliseconds later. A tenth as many get
+SIGTERM, and as many SIGINT, and have to end within five seconds. What FILE.json has of the same
+seed is not done again. Exit status 1 if a resumed training, its prepared data or a downloaded file
+is not the uninterrupted one, or something is left beside it.
 """
 
 import argparse
 import json
 import secrets
-import shutil
 import sys
 import tempfile
-import time
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict
@@ -49,37 +49,21 @@ def kills(number: int, seed: int, done: Sequence[dict]) -> Iterator[dict]:
         seed: Of their moments.
         done: What is known of the first ones.
     """
-    from killing import moments, training
+    from killing import downloads, moments, training
 
     with tempfile.TemporaryDirectory(prefix='kill_runs_') as name:
         folder = Path(name)
         training.write_data(folder)
-        drawn = moments.draw(training.count_calls(folder), number, seed)
+        calls = training.count_calls(folder) + downloads.count_calls(folder)
         yield from done
+        drawn = moments.draw(calls, number, seed)
         for index, moment in enumerate(drawn[len(done) :], len(done)):
-            work_dir = f'killed{index}'
-            status = training.train(folder, work_dir, moment=moment)
-            ended = time.monotonic()
-            time.sleep(2 * moments.DELAY)  # that who strikes has ended too
-            struck = folder / 'struck'
-            seconds = round(ended - float(struck.read_text()), 2) if struck.exists() else -1
-            struck.unlink(missing_ok=True)
-            resumed = training.train(folder, work_dir, '--resume')
-            log = (folder / f'{work_dir}.log').read_text()
-            yield dict(
-                **asdict(moment),
-                status=status,
-                seconds=seconds,
-                resumed=resumed,
-                checkpoint='Resuming from ' in log,
-                differing=training.differing_weights(folder, work_dir),
-                log=log[-2000:] if resumed else '',
-            )
-            shutil.rmtree(folder / work_dir)
+            victim = downloads if moment.part in downloads.PARTS.values() else training
+            yield {**asdict(moment), **victim.kill(folder, f'killed{index}', moment)}
 
 
 def is_right(record: dict) -> bool:
-    """Whether a training ended as it had to, and went on to the same weights.
+    """Whether a training or a download ended as it had to, and then came to the same end.
 
     One that was at its end when the signal came was not interrupted.
     """
@@ -101,9 +85,9 @@ def main(argv: Sequence[str] | None = None) -> None:
         if args.out:
             write_json(args.out, dict(seed=seed, kills=records))
         verdict = 'equal' if is_right(record) else f'WRONG {record}'
-        start = 'a checkpoint' if record['checkpoint'] else 'the start'
+        start = 'went on' if record['went_on'] else 'began anew'
         where = f'{record["signal"]} in {record["part"]}, call {record["call"]}'
-        print(f'{where}: ended in {record["seconds"]} s, from {start}, {verdict}', flush=True)
+        print(f'{where}: ended in {record["seconds"]} s, {start}, {verdict}', flush=True)
     wrong = [record for record in records if not is_right(record)]
     counts = (
         ', '.join(f'{n} {name}' for name, n in Counter(r[key] for r in records).items())

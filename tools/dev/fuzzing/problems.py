@@ -321,7 +321,11 @@ def _query_and_attend(rng: random.Random, dtype: torch.dtype) -> Problem:
         functools.partial(oracles.query_and_attend, kernel=kernel, stride=stride),
         f'{text}, scores {layout}, kernel {kernel}, stride {stride}, bias {bias is not None}, '
         f'attention_scale {attention_scale is not None}, tables {table}',
-        lambda tensors: _largest([x for x in (tensors[0], tensors[2]) if x is not None]),
+        # The logarithm of the sum of the weights is rounded as the logits are.
+        lambda tensors: (
+            math.log(math.prod(kernel))
+            + _largest([x for x in (tensors[0], tensors[2]) if x is not None])
+        ),
     )
 
 

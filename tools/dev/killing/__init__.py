@@ -1,1 +1,1 @@
-"""What tools/dev/kill_runs.py kills: trainings that take seconds, at moments that are drawn."""
+"""What tools/dev/kill_runs.py kills: trainings and downloads of seconds, at moments drawn."""

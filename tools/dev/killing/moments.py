@@ -1,4 +1,4 @@
-"""Moments of a training: counted in one run, struck in another."""
+"""Moments of a training or a download: counted in one run, struck in another."""
 
 import os
 import random
@@ -6,7 +6,7 @@ import signal
 import sys
 import time
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from types import CodeType, FrameType
@@ -21,10 +21,10 @@ REACHED = 0.95
 
 @dataclass(frozen=True)
 class Moment:
-    """When a training is killed.
+    """When a training or a download is killed.
 
     Attributes:
-        part: Of the training.
+        part: Of it.
         call: The how many-th call of a Python function in that part.
         delay: Seconds after it.
         signal: Its name.
@@ -42,11 +42,13 @@ def parts() -> dict[CodeType, str]:
     from mmengine.runner import Runner, ValLoop
 
     from mmlocalattn.data.folders import read_folder
+    from mmlocalattn.data.write_splits import write_splits
     from mmlocalattn.training.whole_checkpoints import WholeFileBackend
 
     save: Any = Runner.save_checkpoint  # for the first process alone, in a wrapper
     return {
         read_folder.__code__: 'data preparation',
+        write_splits.__code__: 'data conversion',
         BaseModel.train_step.__code__: 'forward and backward',
         ValLoop.run.__code__: 'validation',
         save.__wrapped__.__code__: 'checkpoint',
@@ -58,15 +60,19 @@ class Watch:
     """Counts the calls in each part, and strikes at a moment.
 
     Args:
+        parts: By the code of the functions that they run in.
         moment: None to count alone.
         strike: Called at it.
     """
 
     def __init__(
-        self, moment: Moment | None = None, strike: Callable[[Moment], None] | None = None
+        self,
+        parts: Mapping[CodeType, str],
+        moment: Moment | None = None,
+        strike: Callable[[Moment], None] | None = None,
     ) -> None:
         self.calls: Counter[str] = Counter()
-        self._parts, self._stack = parts(), ['between']
+        self._parts, self._stack = parts, ['between']
         self._moment, self._strike = moment, strike
 
     def __call__(self, frame: FrameType, event: str, arg: object) -> None:
@@ -97,6 +103,16 @@ def strike_soon(moment: Moment) -> None:
         Path('struck').write_text(str(time.monotonic()))
         os.kill(me, signal.Signals[moment.signal])
         os._exit(0)
+
+
+def seconds_since_strike(folder: Path) -> float:
+    """How long ago a process was signalled that worked in a folder; -1 if it was not."""
+    ended = time.monotonic()
+    time.sleep(2 * DELAY)  # that who strikes has ended too
+    struck = folder / 'struck'
+    seconds = round(ended - float(struck.read_text()), 2) if struck.exists() else -1
+    struck.unlink(missing_ok=True)
+    return seconds
 
 
 def draw(calls: Counter[str], number: int, seed: int) -> list[Moment]:

@@ -4,6 +4,8 @@ import importlib
 import importlib.util
 import json
 import os
+import re
+import shutil
 import sys
 from collections import Counter
 from collections.abc import Callable, Sequence
@@ -15,7 +17,7 @@ import cv2
 import numpy as np
 import torch
 
-from killing.moments import Moment, Watch, strike_soon
+from killing.moments import Moment, Watch, parts, seconds_since_strike, strike_soon
 
 ROOT = Path(__file__).parents[3]
 PICTURES, SIDE = 4, 32  # of each class; pixels
@@ -78,35 +80,41 @@ def train(folder: Path, work_dir: str, *options: str, moment: Moment | None = No
 
 
 def in_child(work: Callable[[], None], log: Path) -> int:
-    """Run a function in a fork of this process, with its output in a file."""
+    """Run a function in a fork of this process; returns its exit status, negative for a signal."""
+    return os.waitstatus_to_exitcode(os.waitpid(start_child(work, log), 0)[1])
+
+
+def start_child(work: Callable[[], None], log: Path) -> int:
+    """Start a function in a fork of this process, with its output in a file; returns its number."""
     sys.stdout.flush()
     sys.stderr.flush()
     pid = os.fork()
-    if pid == 0:
-        file = os.open(log, os.O_WRONLY | os.O_CREAT | os.O_APPEND)
-        os.dup2(file, 1)
-        os.dup2(file, 2)
-        status = 1
-        try:
-            work()
-            status = 0
-        except SystemExit as end:
-            print(end.code, file=sys.stderr)
-        except BaseException:
-            sys.excepthook(*sys.exc_info())
-        finally:
-            sys.stdout.flush()
-            sys.stderr.flush()
-            os._exit(status)
-    return os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1])
+    if pid:
+        return pid
+    file = os.open(log, os.O_WRONLY | os.O_CREAT | os.O_APPEND)
+    os.dup2(file, 1)
+    os.dup2(file, 2)
+    status = 1
+    try:
+        work()
+        status = 0
+    except SystemExit as end:
+        status = end.code if isinstance(end.code, int) else 1
+        print(end.code, file=sys.stderr)
+    except BaseException:
+        sys.excepthook(*sys.exc_info())
+    finally:
+        sys.stdout.flush()
+        sys.stderr.flush()
+        os._exit(status)
 
 
 def _train(folder: Path, argv: Sequence[str], moment: Moment | None, counted: Path | None) -> None:
     tool = load_train()
-    _leave_out_descriptions()
+    leave_out_descriptions()
     os.chdir(folder)
     torch.set_num_threads(1)
-    watch = Watch(moment, strike_soon)
+    watch = Watch(parts(), moment, strike_soon)
     if moment or counted:
         sys.setprofile(watch)
     tool.main(argv)
@@ -116,7 +124,7 @@ def _train(folder: Path, argv: Sequence[str], moment: Moment | None, counted: Pa
         counted.write_text(json.dumps(dict(calls=watch.calls, modules=modules)))
 
 
-def _leave_out_descriptions() -> None:
+def leave_out_descriptions() -> None:
     """Have nothing described: machine, config, results. That costs more than the training."""
     import mmengine.config.config
     import mmengine.runner.runner
@@ -154,6 +162,30 @@ def count_calls(folder: Path) -> Counter[str]:
     return Counter(told['calls'])
 
 
+def kill(folder: Path, work_dir: str, moment: Moment) -> dict:
+    """Kill a training at a moment, and resume it.
+
+    Returns:
+        ``status`` of the killed one and ``seconds`` that it went on, ``resumed``, the status of the
+        other, whether it ``went_on`` from a checkpoint, what is ``differing`` from
+        :func:`count_calls`, and the end of the log if something went wrong.
+    """
+    status = train(folder, work_dir, moment=moment)
+    seconds = seconds_since_strike(folder)
+    resumed = train(folder, work_dir, '--resume')
+    log = (folder / f'{work_dir}.log').read_text()
+    differing = [*differing_weights(folder, work_dir), *differing_data(folder, work_dir)]
+    shutil.rmtree(folder / work_dir)
+    return dict(
+        status=status,
+        seconds=seconds,
+        resumed=resumed,
+        went_on='Resuming from ' in log,
+        differing=differing,
+        log=log[-2000:] if resumed else '',
+    )
+
+
 def differing_weights(folder: Path, work_dir: str) -> list[str]:
     """The names of weights that are not those of the training without an end, bit for bit."""
     whole, other = (_weights(folder / name) for name in ('whole', work_dir))
@@ -167,3 +199,19 @@ def _weights(work_dir: Path) -> dict[str, torch.Tensor]:
 
     last = last_whole_checkpoint(str(work_dir))
     return read_checkpoint(last)['state_dict'] if last else {}
+
+
+def differing_data(folder: Path, work_dir: str) -> list[str]:
+    """The names of prepared files that are not those of the training without an end."""
+    whole, other = (_prepared(folder / name) for name in ('whole', work_dir))
+    return sorted(name for name in {*whole, *other} if whole.get(name) != other.get(name))
+
+
+def _prepared(work_dir: Path) -> dict[str, str]:
+    """The text of each prepared file, without the work dir, and what is left beside them."""
+    files = [path for path in work_dir.glob('data/**/*') if path.is_file()]
+    texts = {str(path.relative_to(work_dir)): path.read_text() for path in files}
+    for name, text in texts.items():
+        same = re.sub(r'"fingerprint": "\w+"', '', text)
+        texts[name] = same.replace(str(work_dir.resolve()), '')
+    return texts | {path.name: '' for path in work_dir.glob('.data.*')}

@@ -2,6 +2,7 @@
 
 import contextlib
 import threading
+import time
 from collections.abc import Iterator
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
@@ -18,6 +19,7 @@ class Loopback(ThreadingHTTPServer):
         statuses: Instead of the file, of the next answers.
         headers: That are sent beside those of the file.
         gate: Answers wait for it.
+        pause: Seconds after each 64 KiB.
     """
 
     daemon_threads = True
@@ -34,6 +36,7 @@ class Loopback(ThreadingHTTPServer):
         self.headers: dict[str, str] = {}
         self.gate = threading.Event()
         self.gate.set()
+        self.pause = 0.0
 
     def handle_error(self, request: object, client_address: object) -> None:
         """Print nothing about a client that hung up."""
@@ -72,7 +75,9 @@ class _Handler(BaseHTTPRequestHandler):
             self.send_header(key, value)
         self.end_headers()
         end = start + self.server.breaks.pop(0) if self.server.breaks else size
-        self.wfile.write(self.server.content[start:end])
+        for place in range(start, end, 1 << 16):
+            self.wfile.write(self.server.content[place : min(place + (1 << 16), end)])
+            time.sleep(self.server.pause)
 
     def log_message(self, *args: object) -> None:
         """Print nothing."""
