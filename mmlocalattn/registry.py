@@ -14,7 +14,10 @@ def _child(parent: Registry, *locations: str) -> Registry:
     return Registry(parent.name, parent=parent, scope='mmlocalattn', locations=list(locations))
 
 
-MODELS = _child(roots.MODELS, 'mmlocalattn.backbones', 'mmlocalattn.heads')
+MODELS = _child(
+    roots.MODELS,
+    *('mmlocalattn.backbones', 'mmlocalattn.heads', 'mmlocalattn.layers.sync_norm'),
+)
 OPTIM_WRAPPER_CONSTRUCTORS = _child(roots.OPTIM_WRAPPER_CONSTRUCTORS, 'mmlocalattn.training')
 HOOKS = _child(roots.HOOKS, 'mmlocalattn.training', 'mmlocalattn.visualisation.pictures_hook')
 LOOPS = _child(roots.LOOPS, 'mmlocalattn.training')

@@ -6,6 +6,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
+from mmlocalattn.layers.sync_norm import CPUSyncBatchNorm
+
 
 class ChannelNorm(nn.LayerNorm):
     """LayerNorm over the channels of an NCHW map."""
@@ -18,6 +20,7 @@ class ChannelNorm(nn.LayerNorm):
 NORMS: dict[str, type[nn.Module]] = {
     'BN': nn.BatchNorm2d,
     'SyncBN': nn.SyncBatchNorm,
+    'CPUSyncBN': CPUSyncBatchNorm,
     'LN': ChannelNorm,
 }
 
@@ -26,16 +29,17 @@ def build_norm(norm_cfg: Mapping | None, channels: int) -> nn.Module:
     """Build the normalisation of an NCHW map, with mmcv's names and keys.
 
     Args:
-        norm_cfg: ``type`` is ``'BN'``, ``'SyncBN'``, ``'GN'`` (with ``num_groups``) or ``'LN'``
-            (over the channels); ``requires_grad=False`` freezes weight and bias; other keys go to
-            the layer. None means ``'BN'``.
+        norm_cfg: ``type`` is ``'BN'``, ``'SyncBN'``, ``'CPUSyncBN'``, ``'GN'`` (with
+            ``num_groups``) or ``'LN'`` (over the channels); ``requires_grad=False`` freezes weight
+            and bias; other keys go to the layer. None means ``'BN'``.
         channels: C of the map.
 
     Raises:
         ValueError: If the type is unknown, or ``'GN'`` lacks ``num_groups``.
     """
     options = {'type': 'BN', **(norm_cfg or {})}
-    name, requires_grad = options.pop('type'), options.pop('requires_grad', True)
+    name = options.pop('type').removeprefix('mmlocalattn.')  # the scope, for mmcv's layers
+    requires_grad = options.pop('requires_grad', True)
     if name == 'GN':
         if 'num_groups' not in options:
             raise ValueError(f'GN needs num_groups, got {norm_cfg=}')

@@ -3,6 +3,7 @@
 import torch
 from mmengine.config import Config
 from mmengine.device import get_device
+from mmengine.dist import get_world_size
 from mmengine.hooks import Hook
 from mmengine.logging import print_log
 from mmengine.registry import RUNNERS
@@ -159,8 +160,8 @@ def adapt_to_device(cfg: Config) -> None:
     """Let a config written for GPUs run where there is none, and say so.
 
     MMEngine's AMP needs an accelerator, SyncBN needs a GPU, and MMEngine's launcher assumes CUDA.
-    Without one, training is in float32 with BN, and processes talk through gloo. (With one GPU,
-    MMEngine itself replaces SyncBN.)
+    Without one, training is in float32, and processes talk through gloo; SyncBN is BN in a single
+    process, and :class:`CPUSyncBatchNorm` in several. (With one GPU, MMEngine itself replaces it.)
 
     Args:
         cfg: Changed in place.
@@ -178,9 +179,6 @@ def adapt_to_device(cfg: Config) -> None:
                 '--amp trains in bfloat16.',
                 logger=None,
             )
-    for part in dicts(cfg.model):
-        if part.get('type') == 'SyncBN':
-            part['type'] = 'BN'
     if cfg.get('launcher', 'none') == 'pytorch':
         torch.distributed.init_process_group('gloo')
         cfg.model_wrapper_cfg = dict(
@@ -189,3 +187,7 @@ def adapt_to_device(cfg: Config) -> None:
             broadcast_buffers=False,
             find_unused_parameters=cfg.get('find_unused_parameters', False),
         )
+    norm = 'mmlocalattn.CPUSyncBN' if get_world_size() > 1 else 'BN'
+    for part in dicts(cfg.model):
+        if part.get('type') == 'SyncBN':
+            part['type'] = norm

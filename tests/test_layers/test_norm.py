@@ -41,7 +41,7 @@ def test_ln_is_over_the_channels():
 @pytest.mark.parametrize(
     ('norm_cfg', 'message'),
     [
-        ({'type': 'BN3d'}, r"one of \['BN', 'GN', 'LN', 'SyncBN'\], got .*BN3d"),
+        ({'type': 'BN3d'}, r"one of \['BN', 'CPUSyncBN', 'GN', 'LN', 'SyncBN'\], got .*BN3d"),
         ({'type': 'GN'}, 'GN needs num_groups'),
     ],
 )

@@ -9,6 +9,8 @@ import pytest
 from long_running import sampling
 from tiny_data import quick  # noqa: F401
 
+from mmlocalattn.visualisation import training_report
+
 
 def test_growth_is_after_the_first_fifth() -> None:
     assert sampling.growth([1.0, 9.0, *[10.0] * 8]) == 0.0
@@ -29,8 +31,10 @@ def test_command_line(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     with pytest.raises(SystemExit, match='2'):
         long_runs.main(['99'])
     monkeypatch.setattr(long_runs, 'ALLOWED', 1.0)
+    report = training_report.register_report
     with pytest.raises(SystemExit, match='0'):
         long_runs.main(['100', '--amp', '--out', 'run.json'])
+    assert training_report.register_report is report  # which is left out of long runs alone
     record = json.loads((tmp_path / 'run.json').read_text())
     assert record['options'] == ['--amp']
     assert len(record['memory']) == len(record['losses']) == sampling.SAMPLES

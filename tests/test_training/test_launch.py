@@ -48,11 +48,13 @@ def test_several_processes_without_a_gpu(monkeypatch: pytest.MonkeyPatch) -> Non
     backends = []
     monkeypatch.setattr(launch, 'get_device', lambda: 'cpu')
     monkeypatch.setattr(torch.distributed, 'init_process_group', backends.append)
+    monkeypatch.setattr(launch, 'get_world_size', lambda: 2)
     cfg = gpu_config(launcher='pytorch', find_unused_parameters=True)
     adapt_to_device(cfg)
     assert backends == ['gloo']
     assert cfg.model_wrapper_cfg.device_ids is None
     assert cfg.model_wrapper_cfg.find_unused_parameters is True
+    assert cfg.model.norm_cfg == dict(type='mmlocalattn.CPUSyncBN', requires_grad=True)
 
 
 def test_with_a_gpu_nothing_changes(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -8,10 +8,11 @@ import re
 import shutil
 import sys
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from types import ModuleType
-from typing import Any
+from unittest import mock
 
 import cv2
 import numpy as np
@@ -111,34 +112,36 @@ def start_child(work: Callable[[], None], log: Path) -> int:
 
 def _train(folder: Path, argv: Sequence[str], moment: Moment | None, counted: Path | None) -> None:
     tool = load_train()
-    leave_out_descriptions()
     os.chdir(folder)
     torch.set_num_threads(1)
     watch = Watch(parts(), moment, strike_soon)
-    if moment or counted:
-        sys.setprofile(watch)
-    tool.main(argv)
-    sys.setprofile(None)
+    with no_descriptions():
+        if moment or counted:
+            sys.setprofile(watch)
+        tool.main(argv)
+        sys.setprofile(None)
     if counted:
         modules = sorted(name for name in sys.modules if name.partition('.')[0] in PACKAGES)
         counted.write_text(json.dumps(dict(calls=watch.calls, modules=modules)))
 
 
-def leave_out_descriptions() -> None:
+@contextmanager
+def no_descriptions() -> Iterator[None]:
     """Have nothing described: machine, config, results. That costs more than the training."""
     import mmengine.config.config
     import mmengine.runner.runner
     import yapf.yapflib.yapf_api
 
-    import mmlocalattn.visualisation.training_report
+    import mmlocalattn.visualisation.training_report as report
 
-    modules: list[Any] = [mmengine.config.config, yapf.yapflib.yapf_api]  # the latter for onedl's
-    for module in modules:
-        module.FormatCode = lambda text, **_: (text, True)
-    runner: Any = mmengine.runner.runner
-    runner.collect_env = dict
-    report: Any = mmlocalattn.visualisation.training_report
-    report.register_report = lambda runner: None
+    with ExitStack() as patches:
+        for module in (mmengine.config.config, yapf.yapflib.yapf_api):  # the latter for onedl's
+            patches.enter_context(
+                mock.patch.object(module, 'FormatCode', lambda text, **_: (text, True))
+            )
+        patches.enter_context(mock.patch.object(mmengine.runner.runner, 'collect_env', dict))
+        patches.enter_context(mock.patch.object(report, 'register_report'))
+        yield
 
 
 def load_train() -> ModuleType:

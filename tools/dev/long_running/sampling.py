@@ -4,7 +4,7 @@ import os
 import time
 from pathlib import Path
 
-from killing.training import leave_out_descriptions, load_train
+from killing.training import load_train, no_descriptions
 from mmengine.hooks import Hook
 from mmengine.registry import HOOKS
 from mmengine.runner import Runner
@@ -88,9 +88,9 @@ def train(folder: Path, iterations: int, *options: str) -> dict:
     interval = iterations // SAMPLES
     length = LENGTH.format(iterations=iterations, interval=interval, tenth=iterations // 10)
     Path('c.py').write_text(CONFIG + length)
-    leave_out_descriptions()
     started = time.monotonic()
-    load_train().main(['c.py', '--work-dir', 'run', *options])
+    with no_descriptions():
+        load_train().main(['c.py', '--work-dir', 'run', *options])
     memory, losses = MemoryHook.memory, MemoryHook.losses
     return dict(
         iterations=iterations,

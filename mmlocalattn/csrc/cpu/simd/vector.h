@@ -127,14 +127,15 @@ MMLOCALATTN_INLINE T sum_lanes(Vec<T, N> x) {
   return sum;
 }
 
-// 2^(x factor) for products below 128. Relative error 1.8e-7 for fp32 if the product is fused or
-// small; below `least`, of which the product is hardly above -126, it is 1.2e-38; NaN stays NaN.
+// e^x for x < 88. Relative error 1.8e-7 for fp32 where products are fused or x is small; below
+// -87.3365 it is 1.2e-38; NaN stays NaN.
 template <int N>
-MMLOCALATTN_INLINE Vec<float, N> exp2_of_product(Vec<float, N> x, float factor, float least) {
-  x = max(fill<N>(least), x);                        // a NaN is the second operand
+MMLOCALATTN_INLINE Vec<float, N> exp(Vec<float, N> x) {
+  constexpr float kFactor = kLog2E;                  // 2^(x kFactor)
+  x = max(fill<N>(-87.3365f), x);                    // a NaN is the second operand
   const Vec<float, N> round = fill<N>(12582912.0f);  // 1.5 * 2^23: adding it leaves an integer
-  const Vec<float, N> shifted = x * factor + round;
-  const Vec<float, N> r = x * factor - (shifted - round);  // in [-0.5, 0.5]
+  const Vec<float, N> shifted = x * kFactor + round;
+  const Vec<float, N> r = x * kFactor - (shifted - round);  // in [-0.5, 0.5]
   // Minimax polynomial of degree 5 that is exact at 0.
   Vec<float, N> p = r * 1.3264727e-3f + 9.6715127e-3f;
   p = p * r + 5.5507337e-2f;
@@ -143,17 +144,6 @@ MMLOCALATTN_INLINE Vec<float, N> exp2_of_product(Vec<float, N> x, float factor, 
   p = p * r + 1.0f;
   using I = Index<float, N>;
   return (Vec<float, N>)((I)p + ((I)shifted << 23));
-}
-
-template <int N>
-MMLOCALATTN_INLINE Vec<float, N> exp2(Vec<float, N> x) {
-  return exp2_of_product<N>(x, 1.0f, -126.0f);
-}
-
-// e^x
-template <int N>
-MMLOCALATTN_INLINE Vec<float, N> exp(Vec<float, N> x) {
-  return exp2_of_product<N>(x, float(kLog2E), -87.3365f);
 }
 
 template <int N>
@@ -166,50 +156,29 @@ MMLOCALATTN_INLINE Vec<double, N> exp(Vec<double, N> x) {
 #endif
 }
 
+// ln(x) of positive normal numbers. Absolute error 2e-7 beside that of rounding; NaN stays NaN.
 template <int N>
-MMLOCALATTN_INLINE Vec<double, N> exp2(Vec<double, N> x) {
-#ifdef __clang__
-  return __builtin_elementwise_exp2(x);
-#else
-  for (int i = 0; i < N; ++i) x[i] = __builtin_exp2(x[i]);
-  return x;
-#endif
-}
-
-// log2(x) of positive normal numbers. Absolute error 2e-7 beside that of rounding; NaN stays NaN.
-template <int N>
-MMLOCALATTN_INLINE Vec<float, N> log2(Vec<float, N> x) {
+MMLOCALATTN_INLINE Vec<float, N> log(Vec<float, N> x) {
   using I = Index<float, N>;
   // x = m 2^e with m in [sqrt(1/2), sqrt(2)), and ln m = 2 artanh((m - 1) / (m + 1)).
   const I e = ((I)x - 0x3f3504f3) >> 23;
   const Vec<float, N> m = (Vec<float, N>)((I)x - (e << 23));
   const Vec<float, N> f = (m - 1.0f) / (m + 1.0f), f2 = f * f;
-  Vec<float, N> p = f2 * 0.32059894f + 0.41219858f;
+  Vec<float, N> p = f2 * 0.32059894f + 0.41219858f;  // of log2 m / f
   p = p * f2 + 0.57707802f;
   p = p * f2 + 0.96179669f;
   p = p * f2 + 2.8853901f;
-  return p * f + __builtin_convertvector(e, Vec<float, N>) + (x - x);
-}
-
-template <int N>
-MMLOCALATTN_INLINE Vec<double, N> log2(Vec<double, N> x) {
-#ifdef __clang__
-  return __builtin_elementwise_log2(x);
-#else
-  for (int i = 0; i < N; ++i) x[i] = __builtin_log2(x[i]);
-  return x;
-#endif
-}
-
-// ln(x), likewise.
-template <int N>
-MMLOCALATTN_INLINE Vec<float, N> log(Vec<float, N> x) {
-  return log2<N>(x) * float(kLn2);
+  return (p * f + __builtin_convertvector(e, Vec<float, N>) + (x - x)) * float(kLn2);
 }
 
 template <int N>
 MMLOCALATTN_INLINE Vec<double, N> log(Vec<double, N> x) {
-  return log2<N>(x) * kLn2;
+#ifdef __clang__
+  return __builtin_elementwise_log(x);
+#else
+  for (int i = 0; i < N; ++i) x[i] = __builtin_log(x[i]);
+  return x;
+#endif
 }
 
 // Keeps x in a register: the compiler would rather load it again for its second use.
