@@ -182,12 +182,14 @@ def export_model(args: argparse.Namespace) -> None:
         export,
     )
     from mmlocalattn.training import config_of
+    from mmlocalattn.training.data_check import check_class_names
 
     out = args.out or Path(Path(args.config).with_suffix(SUFFIXES[args.format]).name)
     check_file(out)
     cfg = config_of(args)
     sizes = args.size or default_sizes(cfg, args.format)
     check_sizes(cfg, sizes, args.format, args.part)
+    check_class_names(cfg)
     finish = finish_of(args, cfg, out, sizes)
     module = build_exportable(cfg, args.checkpoint, args.part, args.labels)
     check_forward(cfg, module, min(sizes))

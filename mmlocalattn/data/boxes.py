@@ -1,7 +1,7 @@
 """Checks of single annotations in COCO's format: their numbers, boxes and masks."""
 
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from numbers import Real
 
 from mmlocalattn.data.findings import Finding, Severity
@@ -99,6 +99,24 @@ def check_boxes(ann_file: str, boxes: Sequence[Sequence[float]]) -> Iterator[Fin
             f'{sum(over)} of {len(boxes)} boxes reach over the edge of their picture, and none '
             'would as corners: they are (x1, y1, x2, y2)',
             'Write them as [x1, y1, x2 - x1, y2 - y1]',
+        )
+
+
+def check_crowds(ann_file: str, annotations: Sequence[Mapping]) -> Iterator[Finding]:
+    """Recognise a file whose objects are all crowds, which MMDetection and COCO's metric ignore.
+
+    Args:
+        ann_file: Where they are.
+        annotations: That a loader uses.
+    """
+    if annotations and all(annotation.get('iscrowd') for annotation in annotations):
+        yield Finding(
+            'error',
+            'nothing to learn',
+            ann_file,
+            '',
+            f'all {len(annotations)} annotations have iscrowd=1, so none is trained on or expected',
+            'Write iscrowd=0 for single objects, whose masks may be run-length encodings too',
         )
 
 

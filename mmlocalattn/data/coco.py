@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from mmlocalattn.data.boxes import check_annotation, check_boxes
+from mmlocalattn.data.boxes import check_annotation, check_boxes, check_crowds
 from mmlocalattn.data.classes import check_categories
 from mmlocalattn.data.findings import Budget, Finding, Severity
 from mmlocalattn.data.picture_files import check_size
@@ -239,6 +239,7 @@ def _check_objects(data: CocoData, content: dict, budget: Budget) -> Iterator[Fi
             boxes.append((*annotation['bbox'], *size))
         yield from findings
     yield from check_boxes(data.ann_file, boxes)
+    yield from check_crowds(data.ann_file, annotations)
     incomplete = [entry for entry in content['annotations'] if not is_complete(entry)]
     if incomplete:
         yield Finding(

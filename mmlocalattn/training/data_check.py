@@ -9,8 +9,14 @@ from pathlib import Path
 from mmengine.config import Config
 
 from mmlocalattn.data.check import check_data, check_dataset, check_overlap
-from mmlocalattn.data.classes import check_names, check_num_classes
-from mmlocalattn.data.coco import CocoData, CocoReader, check_same_images, completed
+from mmlocalattn.data.classes import check_categories, check_names, check_num_classes
+from mmlocalattn.data.coco import (
+    CocoData,
+    CocoReader,
+    check_same_images,
+    completed,
+    read_first,
+)
 from mmlocalattn.data.findings import Budget, Finding, Severity, first_of_each_kind
 from mmlocalattn.data.index_maps import MapData
 from mmlocalattn.data.labelled_images import LabelData
@@ -60,6 +66,27 @@ def check_sample(
         print(*first_of_each_kind(findings, 1), sep='\n', end='\n' if findings else '')
         if budget.skipped:
             print(f'not checked: {"; ".join(budget.skipped)} ({CHECK_ALL} {config} does)')
+
+
+def check_class_names(cfg: Config) -> None:
+    """Compare the names of classes in the test data with their annotation file, if that is there.
+
+    Args:
+        cfg: Whose model names what it finds; its data need not be there.
+
+    Raises:
+        ValueError: If a name is not that of the file, or their order is another; has both lists.
+    """
+    if cfg.get('default_scope') != 'mmdet':  # the other toolboxes name no labels in files
+        return
+    for dataset in describe(cfg, 'test'):
+        data = dataset.data
+        if isinstance(data, CocoData) and os.path.isfile(data.ann_file):
+            entries = read_first(data.ann_file, 'categories', 100_000)
+            names = [it['name'] for it in entries if isinstance(it, dict) and 'name' in it]
+            for found in check_categories(data.ann_file, names, data.classes) if names else ():
+                if found.severity == 'error':
+                    raise ValueError(found.message)
 
 
 def describe_all(cfg: Config, splits: Sequence[str]) -> dict[str, list[Described]]:

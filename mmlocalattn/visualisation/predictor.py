@@ -31,6 +31,7 @@ from mmlocalattn.training import (
     load_weights,
     read_checkpoint,
 )
+from mmlocalattn.training.data_check import check_class_names
 from mmlocalattn.visualisation.pictures import (
     build_visualizer,
     check_image,
@@ -67,7 +68,8 @@ class Predictor:
     Raises:
         FileNotFoundError: If the checkpoint does not exist.
         ValueError: If the config is of another package, the checkpoint of another model, or the
-            device cannot be used.
+            device cannot be used; if the classes are in another order than in the annotation file
+            of the test data.
     """
 
     def __init__(
@@ -85,6 +87,7 @@ class Predictor:
             )
         on_cpu = usable_device(device).type == 'cpu'
         read_checkpoint(checkpoint, mmap=True)
+        check_class_names(cfg)
         adapt_to_device(cfg)
         init_default_scope(scope)
         self.options: dict[str, Any] = {'draw_gt': False, 'draw_pred': True}

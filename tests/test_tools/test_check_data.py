@@ -140,6 +140,22 @@ def test_browse_names_the_map_that_is_no_index_map(own: Path, tmp_path: Path) ->
     assert len(list((tmp_path / 'out').iterdir())) == 3
 
 
+@pytest.mark.parametrize(
+    ('labels', 'message'),
+    [
+        (np.full((64, 64), 7), '7 is of no class: there are 3, and 255 is ignored'),
+        (np.zeros((32, 64)), r'it is 64x32 \(width x height\), its picture .*/4\.png. 64x64'),
+    ],
+)
+def test_browse_names_a_map_of_other_labels_or_size(
+    own: Path, labels: np.ndarray, message: str
+) -> None:
+    cv2.imwrite(str(own / 'maps' / '4.png'), labels.astype(np.uint8))
+    path = config(own, 'SEGMENTATION')
+    with pytest.raises(SystemExit, match=rf'^error: .*/own/maps/4\.png: {message}\. '):
+        BROWSE.main([path])
+
+
 def test_loaders_without_workers_train(
     own: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

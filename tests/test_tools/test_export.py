@@ -101,6 +101,14 @@ def test_what_is_missing(
         TOOL.main([*argv, '--random-weights'])
 
 
+def test_a_checkpoint_with_another_head(tmp_path: Path) -> None:
+    config, checkpoint = tiny_data.write_model(tmp_path, tmp_path, 'SEGMENTATION')
+    argv = [config, str(checkpoint), '--format', 'torchscript', '--size', '64x64']
+    message = r'^error: .* decode_head\.conv_seg\.weight has shape \[3, 16, 1, 1\] in the check'
+    with pytest.raises(SystemExit, match=message):
+        TOOL.main([*argv, '--cfg-options', 'model.decode_head.num_classes=4'])
+
+
 @pytest.mark.parametrize(
     ('options', 'message'),
     [

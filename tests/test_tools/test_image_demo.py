@@ -138,6 +138,21 @@ def test_long_thin_images(
         TOOL.main([config, config, str(data / 'images')])
 
 
+def test_names_in_another_order_than_the_annotations(tmp_path: Path, data: Path) -> None:  # noqa: F811
+    swapped = "data['metainfo'] = dict(classes=('light', 'dark'))\n"
+    config, checkpoint = tiny_data.write_model(tmp_path, data, 'DETECTION', swapped)
+    argv = (config, checkpoint, data / 'images' / '0.png', '--out-dir', tmp_path / 'out')
+    with pytest.raises(
+        SystemExit, match=r'^error: .*coco\.json: metainfo\.classes has another ord'
+    ):
+        tiny_data.run(TOOL, *argv)
+    export = (tiny_data.load_tool('export'), config, checkpoint, '--format', 'torchscript')
+    with pytest.raises(SystemExit, match=r'coco\.json: metainfo\.classes has another order than'):
+        tiny_data.run(*export, '--size', '64x64', '--out', tmp_path / 'model.pt')
+    tiny_data.run(TOOL, *argv, '--cfg-options', 'test_dataloader.dataset.ann_file=not_here.json')
+    assert (tmp_path / 'out' / '0.png').is_file()
+
+
 def test_a_checkpoint_with_another_head(
     tmp_path: Path,
     data: Path,  # noqa: F811

@@ -103,8 +103,21 @@ def test_from_training_to_pictures(config: Path, data: Path) -> None:  # noqa: F
     assert Path('attention/attention.html').is_file()
 
 
-def test_the_rest(config: Path, capsys: pytest.CaptureFixture) -> None:
+def test_the_rest(
+    config: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture
+) -> None:
+    import bench_model
+    from benchmarking import timing
+
     tiny_data.run(load('analysis/browse_dataset'), config, '--output-dir', 'seen', '--number', 1)
     assert len(list(Path('seen').iterdir())) == 1
     tiny_data.run(load('analysis/get_flops'), config, '--backbone', 'nat_m')
     assert capsys.readouterr().out.splitlines()[-1].startswith('c: ')
+    tiny_data.run(load('analysis/check_data'), config)
+    assert '0 errors, 0 warnings, ' in capsys.readouterr().out
+    options = ('--format', 'torchscript', '--size', '64x64')
+    tiny_data.run(load('export'), config, '--random-weights', *options, '--out', 'model.pt')
+    assert Path('model.pt').is_file()
+    monkeypatch.setattr(timing, 'BLOCK_SECONDS', 0.0)
+    bench_model.main([str(config), '--whole', '--size', '64x64', '--rounds', '1'])
+    assert '| 64 x 64 |' in capsys.readouterr().out

@@ -103,7 +103,10 @@ def test_checkpoint(args: list[str], tmp_path: Path, capsys: pytest.CaptureFixtu
     assert data_of(tmp_path / 'out' / 'attention.html')['weights'] == 'w.pth'
     del state['backbone.stages.0.blocks.0.attn.qkv.weight']
     torch.save(state, path)
-    assert 'stages.0.blocks.0.attn.qkv.weight' in refused([config, str(path), image, *rest], capsys)
+    argv = [config, str(path), image, *rest]
+    assert 'stages.0.blocks.0.attn.qkv.weight' in refused(argv, capsys)
+    tiny_data.run(TOOL, *argv, '--stages', '3', '--allow-partial')
+    assert '| backbone.stages.0.blocks.0.attn.qkv.weight | missing ' in capsys.readouterr().out
 
 
 def test_another_backbone(

@@ -177,6 +177,11 @@ COCO_ERRORS = [
         'the ids of the categories, and filter_cfg.min_size',
     ),
     (
+        with_file(lambda content: [entry.update(iscrowd=1) for entry in content['annotations']]),
+        'train.json: all 2 annotations have iscrowd=1, so none is trained on or expected. Write '
+        'iscrowd=0 for single objects, whose masks may be run-length encodings too',
+    ),
+    (
         set_('train_dataloader.dataset.filter_cfg', dict(min_size=64)),
         'train.json: of its 2 images and 2 annotations nothing is left for train_dataloader: '
         'objects of the classes are in 2 images, and filter_cfg leaves 0. See metainfo.classes, '

@@ -1,9 +1,11 @@
 """What a run says of its data before its model is built, and what it does for them."""
 
+import itertools
 import json
 import re
 from collections.abc import Callable
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -26,6 +28,7 @@ from broken_data import (
 from mmengine.config import Config
 from mmengine.registry import DATASETS
 
+from mmlocalattn.data import findings
 from mmlocalattn.data.findings import Budget
 from mmlocalattn.training.data_check import check_all, check_sample
 
@@ -140,6 +143,27 @@ def test_wrong_maps_beyond_the_sample_are_found_by_the_whole_check() -> None:
     check_sample(cfg, SPLITS, budget=Budget(items=1))
     (found,) = check_all(cfg, SPLITS)
     assert found.file == 'maps_train/2.png'
+
+
+@pytest.mark.usefixtures('folder')
+def test_wrong_sizes_beyond_the_sample_are_found_by_the_whole_check() -> None:
+    cfg = coco_config()
+    with_file(lambda content: content['images'][1].update(width=30))(cfg)
+    check_sample(cfg, SPLITS, budget=Budget(items=1))
+    (found,) = check_all(cfg, SPLITS)
+    assert (found.kind, found.entry) == ('image size', "image 'train/2.jpg'")
+
+
+@pytest.mark.usefixtures('folder')
+def test_the_sample_ends_after_five_seconds(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    clock = itertools.count(step=3)  # seconds, that pass from one look at it to the next
+    monkeypatch.setattr(findings, 'time', SimpleNamespace(monotonic=lambda: next(clock)))
+    check_sample(coco_config(), SPLITS)
+    (line,) = capsys.readouterr().out.splitlines()
+    assert line.startswith('not checked: ')
+    assert '2 of 2 images of val_dataloader' in line
 
 
 @pytest.mark.usefixtures('folder')
