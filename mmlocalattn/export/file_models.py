@@ -21,7 +21,7 @@ from mmlocalattn.export.pipeline import leave_raw, test_scale
 from mmlocalattn.export.run_file import ExportedFile, load_file, paste_masks, resize_masks
 from mmlocalattn.registry import MODELS
 from mmlocalattn.training import RunError, preprocessor_of
-from mmlocalattn.training.data_sets import classes_of
+from mmlocalattn.training.data_sets import check_class_order, classes_of
 
 _FILE_MODELS = {'mmdet': 'FileDetector', 'mmseg': 'FileSegmentor', 'mmpretrain': 'FileClassifier'}
 _OUTPUTS = {'mmdet': ('boxes',), 'mmseg': ('scores', 'labels'), 'mmpretrain': ('scores',)}
@@ -94,6 +94,7 @@ def check_file_fits(file: ExportedFile, cfg: Config) -> None:
             f'test data of {cfg.filename} have {len(classes)} ({_some(classes)}): take the config '
             'it was exported with'
         )
+    check_class_order(file.classes, cfg, repr(str(file.path)))
 
 
 def _check_scale(file: ExportedFile, cfg: Config) -> None:

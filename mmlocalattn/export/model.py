@@ -19,8 +19,9 @@ from mmlocalattn.training import (
     preprocessor_of,
     read_checkpoint,
 )
-from mmlocalattn.training.data_sets import classes_of
+from mmlocalattn.training.data_sets import check_class_order, classes_of
 from mmlocalattn.training.errors import reason_of
+from mmlocalattn.training.weights import classes_in
 
 CLASSIFIER_SIZES: list[Size] = [(224, 224), (256, 320), (384, 288)]
 DENSE_SIZES: list[Size] = [(512, 512), (480, 640), (608, 448)]
@@ -95,7 +96,8 @@ def build_exportable(
             torch.nn.init.normal_(model.level_embed)
         return module
     if not isinstance(module, FeatureMaps):
-        load_weights(model, checkpoint)
+        content = load_weights(model, checkpoint)
+        check_class_order(classes_in(content), cfg, f'checkpoint {str(checkpoint)!r}')
         return module
     load_weights(module.extract, checkpoint, 'backbone.')
     if module.neck is not None:

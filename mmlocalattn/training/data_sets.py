@@ -1,7 +1,7 @@
 """The data sets of a config in plain terms, which the checks of ``mmlocalattn.data`` take."""
 
 import os
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -76,6 +76,29 @@ def classes_of(cfg: Config, split: str = 'test') -> tuple[str, ...] | None:
     except (AssertionError, KeyError, RuntimeError, TypeError, ValueError):  # as _describe says
         return None
     return tuple(classes) if classes else None
+
+
+def check_class_order(names: Sequence[str] | None, cfg: Config, owner: str) -> None:
+    """Compare the classes that a model was trained for with those of a config's test data.
+
+    Args:
+        names: What each label of the model means, if that is known.
+        cfg: Whose test data, or models that draw, take label i for its own class i.
+        owner: Of the names, for the error.
+
+    Raises:
+        ValueError: If these are the same names in another order.
+    """
+    own = classes_of(cfg, 'test')
+    if not names or not own or sorted(names) != sorted(own):
+        return
+    for label, (there, here) in enumerate(zip(names, own)):
+        if there != here:
+            raise ValueError(
+                f'{owner} has its classes in another order than the test data of {cfg.filename}: '
+                f'label {label} is {there!r} there and {here!r} here. Write metainfo.classes in '
+                'the order of the training'
+            )
 
 
 def _describe(cfg: Config, split: str, entry: dict) -> Described:

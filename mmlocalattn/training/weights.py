@@ -19,6 +19,7 @@ from mmlocalattn.converters.marks import families_of
 from mmlocalattn.registry import HOOKS
 from mmlocalattn.tables import markdown_table
 from mmlocalattn.training.checkpoint import not_finite, read_checkpoint
+from mmlocalattn.training.data_sets import check_class_order
 from mmlocalattn.training.errors import RunError
 from mmlocalattn.training.unreadable import use_converter, weight_names
 from mmlocalattn.training.weight_files import is_local, pretrained_parts
@@ -247,10 +248,14 @@ def check_fit(
     )
 
 
-def _classes(content: Mapping) -> str:
-    """For how many classes a checkpoint of MMEngine was trained."""
+def classes_in(content: Mapping) -> Sequence[str] | None:
+    """The classes that a checkpoint of MMEngine was trained for, if it knows them."""
     meta = content.get('meta')
-    classes = ((meta or {}).get('dataset_meta') or {}).get('classes')
+    return ((meta or {}).get('dataset_meta') or {}).get('classes')
+
+
+def _classes(content: Mapping) -> str:
+    classes = classes_in(content)
     if not classes:
         return ''
     names = ', '.join(map(str, classes[:3])) + (', ...' if len(classes) > 3 else '')
@@ -313,6 +318,8 @@ class WeightsHook(Hook):
         try:
             misfit = load_what_fits(model, weights_of(checkpoint, path))
             check_fit(misfit, model, checkpoint, path, self.allow_partial or fine_tunes)
+            if not fine_tunes:
+                check_class_order(classes_in(checkpoint), runner.cfg, f'checkpoint {str(path)!r}')
         except ValueError as error:
             raise RunError(str(error)) from error
         if not resumes:

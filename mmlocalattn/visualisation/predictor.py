@@ -32,6 +32,8 @@ from mmlocalattn.training import (
     read_checkpoint,
 )
 from mmlocalattn.training.data_check import check_class_names
+from mmlocalattn.training.data_sets import check_class_order
+from mmlocalattn.training.weights import classes_in
 from mmlocalattn.visualisation.pictures import (
     build_visualizer,
     check_image,
@@ -105,6 +107,7 @@ class Predictor:
             self.inferencer: Any = inferencer_type(cfg, None, device=device)
         model = self.inferencer.model
         content = load_weights(model, checkpoint, allow_partial=allow_partial)
+        check_class_order(classes_in(content), cfg, f'checkpoint {str(checkpoint)!r}')
         autocast_parts(model, cfg.get('model_dtype', 'float32'))
         if on_cpu:
             tune_for_cpu(model)

@@ -164,6 +164,44 @@ def test_a_checkpoint_with_another_head(
     assert 'do not match exactly' not in printed
 
 
+@pytest.mark.parametrize('tool', ['test', 'image_demo', 'export'])
+def test_a_checkpoint_with_its_classes_in_another_order(
+    tool: str,
+    tmp_path: Path,
+    data: Path,  # noqa: F811
+) -> None:
+    config, checkpoint = tiny_data.write_model(tmp_path, data, 'SEGMENTATION')
+    out, image = tmp_path / 'out', data / 'images' / '0.png'
+    options = {
+        'test': ('--work-dir', out),
+        'image_demo': (image, '--out-dir', out),
+        'export': (
+            '--format',
+            'torchscript',
+            '--size',
+            '64x64',
+            '--out',
+            tmp_path / 'm.pt',
+            '--verify',
+            'none',
+        ),
+    }
+    content = torch.load(checkpoint)
+
+    def run(*classes: str) -> None:
+        torch.save({**content, 'meta': dict(dataset_meta=dict(classes=classes))}, checkpoint)
+        tiny_data.run(tiny_data.load_tool(tool), config, checkpoint, *options[tool])
+
+    message = (
+        rf'^error: checkpoint .{checkpoint}. has its classes in another order than the test data '
+        rf"of {config}: label 0 is 'light' there and 'background' here\. Write metainfo\.classes in "
+        'the order of the training$'
+    )
+    with pytest.raises(SystemExit, match=message):
+        run('light', 'dark', 'background')
+    run('background', 'dark', 'bright')  # names are the user's
+
+
 def test_a_file_that_finds_the_squares(tmp_path: Path, data: Path) -> None:  # noqa: F811
     """Pictures of 64 x 64 are resized to 90 x 90 and padded to the 96 x 128 that the file takes."""
     config = tiny_data.write_config(tmp_path / 'c.py', tiny_data.DETECTION, data)
@@ -191,6 +229,9 @@ def test_a_file_that_finds_the_squares(tmp_path: Path, data: Path) -> None:  # n
     assert 'holds a neck of mmdet, which ' in error(dict(meta, part='neck'))
     three = dict(meta, classes=['dark', 'grey', 'light'])
     assert 'knows 3 classes (dark, grey, light) and the test data of' in error(three)
+    assert "label 0 is 'light' there and 'dark' here" in error(
+        dict(meta, classes=['light', 'dark'])
+    )
     assert 'holds a model of mmseg that gives boxes, ' in error(dict(meta, scope='mmseg'))
     assert 'takes images of 64 x 64 pixels, got 96 x 96' in error(
         dict(meta, sizes=[[64, 64]]), *options
