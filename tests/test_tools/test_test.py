@@ -194,8 +194,8 @@ def test_a_checkpoint_with_its_classes_in_another_order(
 
     message = (
         rf'^error: checkpoint .{checkpoint}. has its classes in another order than the test data '
-        rf"of {config}: label 0 is 'light' there and 'background' here\. Write metainfo\.classes in "
-        'the order of the training$'
+        rf"of {config}: label 0 is 'light' there and 'background' here\. Write metainfo\.classes "
+        'in the order of the training$'
     )
     with pytest.raises(SystemExit, match=message):
         run('light', 'dark', 'background')
