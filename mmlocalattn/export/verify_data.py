@@ -156,16 +156,14 @@ def _sample_data(cfg: Config, folder: Path) -> VerifyData:
     check_source(cfg, 'sample')
     from mmlocalattn.data.digit_cards import write_digit_cards
 
-    classes = [name for name in classes_of(cfg) or () if name != 'background']
-    digits = [int(name) for name in classes if name in list('0123456789')]
-    is_known = bool(classes) and len(digits) == len(classes)
+    digits = _digits_of(cfg)
     cards = folder / 'cards'
-    drawn = digits if is_known else (0, 1, 2, 3)
+    drawn = digits or (0, 1, 2, 3)
     write_digit_cards(cards, 1, SAMPLE_IMAGES, SAMPLE_SIDE, drawn)
     _stretch(cards)
     scope = cfg.default_scope
     has_metric = cfg.get('val_evaluator') or cfg.get('test_evaluator')
-    if is_known and has_metric and scope in ('mmdet', 'mmseg'):
+    if digits and has_metric and scope in ('mmdet', 'mmseg'):
         fitted = _labelled(cfg, cards)
         return _data_of(fitted, 0, 'sample data (digit cards)')
     images = [
@@ -175,6 +173,14 @@ def _sample_data(cfg: Config, folder: Path) -> VerifyData:
     pipeline = Compose(pipeline_without_labels(cfg))
     items = _Chosen(lambda image: pipeline(dict(image)), images)
     return VerifyData('sample data (digit cards, without labels)', items, {})
+
+
+def _digits_of(cfg: Config) -> list[int]:
+    """The digits that are all classes of a model, whose index maps have a background too; or []."""
+    classes = list(classes_of(cfg) or ())
+    background = ['background'] if cfg.default_scope == 'mmseg' else []
+    digits = [name for name in classes if name in list('0123456789')]
+    return [int(name) for name in digits] if classes == [*background, *digits] else []
 
 
 def _labelled(cfg: Config, cards: Path) -> Config:

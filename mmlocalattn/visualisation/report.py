@@ -29,6 +29,7 @@ SCORES = {
     'classification': {'percent': {'top-1': 'accuracy/top1'}},
 }
 """What a task is scored by: row and column of the table -> name in MMEngine's log."""
+LOSSES = 8  # lines of a plot, so that its legend leaves room for them
 SHEET_ROWS, SHEET_COLUMNS, SHEET_CELL_WIDTH, SHEET_BORDER = 4, 3, 480, 4  # the last two in pixels
 
 
@@ -129,8 +130,13 @@ def score_table(metrics: Mapping[str, float]) -> str:
 
 
 def plots_of(history: History, metrics: Mapping[str, float]) -> list[Plot]:
-    """The losses, and the first score of each row of the table, over the iterations."""
-    losses = [Line(name, history.curve(name)) for name in history.values() if 'loss' in name]
+    """The losses, and the first score of each row of the table, over the iterations.
+
+    Of more losses than there is room for, as those of a DETR's layers, the largest are drawn.
+    """
+    names = [name for name in history.values() if 'loss' in name]
+    drawn = sorted(names, key=lambda name: -history.curve(name)[1][-1])[:LOSSES]
+    losses = [Line(name, history.curve(name)) for name in names if name in drawn]
     scores = []
     for row, columns in _rows_of(metrics, task_of(metrics)).items():
         column, name = next(iter(columns.items()))

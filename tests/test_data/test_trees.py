@@ -9,10 +9,12 @@ from pathlib import Path
 import cv2
 import numpy as np
 import pytest
+import tiny_data
 
 from mmlocalattn.data import trees
 from mmlocalattn.data.folders import read_folder
 
+TOOL = tiny_data.load_tool('make_sample_data')
 CROWNS = [(10, 10, 40, 40), (90, 20, 118, 50), (60, 60, 80, 99)]  # left, top, right, bottom
 
 
@@ -112,6 +114,16 @@ def test_download(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 
     monkeypatch.setattr(subprocess, 'run', download)
     assert trees.write_trees(tmp_path / 'trees', tile=200)['train'] == (1, 3)
+
+
+def test_source_and_licence_are_shown(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    out, wheel = tmp_path / 'trees', write_wheel(tmp_path / 'a.whl')
+    TOOL.main(['trees', '--out', str(out), '--tile', '100', '--wheel', str(wheel)])
+    assert capsys.readouterr().out == (
+        f'{out}, train: 2 tiles with 3 crowns\n{out}, test: 6 tiles with 9 crowns\n'
+        f'{trees.SOURCE}the LICENSE of it'
+    )
+    assert (out / 'AUTHORS.md').read_text() == 'the AUTHORS.md of it'
 
 
 def test_arguments(tmp_path: Path) -> None:

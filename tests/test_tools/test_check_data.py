@@ -192,3 +192,24 @@ def test_folder(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
 def test_folder_that_holds_nothing(tmp_path: Path) -> None:
     with pytest.raises(SystemExit, match=r'error: .* holds 0 files, .* See docs/your_data.md'):
         TOOL.main([str(tmp_path), '--out-dir', str(tmp_path.parent / 'out')])
+
+
+def test_folder_for_a_config(own: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """What the config would learn of a folder with objects and maps, and whether it can."""
+    folder = tmp_path / 'mine'
+    sample_folders.write_maps(folder)
+    (folder / 'annotations.json').write_text(json.dumps(sample_folders.coco_content(True)))
+    options = ['--data', str(folder), '--out-dir', str(tmp_path / 'out')]
+    for task, learned in (
+        ('DETECTION', 'COCO, instance segmentation; 2 classes (cat, dog); '),
+        ('SEGMENTATION', 'pictures and index maps, semantic segmentation; 3 classes (0, 1, 2); '),
+    ):
+        TOOL.main([config(own, task), *options])
+        printed = capsys.readouterr().out
+        assert f'{folder}: {learned}' in printed
+        assert printed.endswith(f'in the data of {folder}\n')
+    with pytest.raises(SystemExit, match='error: the config learns a class for each image, and'):
+        TOOL.main([config(own, 'CLASSIFICATION'), *options])
+    with pytest.raises(SystemExit):
+        TOOL.main([str(folder), *options])
+    assert 'is a folder, as --data is: give a config, or no --data' in capsys.readouterr().err

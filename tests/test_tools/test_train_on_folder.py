@@ -2,6 +2,8 @@
 
 import itertools
 import json
+import re
+import shlex
 import shutil
 from pathlib import Path
 from types import SimpleNamespace
@@ -78,6 +80,30 @@ def test_from_a_folder_to_a_model(
     trained = read_history(work_dir).val
     assert measured[SCORES[task]] == trained[max(trained)][SCORES[task]]
     assert f'{SCORES[task]}_low' in measured
+
+
+@pytest.mark.needs_torch('2.8', 'a graph for a range of sizes')
+def test_the_commands_at_the_end(
+    tmp_path: Path,
+    data: Path,  # noqa: F811
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """They test, draw and export what was trained, without the config it was trained from."""
+    monkeypatch.chdir(tmp_path)
+    folder, config = (
+        make_folder('SEGMENTATION', data, tmp_path),
+        write_config('SEGMENTATION', tmp_path),
+    )
+    options = ['train_cfg.max_iters=2', 'train_cfg.val_interval=2']
+    tiny_data.run(TRAIN, config, '--work-dir', 'work', '--data', folder, '--cfg-options', *options)
+    Path(config).unlink()
+    printed = re.findall(r'^(test|show|export) +python tools/(.*)$', capsys.readouterr().out, re.M)
+    assert [name for name, _ in printed] == ['test', 'show', 'export']
+    for _, command in printed:
+        script, *argv = shlex.split(command)
+        tiny_data.run(tiny_data.load_tool(script.removesuffix('.py')), *argv)
+    assert list(tmp_path.rglob('*.onnx'))
 
 
 def test_browse(tmp_path: Path, data: Path) -> None:  # noqa: F811

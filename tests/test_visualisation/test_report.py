@@ -1,6 +1,7 @@
 """The report on a run that MMEngine's Runner left, and the command that prints it."""
 
 import json
+import warnings
 from pathlib import Path
 
 import cv2
@@ -9,8 +10,9 @@ import pytest
 import tiny_data
 from run_log import write_log
 
-from mmlocalattn.training import read_history
+from mmlocalattn.training import History, read_history
 from mmlocalattn.visualisation import report
+from mmlocalattn.visualisation.curves import draw_curves
 
 TOOL = tiny_data.load_tool('analysis/quickstart_report')
 DETECTION_METRICS = {
@@ -73,6 +75,20 @@ def test_plots_are_losses_and_scores(tmp_path: Path) -> None:
     losses, scores = report.plots_of(read_history(tmp_path), DETECTION_METRICS)
     assert [line.label for line in losses.lines] == ['loss', 'loss_cls']
     assert [line.label for line in scores.lines] == ['box AP', 'mask AP']
+
+
+def test_the_largest_of_many_losses_are_drawn(tmp_path: Path) -> None:
+    """A DINO logs forty; their legend would leave no room for the lines."""
+    row = {f'd{i}.loss_{kind}': i + 1.0 for i in range(13) for kind in ('cls', 'bbox', 'iou')}
+    history = History({i: {**row, 'loss': 99.0} for i in (1, 2)}, {2: DETECTION_METRICS})
+    plots = report.plots_of(history, DETECTION_METRICS)
+    drawn = [line.label for line in plots[0].lines]
+    assert drawn[0] == 'd10.loss_cls'
+    assert drawn[-1] == 'loss'
+    assert len(drawn) == report.LOSSES
+    with warnings.catch_warnings():
+        warnings.simplefilter('error')
+        draw_curves(plots, tmp_path / 'curves.png')
 
 
 def test_what_is_missing_is_named(tmp_path: Path) -> None:
