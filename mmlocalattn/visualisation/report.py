@@ -137,11 +137,14 @@ def plots_of(history: History, metrics: Mapping[str, float]) -> list[Plot]:
     names = [name for name in history.values() if 'loss' in name]
     drawn = sorted(names, key=lambda name: -history.curve(name)[1][-1])[:LOSSES]
     losses = [Line(name, history.curve(name)) for name in names if name in drawn]
-    scores = []
-    for row, columns in _rows_of(metrics, task_of(metrics)).items():
-        column, name = next(iter(columns.items()))
-        scores.append(Line(f'{row} {column}', history.curve(name), is_metric=True))
-    return [Plot('loss', losses, 'log'), Plot('validation', scores)]
+    plots = [Plot('loss', losses, 'log')]
+    if metrics:
+        scores = []
+        for row, columns in _rows_of(metrics, task_of(metrics)).items():
+            column, name = next(iter(columns.items()))
+            scores.append(Line(f'{row} {column}', history.curve(name), is_metric=True))
+        plots.append(Plot('validation', scores))
+    return plots
 
 
 def draw_sheet(pictures: Sequence[Path], path: Path) -> None:

@@ -20,6 +20,8 @@ from mmlocalattn.visualisation.report import (
     score_table,
 )
 
+NOTHING = 'The model has found nothing at all, which is an AP of 0: train it longer.'
+
 
 class ReportHook(Hook):
     """Reports when the training is over: its scores, curves, pictures, and what to do next."""
@@ -55,7 +57,7 @@ def report_training(runner: Runner, metrics: Mapping[str, float]) -> list[str]:
 
     Args:
         runner: Of the training.
-        metrics: Of its last validation.
+        metrics: Of its last validation; none if nothing was found, of which mmdet makes no AP.
 
     Returns:
         Lines to print: the scores, what was drawn, and what to do next.
@@ -64,11 +66,10 @@ def report_training(runner: Runner, metrics: Mapping[str, float]) -> list[str]:
         FileNotFoundError: If nothing was drawn.
         ValueError: If nothing was measured that is known.
     """
-    if not metrics:
-        raise ValueError('the model has found nothing at all; train it longer')
     folder = Path(runner.work_dir)
     number = len(runner.val_dataloader.dataset)
-    lines = ['', score_table(metrics), '', f'on {number} images, after {runner.iter} iterations']
+    scores = score_table(metrics) if metrics else NOTHING
+    lines = ['', scores, '', f'on {number} images, after {runner.iter} iterations']
     if any(name.endswith('_low') for name in metrics):
         lines[-1] += '; of 100 draws of as many images 95 score in the interval'
     pictures = find_pictures(folder)

@@ -69,12 +69,21 @@ def test_report_of_a_short_run(runner: SimpleNamespace, capsys: pytest.CaptureFi
     assert 'fewer iterations than are logged' in out
 
 
+def test_report_of_a_model_that_finds_nothing(runner: SimpleNamespace, tmp_path: Path) -> None:
+    write_log(tmp_path / '20260101_000000', range(10, 60, 10), {})
+    text = '\n'.join(report_training(runner, {}))
+    assert text.startswith('\nThe model has found nothing at all, which is an AP of 0: train it ')
+    assert 'python tools/test.py' in text
+    assert (tmp_path / 'pictures.png').is_file()
+    assert (tmp_path / 'curves.png').is_file()
+
+
 def test_nothing_is_lost_without_a_report(
     runner: SimpleNamespace, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     said: list[str] = []
     monkeypatch.setattr(training_report, 'print_log', lambda text, logger: said.append(text))
     hook = ReportHook()
-    hook.after_val_epoch(runner, {})
+    hook.after_val_epoch(runner, {'of others': 1.0})
     hook.after_train(runner)
-    assert said[0].startswith('No report: the model has found nothing')
+    assert said[0].startswith('No report: ')
