@@ -4,6 +4,7 @@ PyTorch's takes no maps on a CPU, and its DistributedDataParallel refuses models
 """
 
 import torch
+from mmengine.dist import get_world_size
 from torch import Tensor
 from torch.nn.modules.batchnorm import _BatchNorm
 
@@ -15,12 +16,13 @@ class CPUSyncBatchNorm(_BatchNorm):
     """Batch norm over the maps of all processes; arguments as of ``torch.nn.SyncBatchNorm``.
 
     ``norm_cfg=dict(type='mmlocalattn.CPUSyncBN')`` in configs, where tools/train.py puts it in the
-    place of SyncBN if several processes train without a GPU. Each process needs one.
+    place of SyncBN if several processes train without a GPU. Each process needs one. In a single
+    process it is ``torch.nn.BatchNorm2d``, for maps of any number of axes.
     """
 
     def forward(self, input: Tensor) -> Tensor:
         """(B, C, ...) to the same shape and dtype."""
-        if not self.training:
+        if not self.training or get_world_size() == 1:
             return super().forward(input)
         from torch.distributed.nn.functional import all_reduce  # PyTorch may lack it
 

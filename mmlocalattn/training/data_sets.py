@@ -78,26 +78,29 @@ def classes_of(cfg: Config, split: str = 'test') -> tuple[str, ...] | None:
     return tuple(classes) if classes else None
 
 
-def check_class_order(names: Sequence[str] | None, cfg: Config, owner: str) -> None:
-    """Compare the classes that a model was trained for with those of a config's test data.
+def check_class_order(
+    names: Sequence[str] | None, cfg: Config, owner: str, split: str = 'test'
+) -> None:
+    """Compare the classes that a model was trained for with those of a config's data.
 
     Args:
         names: What each label of the model means, if that is known.
-        cfg: Whose test data, or models that draw, take label i for its own class i.
+        cfg: Whose data, or models that draw, take label i for its own class i.
         owner: Of the names, for the error.
+        split: Of the data: ``'train'``, ``'val'`` or ``'test'``.
 
     Raises:
         ValueError: If these are the same names in another order.
     """
-    own = classes_of(cfg, 'test')
-    if not names or not own or sorted(names) != sorted(own):
+    own = classes_of(cfg, split)
+    if not names or not own or sorted(names) != sorted(own, key=str):
         return
     for label, (there, here) in enumerate(zip(names, own)):
         if there != here:
             raise ValueError(
-                f'{owner} has its classes in another order than the test data of {cfg.filename}: '
-                f'label {label} is {there!r} there and {here!r} here. Write metainfo.classes in '
-                'the order of the training'
+                f'{owner} has its classes in another order than the {split} data of '
+                f'{cfg.filename}: label {label} is {there!r} there and {here!r} here. Write '
+                'metainfo.classes in the order of the training'
             )
 
 

@@ -6,7 +6,6 @@ import re
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
-import torch
 from mmengine.config import Config
 from mmengine.registry import MODELS
 
@@ -210,8 +209,7 @@ def check_batch(cfg: Config, num_images: int | None) -> Iterator[Finding]:
     processes = num_processes(cfg)
     for part in dicts(cfg.model):
         norm = _batch_norm_of_one_pixel(part)
-        together = 'Sync' in norm and torch.cuda.is_available()
-        values = processes if together else 1
+        values = processes if 'Sync' in norm else 1
         if norm and batch * values == 1:
             yield _too_small(part, norm, 'train_dataloader.batch_size is 1')
         elif norm and num_images and values == 1 and not loader.get('drop_last'):

@@ -249,9 +249,21 @@ def check_fit(
 
 
 def classes_in(content: Mapping) -> Sequence[str] | None:
-    """The classes that a checkpoint of MMEngine was trained for, if it knows them."""
+    """The classes that a checkpoint of MMEngine was trained for, if it knows their names."""
+    classes = dataset_meta_in(content).get('classes')
+    if isinstance(classes, (list, tuple)) and all(isinstance(name, str) for name in classes):
+        return classes
+    return None
+
+
+def dataset_meta_in(content: Mapping) -> Mapping:
+    """What a checkpoint of MMEngine says of its training data; it may say nothing of one data set.
+
+    That is so for weights alone, and for data sets of different classes that are joined.
+    """
     meta = content.get('meta')
-    return ((meta or {}).get('dataset_meta') or {}).get('classes')
+    about = meta.get('dataset_meta') if isinstance(meta, Mapping) else None
+    return about if isinstance(about, Mapping) else {}
 
 
 def _classes(content: Mapping) -> str:
@@ -319,7 +331,8 @@ class WeightsHook(Hook):
             misfit = load_what_fits(model, weights_of(checkpoint, path))
             check_fit(misfit, model, checkpoint, path, self.allow_partial or fine_tunes)
             if not fine_tunes:
-                check_class_order(classes_in(checkpoint), runner.cfg, f'checkpoint {str(path)!r}')
+                names, split = classes_in(checkpoint), 'train' if resumes else 'test'
+                check_class_order(names, runner.cfg, f'checkpoint {str(path)!r}', split)
         except ValueError as error:
             raise RunError(str(error)) from error
         if not resumes:

@@ -33,7 +33,7 @@ from mmlocalattn.training import (
 )
 from mmlocalattn.training.data_check import check_class_names
 from mmlocalattn.training.data_sets import check_class_order
-from mmlocalattn.training.weights import classes_in
+from mmlocalattn.training.weights import classes_in, dataset_meta_in
 from mmlocalattn.visualisation.pictures import (
     build_visualizer,
     check_image,
@@ -90,6 +90,7 @@ class Predictor:
         on_cpu = usable_device(device).type == 'cpu'
         read_checkpoint(checkpoint, mmap=True)
         check_class_names(cfg)
+        cfg.launcher = 'none'  # however many processes may have trained
         adapt_to_device(cfg)
         init_default_scope(scope)
         self.options: dict[str, Any] = {'draw_gt': False, 'draw_pred': True}
@@ -112,7 +113,7 @@ class Predictor:
         if on_cpu:
             tune_for_cpu(model)
         if 'classes' not in meta:  # not told before the files are read: of the checkpoint then
-            saved = content.get('meta', {}).get('dataset_meta')
+            saved = dataset_meta_in(content)
             self.visualizer.dataset_meta.update(saved or getattr(model, 'dataset_meta', None) or {})
 
     def predict(self, image: NDArray, source: str | Path = 'image') -> BaseDataElement:

@@ -29,15 +29,15 @@ class ReportHook(Hook):
     priority = 'LOWEST'
 
     def __init__(self) -> None:
-        self._metrics: dict[str, float] = {}
+        self._metrics: dict[str, float] | None = None
 
     def after_val_epoch(self, runner: Runner, metrics: dict[str, float] | None = None) -> None:
         """Remember the last scores."""
         self._metrics = metrics or {}
 
     def after_train(self, runner: Runner) -> None:
-        """Print the report."""
-        if runner.rank != 0:
+        """Print the report, if there was a validation."""
+        if runner.rank != 0 or self._metrics is None:
             return
         try:
             print(*report_training(runner, self._metrics), sep='\n')

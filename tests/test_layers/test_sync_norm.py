@@ -89,3 +89,14 @@ def test_in_evaluation() -> None:
             x, norm.running_mean, norm.running_var, norm.weight, norm.bias, eps=norm.eps
         ),
     )
+
+
+@pytest.mark.parametrize('shape', [(4, 3), (2, 3, 5), (2, 3, 4, 5)], ids=str)
+def test_in_a_training_of_one_process(shape: tuple[int, ...]) -> None:
+    """As a config that several processes have trained asks for it."""
+    torch.manual_seed(0)
+    norm, x = build(), torch.randn(shape)
+    expected = nn.functional.batch_norm(x, None, None, norm.weight, norm.bias, True, eps=norm.eps)
+    torch.testing.assert_close(norm(x), expected)
+    axes = [axis for axis in range(x.ndim) if axis != 1]
+    torch.testing.assert_close(norm.running_mean, 0.1 * x.mean(axes))

@@ -30,7 +30,7 @@ from mmengine.registry import DATASETS
 
 from mmlocalattn.data import findings
 from mmlocalattn.data.findings import Budget
-from mmlocalattn.training.data_check import check_all, check_sample
+from mmlocalattn.training.data_check import check_all, check_class_names, check_sample
 
 
 @pytest.mark.usefixtures('folder')
@@ -106,6 +106,32 @@ def test_classes_of_files_that_are_too_large_are_checked() -> None:
     classes('dog', 'cat')(cfg)
     with pytest.raises(ValueError, match='has another order than the file'):
         check_sample(cfg, SPLITS, budget=Budget(megabytes=0))
+
+
+@pytest.mark.usefixtures('folder')
+@pytest.mark.parametrize('size', ['small', 'large'])
+def test_names_of_classes_alone(size: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    if size == 'large':
+        monkeypatch.setattr(Budget, 'takes', lambda *_: False)
+    cfg = coco_config()
+    cfg.test_dataloader = cfg.val_dataloader
+    check_class_names(cfg)
+    cfg.test_dataloader.dataset.metainfo.classes = ('dog', 'cat')
+    with pytest.raises(ValueError, match=r'val\.json: metainfo.classes has another order than the'):
+        check_class_names(cfg)
+
+
+@pytest.mark.usefixtures('folder')
+@pytest.mark.parametrize('end', [None, 10, 20, 400])
+def test_files_that_cannot_be_read_say_nothing_of_names(end: int | None) -> None:
+    """Nor do categories of pictures say anything of those of the file."""
+    file, cfg = Path('val.json'), coco_config()
+    cfg.test_dataloader = cfg.val_dataloader
+    content = json.loads(file.read_text())
+    content['images'][0]['categories'] = [dict(id=1, name='outdoors')]
+    text = json.dumps(dict(reversed(content.items())) if end else content)
+    file.write_text(text[:end])
+    check_class_names(cfg)
 
 
 @pytest.mark.usefixtures('folder')

@@ -140,12 +140,15 @@ def test_batches_of_all_processes_count_for_sync_bn(monkeypatch: pytest.MonkeyPa
     )
     monkeypatch.setenv('WORLD_SIZE', '2')
     assert num_processes(cfg) == 2
-    monkeypatch.setattr('torch.cuda.is_available', lambda: True)
-    assert not list(check_batch(cfg, None))
-    monkeypatch.setattr('torch.cuda.is_available', lambda: False)  # then it becomes a BN
+    for norm in ('SyncBN', 'mmlocalattn.CPUSyncBN'):
+        cfg.model.head.norm_cfg.type = norm
+        assert not list(check_batch(cfg, None))
+    cfg.model.head.norm_cfg.type = 'BN'
     assert len(list(check_batch(cfg, None))) == 1
+    cfg.model.head.norm_cfg.type = 'SyncBN'
     cfg.launcher = 'none'
     assert num_processes(cfg) == 1
+    assert len(list(check_batch(cfg, None))) == 1
 
 
 def test_learning_rate_of_another_batch_size() -> None:

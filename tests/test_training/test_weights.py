@@ -8,12 +8,13 @@ import torch
 from mmengine.config import Config
 from mmengine.hooks import Hook
 from mmengine.logging import MMLogger
+from mmengine.registry import DATASETS
 from mmengine.runner import Runner
 from torch import nn
-from toy_run import ToyModel, quick, toy_config  # noqa: F401
+from toy_run import ToyData, ToyModel, quick, toy_config  # noqa: F401
 
 from mmlocalattn.training import RunError, build_runner, load_weights, save_checkpoint
-from mmlocalattn.training.weights import Misfit
+from mmlocalattn.training.weights import Misfit, WeightsHook, classes_in
 
 pytestmark = pytest.mark.usefixtures('quick')
 
@@ -216,3 +217,57 @@ def test_testing_needs_all(tmp_path: Path, allow_partial: bool) -> None:
     else:
         with pytest.raises(RunError, match=r'head.weight has shape \[5, 3\] in the checkpoint and'):
             runner.load_or_resume()
+
+
+@pytest.mark.parametrize(
+    'meta',
+    [
+        None,
+        'text',
+        {},
+        dict(dataset_meta=None),
+        dict(dataset_meta=[dict(classes=('a', 'b')), dict(classes=('c',))]),  # of ConcatDataset
+        *(
+            dict(dataset_meta=dict(classes=classes))
+            for classes in (None, 5, 'a', [0, 'a'], [None, 'a'], [['a'], ['b']], {'a': 0})
+        ),
+    ],
+    ids=str,
+)
+def test_checkpoints_that_name_no_classes(meta: object, tmp_path: Path) -> None:
+    """They are tested all the same."""
+    write_checkpoint(2)
+    save_checkpoint({**torch.load('a.pth'), 'meta': meta}, Path('a.pth'))
+    assert classes_in(dict(meta=meta)) is None
+    build_runner(toy_config(tmp_path / 'run', 1, load_from='a.pth')).load_or_resume()
+
+
+def test_names_of_classes() -> None:
+    for classes in (('b', 'a'), ['b', 'a']):
+        assert classes_in(dict(meta=dict(dataset_meta=dict(classes=classes)))) == classes
+
+
+@DATASETS.register_module()
+class NamedData(ToyData):
+    """Of these classes."""
+
+    def __init__(self, classes: tuple[str, ...], **_: object) -> None:
+        super().__init__()
+        self.metainfo = {'classes': classes}
+
+
+def test_a_resumed_training_has_the_classes_of_its_own_data(tmp_path: Path) -> None:
+    write_checkpoint(2)
+    meta = dict(dataset_meta=dict(classes=('b', 'a')))
+    content = {**torch.load('a.pth'), 'meta': meta}
+    runner = build_runner(toy_config(tmp_path / 'run', 1, load_from='a.pth', resume=True))
+
+    def check(**classes: tuple[str, str]) -> None:
+        for split, names in classes.items():
+            dataset = dict(type='NamedData', classes=names)
+            runner.cfg[f'{split}_dataloader'] = dict(dataset=dataset)
+        WeightsHook().after_load_checkpoint(runner, content)
+
+    check(train=('b', 'a'), test=('a', 'b'))
+    with pytest.raises(RunError, match='in another order than the train data of'):
+        check(train=('a', 'b'), test=('b', 'a'))

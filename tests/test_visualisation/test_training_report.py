@@ -69,6 +69,17 @@ def test_report_of_a_short_run(runner: SimpleNamespace, capsys: pytest.CaptureFi
     assert 'fewer iterations than are logged' in out
 
 
+def test_no_report_without_a_validation(
+    runner: SimpleNamespace, capsys: pytest.CaptureFixture[str]
+) -> None:
+    hook = ReportHook()
+    hook.after_train(runner)
+    assert not capsys.readouterr().out
+    hook.after_val_epoch(runner, {})
+    hook.after_train(runner)
+    assert 'The model has found nothing at all' in capsys.readouterr().out
+
+
 def test_report_of_a_model_that_finds_nothing(runner: SimpleNamespace, tmp_path: Path) -> None:
     write_log(tmp_path / '20260101_000000', range(10, 60, 10), {})
     text = '\n'.join(report_training(runner, {}))
