@@ -4,7 +4,6 @@ PyTorch's takes no maps on a CPU, and its DistributedDataParallel refuses models
 """
 
 import torch
-from mmengine.dist import get_world_size
 from torch import Tensor
 from torch.nn.modules.batchnorm import _BatchNorm
 
@@ -22,7 +21,7 @@ class CPUSyncBatchNorm(_BatchNorm):
 
     def forward(self, input: Tensor) -> Tensor:
         """(B, C, ...) to the same shape and dtype."""
-        if not self.training or get_world_size() == 1:
+        if not self.training or not _has_company():
             return super().forward(input)
         from torch.distributed.nn.functional import all_reduce  # PyTorch may lack it
 
@@ -55,3 +54,11 @@ class CPUSyncBatchNorm(_BatchNorm):
         share = 1 / int(self.num_batches_tracked) if self.momentum is None else self.momentum
         self.running_mean.lerp_(mean, share)
         self.running_var.lerp_(variance, share)
+
+
+def _has_company() -> bool:
+    """Whether other processes train too."""
+    processes = torch.distributed
+    return (
+        processes.is_available() and processes.is_initialized() and processes.get_world_size() > 1
+    )
