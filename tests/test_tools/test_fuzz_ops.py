@@ -116,6 +116,24 @@ def test_a_wrong_key_is_wrong(operator: str, dtype: torch.dtype) -> None:
     assert error > problems.ALLOWED, tensor
 
 
+@pytest.mark.parametrize('dtype', [torch.float16, torch.bfloat16, torch.float32], ids=str)
+def test_the_nearest_number_is_right(dtype: torch.dtype) -> None:
+    """Below the normal numbers too, where those of a dtype are equally far apart."""
+    about = torch.finfo(dtype)
+    for size in (1.0, about.tiny, about.tiny * about.eps):
+        truth = torch.linspace(-size, size, 1001, dtype=torch.float64)
+        assert problems._error(truth.to(dtype), truth, about.eps, 0.0) <= 0.5
+
+
+def test_logits_are_all_that_exp_sees() -> None:
+    """Also where the products are nothing: the bias, and the sum of equal weights."""
+    query, bias = torch.ones(1, 2, 2, 1, 4), torch.tensor([3.0, -torch.inf])
+    logits = problems._logits(9, scale=0.0, bias=2)
+    assert logits([query, query, bias]) == pytest.approx(math.log(9) + 3)
+    assert logits([query, query, None]) == pytest.approx(math.log(9))
+    assert problems._logits(1, 0.5, factor=2)([query, query]) == pytest.approx(2 * 0.5 * 2)
+
+
 def test_nan_is_wrong() -> None:
     made = problems.problem(telling_seeds()['neighborhood_attention', torch.float32])
     call = made.call
