@@ -65,7 +65,9 @@ class Problem:
         """The maps, and the gradients of the parameters that have one."""
         torch.manual_seed(0)  # of drop path
         outputs = model(self.image)
-        sum((output * output.detach().cos()).sum() for output in outputs).backward()
+        loss = sum((output * output.detach().cos()).sum() for output in outputs)
+        if loss.requires_grad:  # not all is frozen
+            loss.backward()
         trained = {name: p.grad for name, p in model.named_parameters() if p.requires_grad}
         return [output.detach() for output in outputs], trained
 
@@ -170,8 +172,8 @@ def _slide_pvt(rng: random.Random, stages: int) -> tuple[dict, dict]:
 
 def _slide_cswin(rng: random.Random, stages: int) -> tuple[dict, dict]:
     splits = dict(split_sizes=_each(stages, lambda: rng.choice((1, 2, 7, None))))
-    heads = _each(stages, lambda: rng.choice((1, 2)))  # twice, one half for each direction
-    dims = tuple(2 * number * rng.randint(1, 6) for number in heads)
+    heads = _each(stages, lambda: rng.choice((2, 4)))  # one half for each direction
+    dims = tuple(number * rng.randint(1, 6) for number in heads)
     sizes = dict(num_heads=heads, embed_dims=dims)
     return _transformer(rng, stages) | sizes | splits, _slides(rng, stages)
 
@@ -185,7 +187,7 @@ def _qna(rng: random.Random, stages: int) -> tuple[dict, dict]:
     window_heads = _each(stages, lambda: rng.choice((1, 2)))
     heads = tuple(number * rng.choice((1, 2)) for number in window_heads)
     return dict(
-        embed_dims=tuple(4 * number * rng.randint(1, 4) for number in heads),
+        embed_dims=_each(stages, lambda: 8 * rng.randint(1, 5)),  # twice as many heads go down
         depths=_each(stages, lambda: rng.randint(0, 2)),
         num_heads=heads,
         kernel_sizes=_each(stages, lambda: _odd(rng, 3, 7)),
@@ -198,13 +200,17 @@ def _qna(rng: random.Random, stages: int) -> tuple[dict, dict]:
 
 def _sasa(rng: random.Random, stages: int) -> tuple[dict, dict]:
     heads = _each(stages, lambda: rng.choice((1, 2)))
+    stem = rng.choice(('conv', 'attention'))
+    dims = [4 * number * rng.randint(2, 8) for number in heads]
+    if stem == 'attention':  # four heads in a quarter of the channels
+        dims[0] = 32 * rng.randint(1, 2)
     arch = dict(
-        embed_dims=tuple(4 * number * rng.randint(2, 8) for number in heads),
+        embed_dims=tuple(dims),
         depths=_each(stages, lambda: rng.randint(1, 2)),
         num_heads=heads,
     )
     return arch, dict(
-        stem=rng.choice(('conv', 'attention')),
+        stem=stem,
         conv_stages=rng.randint(0, stages),
         kernel_size=_odd(rng, 3, 11),
         padding=rng.choice(('mask', 'zero')),
