@@ -27,7 +27,7 @@ class CPUSyncBatchNorm(_BatchNorm):
 
         axes = [axis for axis in range(input.ndim) if axis != 1]
         shape = [-1, *[1] * (input.ndim - 2)]
-        wide = input.float()
+        wide = input.to(torch.promote_types(input.dtype, torch.float32))
         own = wide.new_tensor([input.numel() // input.shape[1]])
         *_, count = total = all_reduce(torch.cat([wide.sum(axes), own]))
         mean = total[:-1] / count
@@ -52,8 +52,8 @@ class CPUSyncBatchNorm(_BatchNorm):
         assert self.num_batches_tracked is not None  # it comes with the others
         self.num_batches_tracked += 1
         share = 1 / int(self.num_batches_tracked) if self.momentum is None else self.momentum
-        self.running_mean.lerp_(mean, share)
-        self.running_var.lerp_(variance, share)
+        self.running_mean.lerp_(mean.to(self.running_mean.dtype), share)
+        self.running_var.lerp_(variance.to(self.running_var.dtype), share)
 
 
 def _has_company() -> bool:

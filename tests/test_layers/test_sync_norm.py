@@ -28,24 +28,29 @@ def answers(norm: nn.Module, x: Tensor, upstream: Tensor) -> list[Tensor]:
     norm(x * 2 - 1)
     output = norm(x)
     grads = torch.autograd.grad(output, [x, *norm.parameters()], upstream)
-    return [output.detach(), *grads, *(buffer.float() for buffer in norm.buffers())]
+    return [output.detach(), *grads, *(buffer.double() for buffer in norm.buffers())]
 
 
 def in_process(rank: int, port: int, options: dict, path: Path) -> None:
     torch.set_num_threads(1)
     address = f'tcp://127.0.0.1:{port}'
     torch.distributed.init_process_group('gloo', init_method=address, rank=rank, world_size=2)
-    x, upstream = inputs()
+    x, upstream = inputs(options)
     torch.save(answers(build(**options), x.split(SIZES)[rank], upstream.split(SIZES)[rank]), path)
 
 
-def inputs() -> Tensor:
+def inputs(options: dict) -> Tensor:
     """A map whose mean is far above its deviation, and what flows back."""
     torch.manual_seed(1)
-    return torch.stack([torch.randn(4, 3, 5, 6) + 100, torch.randn(4, 3, 5, 6)])
+    maps = torch.stack([torch.randn(4, 3, 5, 6) + 100, torch.randn(4, 3, 5, 6)])
+    return maps.to(options.get('dtype', torch.float32))
 
 
-@pytest.mark.parametrize('options', [{}, dict(momentum=None), dict(affine=False)], ids=str)
+@pytest.mark.parametrize(
+    'options',
+    [{}, dict(momentum=None), dict(affine=False), dict(dtype=torch.float64)],
+    ids=str,
+)
 def test_two_processes_equal_one(options: dict, tmp_path: Path) -> None:
     with socket.socket() as free:
         free.bind(('127.0.0.1', 0))
@@ -66,7 +71,8 @@ def test_two_processes_equal_one(options: dict, tmp_path: Path) -> None:
     norm = build(**options)
     reference = nn.BatchNorm2d(3, **options)
     reference.load_state_dict(norm.state_dict())
-    expected = answers(reference, *inputs())
+    expected = answers(reference, *inputs(options))
+    allowed = 1e-9 if 'dtype' in options else 1e-4
     parameters = len([*norm.parameters()])
     for index, theirs in enumerate(expected):
         if index < 2:  # of the map
@@ -76,7 +82,7 @@ def test_two_processes_equal_one(options: dict, tmp_path: Path) -> None:
         else:
             ours = first[index]
             torch.testing.assert_close(second[index], ours, rtol=0, atol=0)
-        torch.testing.assert_close(ours, theirs, rtol=1e-4, atol=1e-4)
+        torch.testing.assert_close(ours, theirs, rtol=allowed, atol=allowed)
 
 
 def test_in_evaluation() -> None:
