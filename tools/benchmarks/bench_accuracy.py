@@ -5,6 +5,7 @@ the JSON file and is not done again: an interrupted run goes on, first with the 
 """
 
 import argparse
+import os
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -26,6 +27,7 @@ def parse_args(argv: Sequence[str] | None = None) -> argparse.Namespace:
 
 def main(argv: Sequence[str] | None = None) -> None:
     args = parse_args(argv)
+    os.environ['OMP_NUM_THREADS'] = '1'  # of this process: copies of one that has more hang
     from benchmarking.accuracy import BACKBONES, print_table, run_seed
     from benchmarking.tool_runs import Records
 

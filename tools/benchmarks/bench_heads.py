@@ -6,6 +6,7 @@ formats that were refused are tried again.
 """
 
 import argparse
+import os
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -32,6 +33,7 @@ def parse_args(argv: Sequence[str] | None = None) -> argparse.Namespace:
 
 def main(argv: Sequence[str] | None = None) -> None:
     args = parse_args(argv)
+    os.environ['OMP_NUM_THREADS'] = '1'  # of this process: copies of one that has more hang
     from benchmarking.heads import FAMILIES
     from benchmarking.heads_run import print_table, run_family
     from benchmarking.tool_runs import Records

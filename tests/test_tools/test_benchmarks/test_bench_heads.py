@@ -1,6 +1,9 @@
 """tools/benchmarks/bench_heads.py: its configs, and that what is done is not done again."""
 
 import json
+import os
+import subprocess
+import sys
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -13,6 +16,7 @@ from benchmarking.tool_runs import StepFailed, run_tool
 from mmlocalattn.export.detectors import whole_detector
 from mmlocalattn.training import build_errors
 
+ROOT = Path(__file__).parents[3]
 CERTIFICATE = dict(
     metrics={'coco/bbox_mAP': dict(model=0.5, file=0.5)},
     matched=dict(share=1.0),
@@ -92,3 +96,24 @@ def test_a_step_runs_in_a_copy_of_the_process(
     with pytest.raises(StepFailed, match=r'^tool\.py: error: no file \('):
         run_tool(1, log, 'tool.py', 'file')
     assert log.read_text() == 'began\nerror: no file\n'
+
+
+@pytest.mark.parametrize('benchmark', ['bench_heads', 'bench_accuracy'])
+def test_copies_of_the_process_may_have_threads(benchmark: str, tmp_path: Path) -> None:
+    """OpenMP gives them none where their parent has used some."""
+    script = f"""
+import {benchmark}
+
+{benchmark}.main(['--table', '--work-dir', {str(tmp_path)!r}])
+
+from pathlib import Path
+
+import torch
+from benchmarking import tool_runs
+
+tool_runs._main_of = lambda tool: lambda options: torch.randn(10**6).exp()
+tool_runs.run_tool(2, Path({str(tmp_path / 'log')!r}), 'tool.py')
+"""
+    folders = [str(ROOT / 'tools' / 'benchmarks'), str(ROOT)]
+    env = {**os.environ, 'PYTHONPATH': os.pathsep.join(folders), 'OMP_NUM_THREADS': '2'}
+    subprocess.run([sys.executable, '-c', script], env=env, check=True, timeout=120)
