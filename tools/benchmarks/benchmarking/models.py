@@ -3,10 +3,12 @@
 import argparse
 import contextlib
 import copy
+import math
 import statistics
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -71,16 +73,16 @@ def make_run(cfg: Config, model: Any, size: tuple[int, int], args: argparse.Name
     if not args.whole and args.dtype != 'float32':
         amp = torch.autocast(args.device.type, getattr(torch, args.dtype))
 
-    def run() -> Any:
+    def run(backward: bool = args.train) -> Any:
         model.zero_grad(set_to_none=True)
-        with torch.set_grad_enabled(args.train), amp:
+        with torch.set_grad_enabled(backward), amp:
             if not args.whole:
                 loss = sum(output.float().sum() for output in model(images))
             elif args.train:
                 loss, _ = model.parse_losses(model(**data, mode='loss'))
             else:
                 return model(**data, mode='predict')
-        if args.train:
+        if backward:
             loss.backward()
         return None
 
@@ -153,15 +155,16 @@ def measure(
             threshold = detections.let_through(variant.model, run, args.batch)
         elif finds:
             detections.set_threshold(variant.model, threshold)
-    product = matrix_product(args)
+    product, forwards = matrix_product(args), []
     if args.beside_untuned:
         runs = [with_freed_memory(run, variant.tuned) for run, variant in zip(runs, found)]
         timed = time_after_settling([*runs, product], args.device, args.rounds)
     else:
-        timed = time_in_turns([*runs, product], args.device, args.rounds)
+        forwards = [partial(run, backward=False) for run in runs if args.train]
+        timed = time_in_turns([*runs, *forwards, product], args.device, args.rounds, math.inf)
     product_rate = 2e-9 * MATRIX**3 / statistics.median(timed[-1])
     records, before = [], None
-    for variant, run, samples in zip(found, runs, timed):
+    for i, (variant, run, samples) in enumerate(zip(found, runs, timed)):
         seconds = statistics.median(samples)
         with eager(), FlopCounterMode(display=False) as counter:
             counts, samples_found = detections.count(variant.model, run)
@@ -171,6 +174,7 @@ def measure(
             'parameters': sum(parameter.numel() for parameter in variant.model.parameters()),
             'seconds': seconds,
             'samples': samples,
+            **({'forward_seconds': statistics.median(timed[len(runs) + i])} if forwards else {}),
             'images_per_second': args.batch / seconds,
             'gflop': counter.get_total_flops() / 1e9,
             'matrix_product_gflops': product_rate,
@@ -223,6 +227,12 @@ def print_records(records: list[dict]) -> None:
         )
     print(markdown_table(columns, rows))
     for record in records:
+        if 'forward_seconds' in record:
+            forward = record['forward_seconds']
+            print(
+                f'{record["config"]}: forward alone {forward:.3f} s, '
+                f'with backward {record["seconds"] / forward:.2f} times as long'
+            )
         if 'share_of_same_objects' in record:
             print(
                 f'{record["config"]}: {record["objects"]} objects, '
