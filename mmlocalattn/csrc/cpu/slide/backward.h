@@ -125,17 +125,19 @@ void give_row(const BackwardScratch<kKernel, In>& scratch, int64_t row, int64_t 
     const T* keys = windows.keys.at(row, x) + d * windows.keys.plane;
     T *given_keys = scratch.given_keys + scratch.kMargin + x,
       *given_values = scratch.given_values + scratch.kMargin + x;
-    Vec<T, N> grad_query = load<N>(scratch.grad_position + (row * windows.vectors + vector) * N);
+    Vec<T, N> grad_query[kKernel]{};  // several, as in forward
+    grad_query[0] = load<N>(scratch.grad_position + (row * windows.vectors + vector) * N);
     mix_copies<kKernel, true>(
         scratch.grad_logits + place, table, [&](int j, Vec<T, N> mix) MMLOCALATTN_LAMBDA {
           if (j == kTaps) {
-            grad_query += mix;
+            grad_query[0] += mix;
           } else {
-            grad_query += mix * load<N>(keys + j / kKernel * line + j % kKernel);
+            grad_query[j % kKernel] += mix * load<N>(keys + j / kKernel * line + j % kKernel);
             store(given_keys + j * scratch.given_line, mix * query);
           }
         });
-    store(scratch.grad_query.at(row, x) + block * scratch.grad_query.plane, grad_query);
+    for (int i = 1; i < kKernel; ++i) grad_query[0] += grad_query[i];
+    store(scratch.grad_query.at(row, x) + block * scratch.grad_query.plane, grad_query[0]);
     mix_copies<kKernel, false>(scratch.weights + place, table,
                                [&](int j, Vec<T, N> mix) MMLOCALATTN_LAMBDA {
                                  store(given_values + j * scratch.given_line, mix * grad_output);

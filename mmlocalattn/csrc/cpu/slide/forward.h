@@ -60,12 +60,13 @@ void forward_vector(const Windows<kKernel, In>& windows, int64_t row, int64_t x,
   }
   const T *values = windows.values.at(row, x), *table = piece.taps_last;
   for (int64_t d = 0; d < dim; ++d, values += windows.values.plane, table += kTaps * (kTaps + 1)) {
-    Vec<T, N> sum{};
+    Vec<T, N> sum[kKernel]{};  // several, so that none waits for the one before
     mix_copies<kKernel, true>(weights, table, [&](int j, Vec<T, N> mix) MMLOCALATTN_LAMBDA {
-      sum +=
+      sum[j % kKernel] +=
           j < kTaps ? mix * load<N>(values + j / kKernel * windows.values.line + j % kKernel) : mix;
     });
-    store(sums + d * N, sum);
+    for (int i = 1; i < kKernel; ++i) sum[0] += sum[i];
+    store(sums + d * N, sum[0]);
   }
   T factor[N];
   store(factor, T(1) / total);
