@@ -41,7 +41,7 @@ class DepthwiseConv2d(nn.Conv2d):
         folds = self.residual and x.dtype == torch.float32 and not is_autocasting(x)
         weight = self.weight + self.identity if folds else self.weight
         image = x.permute(0, 3, 1, 2)
-        if self._trains_wide_kernel(x):
+        if self.bias is not None and self._trains_wide_kernel(x):
             output = _WideDepthwiseConv.apply(*autocasted(image, weight, self.bias))
         else:
             output = self._conv_forward(image, weight, self.bias)
@@ -79,7 +79,8 @@ class _WideDepthwiseConv(torch.autograd.Function):
         rows, columns = weight.shape[2] // 2, weight.shape[3] // 2
         grad_x = None
         if ctx.needs_input_grad[0]:
-            grad_x, _ = _gradients(grad, x, weight, (rows, columns), (True, False))
+            # Of x it takes the shape alone, which grad has; x may be a slice, to be copied first.
+            grad_x, _ = _gradients(grad, grad, weight, (rows, columns), (True, False))
         padded = F.pad(x.permute(0, 2, 3, 1), (0, 0, columns, columns))
         parts: list[Tensor] = []
         for taps in weight.split(_FAST_COLUMNS, dim=3):

@@ -2,6 +2,7 @@
 
 import copy
 import json
+import re
 from pathlib import Path
 from types import ModuleType, SimpleNamespace
 
@@ -80,6 +81,8 @@ def test_backward_of_a_backbone_and_its_profile(
     tool.main([config, '--backward', '--size', '64x64', '--rounds', '1', '--profile'])
     out = capsys.readouterr().out
     assert 'backbone, forward and backward' in out
+    ratio = r'^tiny: forward alone [\d.]+ s, with backward [\d.]+ times as long$'
+    assert re.search(ratio, out, re.M)
     assert 'mmlocalattn::_sparse_scan_attention_backward' in out
 
 

@@ -6,7 +6,7 @@ import copy
 import math
 import statistics
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -57,7 +57,9 @@ def build(cfg: Config, whole: bool) -> nn.Module:
     return revert_sync_batchnorm(MODELS.build(cfg.model if whole else cfg.model.backbone))
 
 
-def make_run(cfg: Config, model: Any, size: tuple[int, int], args: argparse.Namespace) -> Run:
+def make_run(
+    cfg: Config, model: Any, size: tuple[int, int], args: argparse.Namespace
+) -> Callable[..., Any]:
     """A forward pass, or a forward and backward pass, of a backbone or a model of mm packages."""
     if args.whole:
         batch = random_batch(cfg, size, args.batch, args.train, OBJECTS)
@@ -145,7 +147,10 @@ def variants(
 
 
 def measure(
-    found: Sequence[Variant], runs: Sequence[Run], size: tuple[int, int], args: argparse.Namespace
+    found: Sequence[Variant],
+    runs: Sequence[Callable[..., Any]],
+    size: tuple[int, int],
+    args: argparse.Namespace,
 ) -> list[dict]:
     """Time the models and a matrix product in turns; one record for each model."""
     finds = args.whole and not args.train
