@@ -46,8 +46,8 @@ void check_map(const at::Tensor& tensor, const char* axes) {
 
 void AttentionMaps::check() const {
   check_map(query, "(B, H, W, num_heads, head_dim)");
-  for (const auto& other : {key, value}) {
-    TORCH_CHECK(other.sizes() == query.sizes() && other.scalar_type() == query.scalar_type(),
+  for (const auto* other : {&key, &value}) {
+    TORCH_CHECK(other->sizes() == query.sizes() && other->scalar_type() == query.scalar_type(),
                 "query, key and value must have one shape and dtype");
   }
 }

@@ -44,9 +44,9 @@ struct Problem : AttentionMaps {
   int64_t taps() const { return weight.size(1); }
 
  private:
-  static void check_table(const at::Tensor& tensor, const std::vector<int64_t>& shape) {
-    TORCH_CHECK(!tensor.defined() || tensor.sizes() == shape, "expected ", at::IntArrayRef(shape),
-                ", got ", tensor.sizes());
+  static void check_table(const at::Tensor& tensor, at::IntArrayRef shape) {
+    TORCH_CHECK(!tensor.defined() || tensor.sizes() == shape, "expected ", shape, ", got ",
+                tensor.sizes());
   }
 };
 
@@ -167,10 +167,9 @@ class Pieces {
 std::tuple<at::Tensor, at::Tensor> attend(const Problem& problem) {
   const auto& query = problem.query;
   const auto dtype = query.scalar_type();
-  const auto output = at::empty(query.sizes(), query.options().dtype(kernel_type(dtype)));
-  const auto logsumexp =
-      at::empty(problem.logsumexp_sizes(), query.options().dtype(at::toOpMathType(dtype)));
-  if (query.numel() == 0) return {output.to(dtype), logsumexp.zero_()};
+  const auto output = make_result(query);
+  const auto logsumexp = make_empty(problem.logsumexp_sizes(), at::toOpMathType(dtype));
+  if (query.numel() == 0) return {in_dtype(output, dtype), logsumexp.zero_()};
   dispatch(dtype, [&](auto type) {
     using T = decltype(type);
     const auto& kernel = kernels<T>();
@@ -183,7 +182,7 @@ std::tuple<at::Tensor, at::Tensor> attend(const Problem& problem) {
       }
     });
   });
-  return {output.to(dtype), logsumexp};
+  return {in_dtype(output, dtype), logsumexp};
 }
 
 // Gradients of query, key and value in the dtype of the kernels; those of weight and bias, as
@@ -202,11 +201,9 @@ Grads attend_backward(const Problem& problem, const at::Tensor& grad_output_,
   TORCH_CHECK(
       grad_output_.sizes() == query.sizes() && logsumexp_.sizes() == problem.logsumexp_sizes(),
       "gradient and logsumexp must fit query ", query.sizes());
-  const auto options = query.options().dtype(kernel_type(query.scalar_type()));
   const auto compute = query.options().dtype(at::toOpMathType(query.scalar_type()));
   const int64_t taps = problem.taps(), heads = problem.heads();
-  Grads grads{at::empty(query.sizes(), options), at::empty(query.sizes(), options),
-              at::empty(query.sizes(), options),
+  Grads grads{make_result(query), make_result(query), make_result(query),
               at::zeros({problem.dim(), taps, taps + 1}, compute),
               at::zeros({heads, taps}, compute)};
   if (query.numel() == 0) return grads;
@@ -269,9 +266,9 @@ SixTensors slide_attention_backward_cpu(const at::Tensor& grad_output, const at:
   const auto own = [](const at::Tensor& part, const at::Tensor& like) {
     return part.reshape(like.sizes()).to(like.scalar_type()).contiguous();
   };
-  return {grads.query.to(dtype),
-          grads.key.to(dtype),
-          grads.value.to(dtype),
+  return {in_dtype(grads.query, dtype),
+          in_dtype(grads.key, dtype),
+          in_dtype(grads.value, dtype),
           own(grads.weight.narrow(2, 0, taps).contiguous(), weight),
           bias ? own(grads.weight.select(2, taps).contiguous(), *bias) : none,
           position_bias ? own(grads.position_bias, *position_bias) : at::empty_like(none)};
