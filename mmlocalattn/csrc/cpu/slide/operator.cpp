@@ -91,7 +91,12 @@ class Pieces {
         rows_(cut(query_.size(1), most_rows(problem.dim(), planes), 1, radius)),
         cols_(cut(query_.size(2), kMostCols, kStep, radius)),
         columns_(ordinals(query_.size(2))) {
-    make_tables();
+    const auto typed = [&](const at::Tensor& table) {
+      return table.defined() ? in_dtype(table, logsumexp.scalar_type()).contiguous() : table;
+    };
+    weight_ = typed(problem.weight), bias_ = typed(problem.bias);
+    position_bias_ = typed(problem.position_bias);
+    zeros_.resize(std::max(problem.dim(), problem.heads()) * problem.taps());
   }
 
   int64_t count() const {
@@ -114,9 +119,12 @@ class Pieces {
     piece.query = map<const T>(query_, index, problem_.scale);
     piece.key = map<const T>(key_, index);
     piece.value = map<const T>(value_, index);
-    piece.copies_last = data_of<const C>(copies_last_);
-    piece.taps_last = data_of<const C>(taps_last_);
-    piece.position_bias = data_of<const C>(position_bias_) + head * problem_.taps();
+    const auto or_zeros = [&](const at::Tensor& table) {
+      return table.defined() ? data_of<const C>(table) : zeros_.data();
+    };
+    piece.weight = data_of<const C>(weight_);
+    piece.bias = or_zeros(bias_);
+    piece.position_bias = or_zeros(position_bias_) + head * problem_.taps();
     piece.logsumexp = grid<C>(logsumexp_, index);
     return piece;
   }
@@ -134,32 +142,9 @@ class Pieces {
   }
 
  private:
-  // See Piece.
-  void make_tables() {
-    const auto options = logsumexp_.options();
-    const int64_t dim = problem_.dim(), taps = problem_.taps();
-    const auto typed = [&](const at::Tensor& table, at::IntArrayRef sizes) {
-      return table.defined() ? table.to(options.dtype()).contiguous() : at::zeros(sizes, options);
-    };
-    const auto weight = typed(problem_.weight, {}), bias = typed(problem_.bias, {dim, taps});
-    position_bias_ = typed(problem_.position_bias, {problem_.heads(), taps});
-    taps_last_ = at::empty({dim, taps, taps + 1}, options);
-    copies_last_ = at::empty({dim, taps + 1, taps}, options);
-    const C *weights = data_of<const C>(weight), *biases = data_of<const C>(bias);
-    C *taps_last = data_of<C>(taps_last_), *copies_last = data_of<C>(copies_last_);
-    for (int64_t channel = 0; channel < dim; ++channel) {
-      for (int64_t copy = 0; copy < taps; ++copy) {
-        for (int64_t tap = 0; tap <= taps; ++tap) {
-          const C value = tap < taps ? *weights++ : *biases++;
-          *taps_last++ = copies_last[tap * taps + copy] = value;
-        }
-      }
-      copies_last += taps * (taps + 1);
-    }
-  }
-
   const Problem& problem_;
-  at::Tensor query_, key_, value_, logsumexp_, copies_last_, taps_last_, position_bias_;
+  at::Tensor query_, key_, value_, logsumexp_, weight_, bias_, position_bias_;
+  std::vector<C> zeros_;  // in place of a missing bias
   std::vector<Reach> rows_, cols_;
   std::vector<int64_t> columns_;
 };
