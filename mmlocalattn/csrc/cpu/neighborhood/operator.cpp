@@ -60,7 +60,7 @@ int64_t groups_of_set(const WindowAxis& cols, int64_t first) {
 
 Split::Split(const WindowAxis& rows, const WindowAxis& cols) {
   for (int64_t gx = 0; gx < cols.dilation;) {
-    ColumnSet set;
+    ColumnSet& set = sets.emplace_back();
     for (const int64_t end = gx + groups_of_set(cols, gx); gx < end; ++gx) {
       const WindowAxis axis = group_axis(cols, gx);
       const int64_t first = set.column.size();
@@ -70,7 +70,6 @@ Split::Split(const WindowAxis& rows, const WindowAxis& cols) {
         set.table_column.push_back(axis.first_offset(x));
       }
     }
-    sets.push_back(std::move(set));
   }
   for (int64_t gy = 0; gy < rows.dilation; ++gy) {
     for (size_t set = 0; set < sets.size(); ++set) {

@@ -132,7 +132,7 @@ std::tuple<at::Tensor, at::Tensor, at::Tensor, at::Tensor> sparse_scan_attention
       std::tie(output, anchor_logsumexp) = attend(scan.anchor(inner));
     }
   } else {
-    output = value.clone(at::MemoryFormat::Contiguous);
+    output = make_empty(value.sizes(), dtype).copy_(value);
   }
   const auto or_none = [](const at::Tensor& tensor, at::ScalarType dtype) {
     return tensor.defined() ? in_dtype(tensor, dtype) : make_empty({0}, dtype);

@@ -148,13 +148,13 @@ class Pieces {
   // See TapTable.
   void make_tables() {
     const int64_t taps = this->taps();
-    tables_ = make_empty({queries(), heads(), 4, taps}, compute_dtype());
-    bias_ranges_ = make_empty({queries(), heads()}, compute_dtype());
+    tables_.resize(queries() * heads() * 4 * taps);
+    bias_ranges_.resize(queries() * heads());
     const auto typed = [&](const at::Tensor& table) {
       return table.defined() ? in_dtype(table, compute_dtype()).contiguous() : table;
     };
     const auto biases = typed(problem_.bias), scales = typed(problem_.scale);
-    C* rows = data_of<C>(tables_);
+    C* rows = tables_.data();
     for (int64_t i = 0; i < queries() * heads(); ++i, rows += 4 * taps) {
       C least = 0, most = 0;
       for (int64_t j = 0; j < taps; ++j) {
@@ -167,7 +167,7 @@ class Pieces {
         least = std::isnan(bias) ? -std::numeric_limits<C>::infinity() : std::min(least, bias);
         most = std::max(most, bias);
       }
-      data_of<C>(bias_ranges_)[i] = most - least;
+      bias_ranges_[i] = most - least;
     }
   }
 
@@ -178,14 +178,15 @@ class Pieces {
     piece.ordinals = ordinals_.data();
     piece.scores = vectors<const T>(scores_, b, head);
     piece.values = vectors<const T>(values_, b, head * values_.stride(3));
-    piece.tables = data_of<C>(tables_) + head * 4 * taps();
-    piece.bias_ranges = data_of<C>(bias_ranges_) + head;
+    piece.tables = tables_.data() + head * 4 * taps();
+    piece.bias_ranges = bias_ranges_.data() + head;
     piece.all_heads = heads();
     return piece;
   }
 
   const Problem& problem_;
-  at::Tensor scores_, values_, tables_, bias_ranges_;
+  at::Tensor scores_, values_;
+  std::vector<C> tables_, bias_ranges_;
   std::vector<int64_t> ordinals_;
 };
 
