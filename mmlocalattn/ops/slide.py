@@ -230,11 +230,10 @@ def _check_parameters(
     bias: Tensor | None,
     position_bias: Tensor | None,
 ) -> None:
-    if weight.dim() != 4:
-        raise ValueError(
-            f'weight must have shape (head_dim, k * k, k, k), got {tuple(weight.shape)}'
-        )
-    kernel_size, heads, head_dim = weight.shape[3], shape[3], shape[4]
+    sizes, heads, head_dim = weight.shape, shape[3], shape[4]
+    if len(sizes) != 4:
+        raise ValueError(f'weight must have shape (head_dim, k * k, k, k), got {tuple(sizes)}')
+    kernel_size = sizes[3]
     _check_kernel_size(kernel_size)
     taps = kernel_size**2
     expected: tuple[int, ...] = head_dim, taps, kernel_size, kernel_size
