@@ -212,11 +212,7 @@ def _check_maps(scores: Tensor, values: Tensor) -> None:
         shapes = f'scores {tuple(score_shape)}, values {tuple(shape)}'
         raise ValueError(f'{problem}, got {shapes}')
     dtype = scores.dtype
-    if (
-        values.dtype is not dtype
-        or values.device != scores.device
-        or not dtype.is_floating_point
-    ):
+    if values.dtype is not dtype or values.device != scores.device or not dtype.is_floating_point:
         check_kind(scores=scores, values=values)  # says what differs, if autocast does not cast it
 
 

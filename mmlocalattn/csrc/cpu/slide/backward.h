@@ -124,15 +124,16 @@ void give_row(const BackwardScratch<kKernel, In>& scratch, int64_t row, int64_t 
     T *given_keys = scratch.given_keys + scratch.kMargin + x,
       *given_values = scratch.given_values + scratch.kMargin + x;
     Vec<T, N> grad_query = load<N>(scratch.grad_position + (row * windows.vectors + vector) * N);
-    mix_copies<kKernel, true>(
-        windows.piece, d, scratch.grad_logits + place, [&](int j, Vec<T, N> mix) MMLOCALATTN_LAMBDA {
-          if (j == kTaps) {
-            grad_query += mix;
-          } else {
-            grad_query += mix * load<N>(keys + j / kKernel * line + j % kKernel);
-            store(given_keys + j * scratch.given_line, mix * query);
-          }
-        });
+    mix_copies<kKernel, true>(windows.piece, d, scratch.grad_logits + place,
+                              [&](int j, Vec<T, N> mix) MMLOCALATTN_LAMBDA {
+                                if (j == kTaps) {
+                                  grad_query += mix;
+                                } else {
+                                  grad_query +=
+                                      mix * load<N>(keys + j / kKernel * line + j % kKernel);
+                                  store(given_keys + j * scratch.given_line, mix * query);
+                                }
+                              });
     store(scratch.grad_query.at(row, x) + block * scratch.grad_query.plane, grad_query);
     mix_copies<kKernel, false>(windows.piece, d, scratch.weights + place,
                                [&](int j, Vec<T, N> mix) MMLOCALATTN_LAMBDA {

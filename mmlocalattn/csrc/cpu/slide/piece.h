@@ -15,8 +15,8 @@ struct Reach {
 template <typename T>
 struct Piece {
   int64_t height, width, dim, kernel;
-  Reach rows, cols;                // forward works on the own ones only
-  Map<const T> query, key, value;  // query's factor is the scale
+  Reach rows, cols;                 // forward works on the own ones only
+  Map<const T> query, key, value;   // query's factor is the scale
   const Compute<T>*weight, *bias;   // (dim, copies, taps) and (dim, copies)
   const Compute<T>* position_bias;  // (copies) of the head
   Map<T> output;

@@ -80,8 +80,8 @@ void fill_rectangle(const Map<const In>& map, const Piece<In>& piece, int64_t y,
   }
 }
 
-// out[i] = sum_cj q_c keys_c(j) w_cij + sum_c q_c b_ci of N positions of row y of the map; `keys` is
-// their first tap.
+// out[i] = sum_cj q_c keys_c(j) w_cij + sum_c q_c b_ci of N positions of row y of the map; `keys`
+// is their first tap.
 template <int kKernel, typename In, typename T = Compute<In>>
 void multiply_copies(const Piece<In>& piece, int64_t y, const T* query, int64_t query_plane,
                      const T* keys, const Rectangle<T>& shape, T* out) {
