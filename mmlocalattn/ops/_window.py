@@ -16,6 +16,8 @@ def as_pair(value: IntPair, name: str) -> tuple[int, int]:
     """
     if type(value) is int:
         return value, value
+    if type(value) is tuple and len(value) == 2 and type(value[0]) is type(value[1]) is int:
+        return value
     pair = (value, value) if isinstance(value, (int, Tensor)) else tuple(value)
     if torch.jit.is_tracing():  # sizes, and windows computed from them, are tensors then
         pair = tuple(map(int, pair))
@@ -122,7 +124,7 @@ def check_parameter(
         raise ValueError(
             f'{name} must have shape {meaning} = {expected}, got {tuple(tensor.shape)}'
         )
-    if tensor.dtype == query.dtype and tensor.device == query.device:
+    if tensor.dtype is query.dtype and tensor.device == query.device:
         return
     if tensor.device != query.device:
         raise ValueError(

@@ -58,9 +58,10 @@ def query_and_attend(
     kernel_size = as_pair(kernel_size, 'kernel_size')
     _check_maps(scores, values)
     _check_windows(kernel_size, stride)
-    for name, table in (('position_bias', position_bias), ('attention_scale', attention_scale)):
-        if table is not None:
-            _check_table(name, table, scores, kernel_size)
+    if position_bias is not None:
+        _check_table('position_bias', position_bias, scores, kernel_size)
+    if attention_scale is not None:
+        _check_table('attention_scale', attention_scale, scores, kernel_size)
     return _OPERATOR(scores, values, position_bias, attention_scale, kernel_size, stride)[0]
 
 
@@ -192,25 +193,27 @@ def _grad_table(grad: Tensor, table: Tensor | None, values: Tensor) -> Tensor:
 
 
 def _check_maps(scores: Tensor, values: Tensor) -> None:
-    problem = ''
-    if scores.dim() != 5 or values.dim() != 5:
+    problem, score_shape, shape = '', scores.shape, values.shape
+    if len(score_shape) != 5 or len(shape) != 5:
         problem = (
             'scores must have shape (B, H, W, num_queries, num_heads) and values '
             '(B, H, W, num_heads, head_dim)'
         )
     else:
-        batch, height, width, heads, channels = values.shape
-        *positions, queries, score_heads = scores.shape
-        if positions != [batch, height, width] or score_heads != heads:
+        batch, height, width, heads, channels = shape
+        score_batch, rows, columns, queries, score_heads = score_shape
+        if (score_batch, rows, columns, score_heads) != (batch, height, width, heads):
             problem = 'scores and values must have one (B, H, W) and num_heads'
         elif height == 0 or width == 0:
             problem = 'the map must have a position'
         elif queries == 0 or channels == 0:
             problem = 'there must be a query and a channel'
     if problem:
-        shapes = f'scores {tuple(scores.shape)}, values {tuple(values.shape)}'
+        shapes = f'scores {tuple(score_shape)}, values {tuple(shape)}'
         raise ValueError(f'{problem}, got {shapes}')
-    check_kind(scores=scores, values=values)
+    dtype = scores.dtype
+    if values.dtype is not dtype or values.device != scores.device or not dtype.is_floating_point:
+        check_kind(scores=scores, values=values)  # says what differs, if autocast does not cast it
 
 
 def _check_windows(kernel_size: tuple[int, int], stride: int) -> None:

@@ -56,7 +56,7 @@ def slide_attention(
         ValueError: If shapes, dtypes or devices do not match, or k is not 3, 5 or 7.
     """
     shape = check_maps(query, key, value)
-    _check_parameters(query, weight, bias, position_bias)
+    _check_parameters(query, shape, weight, bias, position_bias)
     scale = shape[4] ** -0.5 if scale is None else scale
     return _OPERATOR(query, key, value, weight, bias, position_bias, scale)[0]
 
@@ -224,13 +224,16 @@ def _check_kernel_size(kernel_size: int) -> None:
 
 
 def _check_parameters(
-    query: Tensor, weight: Tensor, bias: Tensor | None, position_bias: Tensor | None
+    query: Tensor,
+    shape: torch.Size,
+    weight: Tensor,
+    bias: Tensor | None,
+    position_bias: Tensor | None,
 ) -> None:
-    if weight.dim() != 4:
-        raise ValueError(
-            f'weight must have shape (head_dim, k * k, k, k), got {tuple(weight.shape)}'
-        )
-    kernel_size, (heads, head_dim) = weight.shape[-1], query.shape[3:]
+    sizes, heads, head_dim = weight.shape, shape[3], shape[4]
+    if len(sizes) != 4:
+        raise ValueError(f'weight must have shape (head_dim, k * k, k, k), got {tuple(sizes)}')
+    kernel_size = sizes[3]
     _check_kernel_size(kernel_size)
     taps = kernel_size**2
     expected: tuple[int, ...] = head_dim, taps, kernel_size, kernel_size

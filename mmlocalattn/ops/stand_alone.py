@@ -65,7 +65,7 @@ def stand_alone_attention(
     shape = check_maps(query, key, value)
     if not is_odd_window(kernel_size, 3, 11):
         raise ValueError(f'kernel_size must be odd and from 3 to 11, got {kernel_size=}')
-    heads, head_dim = shape[3:]
+    heads, head_dim = shape[3], shape[4]
     expected = heads, kernel_size[0], head_dim // 2
     meaning = '(num_heads, kh, head_dim // 2)'
     check_parameter('row_embedding', row_embedding, meaning, expected, query)

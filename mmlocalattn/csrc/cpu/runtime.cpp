@@ -46,8 +46,8 @@ void check_map(const at::Tensor& tensor, const char* axes) {
 
 void AttentionMaps::check() const {
   check_map(query, "(B, H, W, num_heads, head_dim)");
-  for (const auto& other : {key, value}) {
-    TORCH_CHECK(other.sizes() == query.sizes() && other.scalar_type() == query.scalar_type(),
+  for (const auto* other : {&key, &value}) {
+    TORCH_CHECK(other->sizes() == query.sizes() && other->scalar_type() == query.scalar_type(),
                 "query, key and value must have one shape and dtype");
   }
 }
@@ -55,6 +55,7 @@ void AttentionMaps::check() const {
 std::vector<int64_t> cuts(int64_t length, int64_t most, int64_t step) {
   const int64_t pieces = (length + most - 1) / most, steps = (length + step - 1) / step;
   std::vector<int64_t> cuts;
+  cuts.reserve(pieces + 1);
   for (int64_t i = 0; i < pieces; ++i) cuts.push_back(i * steps / pieces * step);
   cuts.push_back(length);
   return cuts;

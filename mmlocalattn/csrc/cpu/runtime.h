@@ -8,8 +8,10 @@
 #include <ATen/OpMathType.h>
 #include <ATen/Parallel.h>
 #include <ATen/core/Tensor.h>
+#include <ATen/ops/empty_cpu_dispatch.h>
 
 #include <algorithm>
+#include <array>
 #include <atomic>
 #include <type_traits>
 #include <vector>
@@ -29,7 +31,9 @@ struct AttentionMaps {
   int64_t width() const { return query.size(2); }
   int64_t heads() const { return query.size(3); }
   int64_t dim() const { return query.size(4); }
-  std::vector<int64_t> logsumexp_sizes() const { return {batch(), height(), width(), heads(), 2}; }
+  std::array<int64_t, 5> logsumexp_sizes() const {
+    return {batch(), height(), width(), heads(), 2};
+  }
 
   // The public functions check their arguments and say what is wrong; this and the checks of each
   // operator only keep direct calls from touching memory that is not theirs.
@@ -58,10 +62,26 @@ inline at::ScalarType kernel_type(at::ScalarType dtype) {
   return dtype == at::kHalf ? at::kFloat : dtype;
 }
 
+// A tensor in a dtype, itself where that is its own: to() would ask the dispatcher, which takes as
+// long as the attention of a small map.
+inline at::Tensor in_dtype(const at::Tensor& tensor, at::ScalarType dtype) {
+  return tensor.scalar_type() == dtype ? tensor : tensor.to(dtype);
+}
+
+// A contiguous tensor without values; at::empty would ask the dispatcher twice.
+inline at::Tensor make_empty(at::IntArrayRef sizes, at::ScalarType dtype) {
+  return at::cpu::empty(sizes, dtype);
+}
+
+// A map for results of the kernels.
+inline at::Tensor make_result(const at::Tensor& map) {
+  return make_empty(map.sizes(), kernel_type(map.scalar_type()));
+}
+
 // A map as the kernels need it: in their dtype, with unit stride of channels.
 inline at::Tensor ready(const at::Tensor& tensor) {
-  const auto typed = tensor.to(kernel_type(tensor.scalar_type()));
-  return typed.stride(-1) == 1 ? typed : typed.contiguous();
+  const auto typed = in_dtype(tensor, kernel_type(tensor.scalar_type()));
+  return typed.strides().back() == 1 ? typed : typed.contiguous();
 }
 
 // Calls body(T()) with the type of the kernels for a dtype.
@@ -105,7 +125,7 @@ void run_in_turns(int64_t count, const Run& run) {
   const int64_t threads = at::get_num_threads();
   const int64_t turn = std::max<int64_t>(1, count / (8 * threads));
   std::atomic<int64_t> next_turn{0};
-  at::parallel_for(0, threads, 1, [&](int64_t, int64_t) {
+  at::parallel_for(0, std::min(threads, count), 1, [&](int64_t, int64_t) {
     for (int64_t begin; (begin = next_turn++ * turn) < count;) {
       run(begin, std::min(begin + turn, count));
     }

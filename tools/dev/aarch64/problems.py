@@ -154,9 +154,8 @@ def make_slide(shape: Sequence[int], kernel: int) -> Problem:
 
     def numbers(query: Tensor, key: Tensor, value: Tensor, *rest: Tensor) -> list:
         weight, bias, position_bias, grad_output = rest
-        taps_last = torch.cat([weight.flatten(2), bias[..., None]], 2)
         maps = (query, key, value, grad_output)
-        return [*shape, *maps, kernel, scale, taps_last.mT, taps_last, position_bias]
+        return [*shape, *maps, kernel, scale, weight, bias, position_bias]
 
     def gradients(query: Tensor, key: Tensor, value: Tensor, *rest: Tensor) -> list[Tensor]:
         taps_last = rest[0].view(dim, taps, taps + 1)

@@ -14,15 +14,15 @@ struct Slide : AttentionMaps<T> {
 
   int64_t kernel;
   C scale;
-  Array<C> copies_last, taps_last, position_bias;
-  Array<C> grad_weight{taps_last.size(), 0}, grad_position_bias{position_bias.size(), 0};
+  Array<C> weight, bias, position_bias;
+  Array<C> grad_weight{weight.size() + bias.size(), 0}, grad_position_bias{position_bias.size(), 0};
 
   explicit Slide(Input& input)
       : AttentionMaps<T>(input),
         kernel(input.integer()),
         scale(static_cast<C>(input.number())),
-        copies_last(input.array<C>()),
-        taps_last(input.array<C>()),
+        weight(input.array<C>()),
+        bias(input.array<C>()),
         position_bias(input.array<C>()) {}
 
   Piece piece(const Place& place) {
@@ -30,7 +30,7 @@ struct Slide : AttentionMaps<T> {
     piece.height = this->shape.height, piece.width = this->shape.width;
     piece.dim = this->shape.dim, piece.kernel = kernel;
     this->fill(place, piece, scale);
-    piece.copies_last = copies_last.data(), piece.taps_last = taps_last.data();
+    piece.weight = weight.data(), piece.bias = bias.data();
     piece.position_bias = position_bias.data() + place.head * kernel * kernel;
     piece.grad_weight = grad_weight.data();
     piece.grad_position_bias = grad_position_bias.data() + place.head * kernel * kernel;

@@ -13,6 +13,7 @@
 #include <torch/library.h>
 
 #include <algorithm>
+#include <array>
 #include <vector>
 
 #include "cpu/neighborhood/pieces.h"
@@ -31,7 +32,7 @@ Problem::Problem(const AttentionMaps& maps, const at::Tensor& bias, at::IntArray
                 "a window of ", axis.kernel, " taps with dilation ", axis.dilation,
                 " does not fit ", axis.length, " positions");
   }
-  const std::vector<int64_t> table{heads(), 2 * rows.kernel - 1, 2 * cols.kernel - 1};
+  const std::array<int64_t, 3> table{heads(), 2 * rows.kernel - 1, 2 * cols.kernel - 1};
   TORCH_CHECK(!bias.defined() || bias.sizes() == table, "bias must have shape ",
               at::IntArrayRef(table));
 }
@@ -59,7 +60,7 @@ int64_t groups_of_set(const WindowAxis& cols, int64_t first) {
 
 Split::Split(const WindowAxis& rows, const WindowAxis& cols) {
   for (int64_t gx = 0; gx < cols.dilation;) {
-    ColumnSet set;
+    ColumnSet& set = sets.emplace_back();
     for (const int64_t end = gx + groups_of_set(cols, gx); gx < end; ++gx) {
       const WindowAxis axis = group_axis(cols, gx);
       const int64_t first = set.column.size();
@@ -69,7 +70,6 @@ Split::Split(const WindowAxis& rows, const WindowAxis& cols) {
         set.table_column.push_back(axis.first_offset(x));
       }
     }
-    sets.push_back(std::move(set));
   }
   for (int64_t gy = 0; gy < rows.dilation; ++gy) {
     for (size_t set = 0; set < sets.size(); ++set) {
@@ -164,14 +164,14 @@ class KeyValueGrads {
 }  // namespace
 
 std::tuple<at::Tensor, at::Tensor> attend(const Problem& problem) {
-  at::Tensor output, logsumexp;
-  dispatch(problem.query.scalar_type(), [&](auto type) {
+  const auto dtype = problem.query.scalar_type();
+  const at::Tensor output = make_result(problem.query);
+  const at::Tensor logsumexp = make_empty(problem.logsumexp_sizes(), at::toOpMathType(dtype));
+  dispatch(dtype, [&](auto type) {
     using T = decltype(type);
     const Pieces<T> pieces(problem);
     const auto& places = pieces.places();
     const auto& kernels = neighborhood::kernels<T>();
-    output = at::empty(problem.query.sizes(), pieces.options());
-    logsumexp = at::empty(problem.logsumexp_sizes(), pieces.compute_options());
     run_pieces(
         kernels, pieces.batch(), places.size(), pieces.heads(),
         [&](int64_t b, int64_t i, int64_t head) {
@@ -182,7 +182,7 @@ std::tuple<at::Tensor, at::Tensor> attend(const Problem& problem) {
         },
         [&](const Piece<T>& piece) { run(kernels.forward, piece); });
   });
-  return {output.to(problem.query.scalar_type()), logsumexp};
+  return {in_dtype(output, dtype), logsumexp};
 }
 
 Grads attend_backward(const Problem& problem, const at::Tensor& grad_output,
@@ -269,7 +269,7 @@ std::tuple<at::Tensor, at::Tensor, at::Tensor, at::Tensor> neighborhood_attentio
       attend_backward(make_problem(query, key, value, bias, kernel_size, dilation, scale),
                       grad_output, output, logsumexp, /*rounded=*/true);
   const auto dtype = query.scalar_type();
-  return {grads.query.to(dtype), grads.key.to(dtype), grads.value.to(dtype),
+  return {in_dtype(grads.query, dtype), in_dtype(grads.key, dtype), in_dtype(grads.value, dtype),
           bias ? grads.bias.to(bias->scalar_type()) : at::empty({0}, query.options())};
 }
 

@@ -48,8 +48,8 @@ class Pieces {
         query_(ready(problem.query)),
         key_(ready(problem.key)),
         value_(ready(problem.value)) {
-    const auto compute = compute_options().dtype();
     if (problem.bias.defined()) {
+      const auto compute = compute_options().dtype();
       // A vector of values past the end may be read.
       bias_ = at::constant_pad_nd(problem.bias.to(compute).flatten(),
                                   {0, kVectorBytes / static_cast<int64_t>(sizeof(C))});

@@ -91,7 +91,7 @@ class Scan {
        at::IntArrayRef anchor_dilation, double scale)
       : query_(rotary.rotate(query)),
         key_(rotary.rotate(key)),
-        value_(value.to(query_.scalar_type())),
+        value_(in_dtype(value, query_.scalar_type())),
         local_kernel_(local_kernel),
         anchor_kernel_(anchor_kernel),
         anchor_dilation_(anchor_dilation),
@@ -99,7 +99,7 @@ class Scan {
 
   Problem local() const { return problem(value_, local_kernel_, {1, 1}); }
   Problem anchor(const at::Tensor& inner) const {
-    return problem(has_step(local_kernel_) ? inner.to(value_.scalar_type()) : value_,
+    return problem(has_step(local_kernel_) ? in_dtype(inner, value_.scalar_type()) : value_,
                    anchor_kernel_, anchor_dilation_);
   }
 
@@ -121,22 +121,25 @@ std::tuple<at::Tensor, at::Tensor, at::Tensor, at::Tensor> sparse_scan_attention
     const at::Tensor& query, const at::Tensor& key, const at::Tensor& value,
     const OptionalTensor& sin, const OptionalTensor& cos, at::IntArrayRef local_kernel,
     at::IntArrayRef anchor_kernel, at::IntArrayRef anchor_dilation, double scale) {
-  const auto none = at::empty({0}, query.options().dtype(at::toOpMathType(query.scalar_type())));
-  at::Tensor output, inner = at::empty({0}, query.options());
-  at::Tensor local_logsumexp = none, anchor_logsumexp = none.clone();
-  const bool has_local = has_step(local_kernel), has_anchor = has_step(anchor_kernel);
-  if (!has_local && !has_anchor) {
-    return {value.clone(at::MemoryFormat::Contiguous), inner, local_logsumexp, anchor_logsumexp};
-  }
-  const Scan scan(query, key, value, make_rotary(sin, cos), local_kernel, anchor_kernel,
-                  anchor_dilation, scale);
-  if (has_local) std::tie(output, local_logsumexp) = attend(scan.local());
-  if (has_anchor) {
-    if (has_local) inner = output;
-    std::tie(output, anchor_logsumexp) = attend(scan.anchor(inner));
-  }
   const auto dtype = query.scalar_type();
-  return {output.to(dtype), inner.to(dtype), local_logsumexp, anchor_logsumexp};
+  at::Tensor output, inner, local_logsumexp, anchor_logsumexp;
+  if (has_step(local_kernel) || has_step(anchor_kernel)) {
+    const Scan scan(query, key, value, make_rotary(sin, cos), local_kernel, anchor_kernel,
+                    anchor_dilation, scale);
+    if (has_step(local_kernel)) std::tie(output, local_logsumexp) = attend(scan.local());
+    if (has_step(anchor_kernel)) {
+      inner = output;
+      std::tie(output, anchor_logsumexp) = attend(scan.anchor(inner));
+    }
+  } else {
+    output = make_empty(value.sizes(), dtype).copy_(value);
+  }
+  const auto or_none = [](const at::Tensor& tensor, at::ScalarType dtype) {
+    return tensor.defined() ? in_dtype(tensor, dtype) : make_empty({0}, dtype);
+  };
+  return {in_dtype(output, dtype), or_none(inner, dtype),
+          or_none(local_logsumexp, at::toOpMathType(dtype)),
+          or_none(anchor_logsumexp, at::toOpMathType(dtype))};
 }
 
 std::tuple<at::Tensor, at::Tensor, at::Tensor> sparse_scan_attention_backward_cpu(

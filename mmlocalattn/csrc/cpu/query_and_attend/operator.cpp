@@ -9,11 +9,11 @@
 //
 // Backward goes over the windows for delta = sum_j p_qj scale_qj <grad_output, value_j>, then over
 // the positions, which gather from the windows that see them.
-#include <ATen/ops/empty.h>
 #include <ATen/ops/empty_like.h>
 #include <torch/library.h>
 
 #include <algorithm>
+#include <array>
 #include <cmath>
 #include <limits>
 #include <vector>
@@ -53,11 +53,11 @@ struct Problem {
       TORCH_CHECK(kernel > 0 && kernel % 2 == 1 && kernel <= kMostKernel, "cannot use a window of ",
                   kernel, " positions");
     }
-    const std::vector<int64_t> sizes{scores.size(3), scores.size(4), kernel_size[0],
-                                     kernel_size[1]};
-    for (const auto& table : {this->bias, this->scale}) {
-      TORCH_CHECK(!table.defined() || table.sizes() == sizes, "a table must have shape ",
-                  at::IntArrayRef(sizes), ", got ", table.sizes());
+    const std::array<int64_t, 4> sizes{scores.size(3), scores.size(4), kernel_size[0],
+                                       kernel_size[1]};
+    for (const auto* table : {&this->bias, &this->scale}) {
+      TORCH_CHECK(!table->defined() || table->sizes() == sizes, "a table must have shape ",
+                  at::IntArrayRef(sizes), ", got ", table->sizes());
     }
     rows = {values.size(1), kernel_size[0], stride};
     cols = {values.size(2), kernel_size[1], stride};
@@ -95,23 +95,20 @@ class Pieces {
     make_tables();
   }
 
-  at::TensorOptions options() const { return scores_.options(); }
-  at::TensorOptions compute_options() const {
-    return options().dtype(at::toOpMathType(scores_.scalar_type()));
-  }
+  at::ScalarType dtype() const { return scores_.scalar_type(); }
+  at::ScalarType compute_dtype() const { return at::toOpMathType(dtype()); }
   int64_t batch() const { return values_.size(0); }
   int64_t heads() const { return values_.size(3); }
   int64_t queries() const { return scores_.size(3); }
   int64_t taps() const { return problem_.rows.kernel * problem_.cols.kernel; }
 
   // (B, H', W') and other sizes.
-  std::vector<int64_t> window_sizes(const at::Tensor& like) const {
+  std::array<int64_t, 5> window_sizes(const at::Tensor& like) const {
     return {batch(), problem_.rows.windows(), problem_.cols.windows(), like.size(3), like.size(4)};
   }
-  std::vector<int64_t> logsumexp_sizes() const {
-    auto sizes = window_sizes(scores_);
-    sizes.push_back(2);
-    return sizes;
+  std::array<int64_t, 6> logsumexp_sizes() const {
+    const auto [b, rows, cols, num_queries, num_heads] = window_sizes(scores_);
+    return {b, rows, cols, num_queries, num_heads, 2};
   }
 
   Tiles window_tiles() const {
@@ -151,13 +148,13 @@ class Pieces {
   // See TapTable.
   void make_tables() {
     const int64_t taps = this->taps();
-    tables_ = at::empty({queries(), heads(), 4, taps}, compute_options());
-    bias_ranges_ = at::empty({queries(), heads()}, compute_options());
+    tables_.resize(queries() * heads() * 4 * taps);
+    bias_ranges_.resize(queries() * heads());
     const auto typed = [&](const at::Tensor& table) {
-      return table.defined() ? table.to(compute_options()).contiguous() : table;
+      return table.defined() ? in_dtype(table, compute_dtype()).contiguous() : table;
     };
     const auto biases = typed(problem_.bias), scales = typed(problem_.scale);
-    C* rows = data_of<C>(tables_);
+    C* rows = tables_.data();
     for (int64_t i = 0; i < queries() * heads(); ++i, rows += 4 * taps) {
       C least = 0, most = 0;
       for (int64_t j = 0; j < taps; ++j) {
@@ -170,7 +167,7 @@ class Pieces {
         least = std::isnan(bias) ? -std::numeric_limits<C>::infinity() : std::min(least, bias);
         most = std::max(most, bias);
       }
-      data_of<C>(bias_ranges_)[i] = most - least;
+      bias_ranges_[i] = most - least;
     }
   }
 
@@ -181,14 +178,15 @@ class Pieces {
     piece.ordinals = ordinals_.data();
     piece.scores = vectors<const T>(scores_, b, head);
     piece.values = vectors<const T>(values_, b, head * values_.stride(3));
-    piece.tables = data_of<C>(tables_) + head * 4 * taps();
-    piece.bias_ranges = data_of<C>(bias_ranges_) + head;
+    piece.tables = tables_.data() + head * 4 * taps();
+    piece.bias_ranges = bias_ranges_.data() + head;
     piece.all_heads = heads();
     return piece;
   }
 
   const Problem& problem_;
-  at::Tensor scores_, values_, tables_, bias_ranges_;
+  at::Tensor scores_, values_;
+  std::vector<C> tables_, bias_ranges_;
   std::vector<int64_t> ordinals_;
 };
 
@@ -201,15 +199,15 @@ std::tuple<at::Tensor, at::Tensor> query_and_attend_cpu(
     using T = decltype(type);
     using C = Compute<T>;
     const Pieces<T> pieces(problem);
-    output = at::empty(pieces.window_sizes(values), pieces.options());
-    logsumexp = at::empty(pieces.logsumexp_sizes(), pieces.compute_options());
+    output = make_empty(pieces.window_sizes(values), pieces.dtype());
+    logsumexp = make_empty(pieces.logsumexp_sizes(), pieces.compute_dtype());
     pieces.run(pieces.window_tiles(), kernels<T>().forward,
                [&](auto& piece, int64_t b, int64_t, int64_t head) {
                  piece.output = vectors<T>(output, b, head * output.stride(3));
                  piece.logsumexp = vectors<C>(logsumexp, b, 2 * head);
                });
   });
-  return {output.to(values.scalar_type()), logsumexp};
+  return {in_dtype(output, values.scalar_type()), logsumexp};
 }
 
 std::tuple<at::Tensor, at::Tensor, at::Tensor, at::Tensor> query_and_attend_backward_cpu(
@@ -225,21 +223,21 @@ std::tuple<at::Tensor, at::Tensor, at::Tensor, at::Tensor> query_and_attend_back
     TORCH_CHECK(grad_output.sizes() == pieces.window_sizes(values) &&
                     logsumexp.sizes() == pieces.logsumexp_sizes(),
                 "grad_output and logsumexp must belong to scores and values");
-    const auto ready_grad = ready(grad_output.to(pieces.options()));
-    const auto ready_logsumexp = logsumexp.to(pieces.compute_options()).contiguous();
-    const auto delta = at::empty(pieces.window_sizes(scores), pieces.compute_options());
+    const auto ready_grad = ready(in_dtype(grad_output, pieces.dtype()));
+    const auto ready_logsumexp = in_dtype(logsumexp, pieces.compute_dtype()).contiguous();
+    const auto delta = make_empty(pieces.window_sizes(scores), pieces.compute_dtype());
     const auto add_inputs = [&](Piece<T>& piece, int64_t b, int64_t, int64_t head) {
       piece.grad_output = vectors<const T>(ready_grad, b, head * ready_grad.stride(3));
       piece.logsumexp = vectors<C>(ready_logsumexp, b, 2 * head);
       piece.delta = vectors<C>(delta, b, head);
     };
     pieces.run(pieces.window_tiles(), kernels<T>().backward_windows, add_inputs);
-    grad_scores = at::empty(scores.sizes(), pieces.options());
-    grad_values = at::empty(values.sizes(), pieces.options());
+    grad_scores = make_result(scores);
+    grad_values = make_result(values);
     const auto tiles = pieces.position_tiles();
-    grad_bias = at::empty({pieces.batch() * tiles.size(), pieces.queries(), pieces.heads(),
-                           kernel_size[0], kernel_size[1]},
-                          pieces.compute_options());
+    grad_bias = make_empty({pieces.batch() * tiles.size(), pieces.queries(), pieces.heads(),
+                            kernel_size[0], kernel_size[1]},
+                           pieces.compute_dtype());
     grad_scale = at::empty_like(grad_bias);
     const auto add_all = [&](Piece<T>& piece, int64_t b, int64_t tile, int64_t head) {
       add_inputs(piece, b, tile, head);
@@ -252,9 +250,9 @@ std::tuple<at::Tensor, at::Tensor, at::Tensor, at::Tensor> query_and_attend_back
     pieces.run(tiles, kernels<T>().backward_positions, add_all);
   });
   const auto of_table = [&](const at::Tensor& parts, const OptionalTensor& table) {
-    return table ? parts.sum(0).to(table->scalar_type()) : at::empty({0}, values.options());
+    return table ? parts.sum(0).to(table->scalar_type()) : make_empty({0}, values.scalar_type());
   };
-  return {grad_scores.to(scores.scalar_type()), grad_values.to(values.scalar_type()),
+  return {in_dtype(grad_scores, scores.scalar_type()), in_dtype(grad_values, values.scalar_type()),
           of_table(grad_bias, bias), of_table(grad_scale, scale)};
 }
 

@@ -49,7 +49,7 @@ struct Arena {
       __asan_poison_memory_region(part + size, (memory + used - part - size) * sizeof(T));
     }
 #endif
-    for (int64_t i = 0; part && clear && i < size; ++i) part[i] = 0;
+    if (part && clear) __builtin_memset(part, 0, size * sizeof(T));
     return part;
   }
 };

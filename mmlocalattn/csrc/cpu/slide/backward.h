@@ -82,11 +82,10 @@ void weigh_vector(const BackwardScratch<kKernel, In>& scratch, int64_t row, int6
     inside[i] = -1;
   }
   T *weights = scratch.weights + place, *grads = scratch.grad_logits + place;
-  multiply_copies<kKernel>(query, scratch.query.plane, windows.keys.at(row, vector * N),
-                           windows.keys, dim, piece.copies_last, weights);
-  multiply_copies<kKernel>(grad_output, scratch.grad_output.plane,
-                           windows.values.at(row, vector * N), windows.values, dim,
-                           piece.copies_last, grads);
+  multiply_copies<kKernel>(piece, y, query, scratch.query.plane, windows.keys.at(row, vector * N),
+                           windows.keys, weights);
+  multiply_copies<kKernel>(piece, y, grad_output, scratch.grad_output.plane,
+                           windows.values.at(row, vector * N), windows.values, grads);
   const Vec<T, N> own =
       scratch.owns_row(row) ? channels * load<N>(scratch.own + vector * N) : Vec<T, N>{};
   for (int i = 0; i < kTaps; ++i) {
@@ -115,7 +114,6 @@ void give_row(const BackwardScratch<kKernel, In>& scratch, int64_t row, int64_t 
   using T = Compute<In>;
   constexpr int N = kLanes<T>, kTaps = kKernel * kKernel;
   const Windows<kKernel, In>& windows = scratch.windows;
-  const T* table = windows.piece.taps_last + d * kTaps * (kTaps + 1);
   const int64_t line = windows.keys.line;
   for (int64_t vector = 0; vector < windows.vectors; ++vector) {
     const int64_t x = vector * N, place = scratch.copies(row, vector);
@@ -127,18 +125,19 @@ void give_row(const BackwardScratch<kKernel, In>& scratch, int64_t row, int64_t 
       *given_values = scratch.given_values + scratch.kMargin + x;
     Vec<T, N> grad_query[kKernel]{};  // several, as in forward
     grad_query[0] = load<N>(scratch.grad_position + (row * windows.vectors + vector) * N);
-    mix_copies<kKernel, true>(
-        scratch.grad_logits + place, table, [&](int j, Vec<T, N> mix) MMLOCALATTN_LAMBDA {
-          if (j == kTaps) {
-            grad_query[0] += mix;
-          } else {
-            grad_query[j % kKernel] += mix * load<N>(keys + j / kKernel * line + j % kKernel);
-            store(given_keys + j * scratch.given_line, mix * query);
-          }
-        });
+    mix_copies<kKernel, true>(windows.piece, d, scratch.grad_logits + place,
+                              [&](int j, Vec<T, N> mix) MMLOCALATTN_LAMBDA {
+                                if (j == kTaps) {
+                                  grad_query[0] += mix;
+                                } else {
+                                  grad_query[j % kKernel] +=
+                                      mix * load<N>(keys + j / kKernel * line + j % kKernel);
+                                  store(given_keys + j * scratch.given_line, mix * query);
+                                }
+                              });
     for (int i = 1; i < kKernel; ++i) grad_query[0] += grad_query[i];
     store(scratch.grad_query.at(row, x) + block * scratch.grad_query.plane, grad_query[0]);
-    mix_copies<kKernel, false>(scratch.weights + place, table,
+    mix_copies<kKernel, false>(windows.piece, d, scratch.weights + place,
                                [&](int j, Vec<T, N> mix) MMLOCALATTN_LAMBDA {
                                  store(given_values + j * scratch.given_line, mix * grad_output);
                                });

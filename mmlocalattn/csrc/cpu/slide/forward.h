@@ -42,8 +42,7 @@ void forward_vector(const Windows<kKernel, In>& windows, int64_t row, int64_t x,
   const int64_t last = smaller(first + N, piece.cols.end) - 1;
   prefetch<true>(piece.output, y, first, last + 1 - first, dim);
   pack<N>(piece.query, y, first, last, dim, dim, query, N);
-  multiply_copies<kKernel>(query, N, windows.keys.at(row, x), windows.keys, dim, piece.copies_last,
-                           weights);
+  multiply_copies<kKernel>(piece, y, query, N, windows.keys.at(row, x), windows.keys, weights);
   Vec<T, N> channels{};
   for (int64_t d = 0; d < dim; ++d) channels += load<N>(query + d * N);
   Vec<T, N> most = load<N>(weights) + channels * piece.position_bias[0];
@@ -58,10 +57,10 @@ void forward_vector(const Windows<kKernel, In>& windows, int64_t row, int64_t x,
     total += weight;
     store(weights + i * N, weight);
   }
-  const T *values = windows.values.at(row, x), *table = piece.taps_last;
-  for (int64_t d = 0; d < dim; ++d, values += windows.values.plane, table += kTaps * (kTaps + 1)) {
+  const T* values = windows.values.at(row, x);
+  for (int64_t d = 0; d < dim; ++d, values += windows.values.plane) {
     Vec<T, N> sum[kKernel]{};  // several, so that none waits for the one before
-    mix_copies<kKernel, true>(weights, table, [&](int j, Vec<T, N> mix) MMLOCALATTN_LAMBDA {
+    mix_copies<kKernel, true>(piece, d, weights, [&](int j, Vec<T, N> mix) MMLOCALATTN_LAMBDA {
       sum[j % kKernel] +=
           j < kTaps ? mix * load<N>(values + j / kKernel * windows.values.line + j % kKernel) : mix;
     });

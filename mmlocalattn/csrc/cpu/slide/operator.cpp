@@ -44,9 +44,9 @@ struct Problem : AttentionMaps {
   int64_t taps() const { return weight.size(1); }
 
  private:
-  static void check_table(const at::Tensor& tensor, const std::vector<int64_t>& shape) {
-    TORCH_CHECK(!tensor.defined() || tensor.sizes() == shape, "expected ", at::IntArrayRef(shape),
-                ", got ", tensor.sizes());
+  static void check_table(const at::Tensor& tensor, at::IntArrayRef shape) {
+    TORCH_CHECK(!tensor.defined() || tensor.sizes() == shape, "expected ", shape, ", got ",
+                tensor.sizes());
   }
 };
 
@@ -91,7 +91,12 @@ class Pieces {
         rows_(cut(query_.size(1), most_rows(problem.dim(), planes), 1, radius)),
         cols_(cut(query_.size(2), kMostCols, kStep, radius)),
         columns_(ordinals(query_.size(2))) {
-    make_tables();
+    const auto typed = [&](const at::Tensor& table) {
+      return table.defined() ? in_dtype(table, logsumexp.scalar_type()).contiguous() : table;
+    };
+    weight_ = typed(problem.weight), bias_ = typed(problem.bias);
+    position_bias_ = typed(problem.position_bias);
+    zeros_.resize(std::max(problem.dim(), problem.heads()) * problem.taps());
   }
 
   int64_t count() const {
@@ -114,9 +119,12 @@ class Pieces {
     piece.query = map<const T>(query_, index, problem_.scale);
     piece.key = map<const T>(key_, index);
     piece.value = map<const T>(value_, index);
-    piece.copies_last = data_of<const C>(copies_last_);
-    piece.taps_last = data_of<const C>(taps_last_);
-    piece.position_bias = data_of<const C>(position_bias_) + head * problem_.taps();
+    const auto or_zeros = [&](const at::Tensor& table) {
+      return table.defined() ? data_of<const C>(table) : zeros_.data();
+    };
+    piece.weight = data_of<const C>(weight_);
+    piece.bias = or_zeros(bias_);
+    piece.position_bias = or_zeros(position_bias_) + head * problem_.taps();
     piece.logsumexp = grid<C>(logsumexp_, index);
     return piece;
   }
@@ -134,32 +142,9 @@ class Pieces {
   }
 
  private:
-  // See Piece.
-  void make_tables() {
-    const auto options = logsumexp_.options();
-    const int64_t dim = problem_.dim(), taps = problem_.taps();
-    const auto typed = [&](const at::Tensor& table, at::IntArrayRef sizes) {
-      return table.defined() ? table.to(options.dtype()).contiguous() : at::zeros(sizes, options);
-    };
-    const auto weight = typed(problem_.weight, {}), bias = typed(problem_.bias, {dim, taps});
-    position_bias_ = typed(problem_.position_bias, {problem_.heads(), taps});
-    taps_last_ = at::empty({dim, taps, taps + 1}, options);
-    copies_last_ = at::empty({dim, taps + 1, taps}, options);
-    const C *weights = data_of<const C>(weight), *biases = data_of<const C>(bias);
-    C *taps_last = data_of<C>(taps_last_), *copies_last = data_of<C>(copies_last_);
-    for (int64_t channel = 0; channel < dim; ++channel) {
-      for (int64_t copy = 0; copy < taps; ++copy) {
-        for (int64_t tap = 0; tap <= taps; ++tap) {
-          const C value = tap < taps ? *weights++ : *biases++;
-          *taps_last++ = copies_last[tap * taps + copy] = value;
-        }
-      }
-      copies_last += taps * (taps + 1);
-    }
-  }
-
   const Problem& problem_;
-  at::Tensor query_, key_, value_, logsumexp_, copies_last_, taps_last_, position_bias_;
+  at::Tensor query_, key_, value_, logsumexp_, weight_, bias_, position_bias_;
+  std::vector<C> zeros_;  // in place of a missing bias
   std::vector<Reach> rows_, cols_;
   std::vector<int64_t> columns_;
 };
@@ -167,10 +152,9 @@ class Pieces {
 std::tuple<at::Tensor, at::Tensor> attend(const Problem& problem) {
   const auto& query = problem.query;
   const auto dtype = query.scalar_type();
-  const auto output = at::empty(query.sizes(), query.options().dtype(kernel_type(dtype)));
-  const auto logsumexp =
-      at::empty(problem.logsumexp_sizes(), query.options().dtype(at::toOpMathType(dtype)));
-  if (query.numel() == 0) return {output.to(dtype), logsumexp.zero_()};
+  const auto output = make_result(query);
+  const auto logsumexp = make_empty(problem.logsumexp_sizes(), at::toOpMathType(dtype));
+  if (query.numel() == 0) return {in_dtype(output, dtype), logsumexp.zero_()};
   dispatch(dtype, [&](auto type) {
     using T = decltype(type);
     const auto& kernel = kernels<T>();
@@ -183,7 +167,7 @@ std::tuple<at::Tensor, at::Tensor> attend(const Problem& problem) {
       }
     });
   });
-  return {output.to(dtype), logsumexp};
+  return {in_dtype(output, dtype), logsumexp};
 }
 
 // Gradients of query, key and value in the dtype of the kernels; those of weight and bias, as
@@ -202,11 +186,9 @@ Grads attend_backward(const Problem& problem, const at::Tensor& grad_output_,
   TORCH_CHECK(
       grad_output_.sizes() == query.sizes() && logsumexp_.sizes() == problem.logsumexp_sizes(),
       "gradient and logsumexp must fit query ", query.sizes());
-  const auto options = query.options().dtype(kernel_type(query.scalar_type()));
   const auto compute = query.options().dtype(at::toOpMathType(query.scalar_type()));
   const int64_t taps = problem.taps(), heads = problem.heads();
-  Grads grads{at::empty(query.sizes(), options), at::empty(query.sizes(), options),
-              at::empty(query.sizes(), options),
+  Grads grads{make_result(query), make_result(query), make_result(query),
               at::zeros({problem.dim(), taps, taps + 1}, compute),
               at::zeros({heads, taps}, compute)};
   if (query.numel() == 0) return grads;
@@ -269,9 +251,9 @@ SixTensors slide_attention_backward_cpu(const at::Tensor& grad_output, const at:
   const auto own = [](const at::Tensor& part, const at::Tensor& like) {
     return part.reshape(like.sizes()).to(like.scalar_type()).contiguous();
   };
-  return {grads.query.to(dtype),
-          grads.key.to(dtype),
-          grads.value.to(dtype),
+  return {in_dtype(grads.query, dtype),
+          in_dtype(grads.key, dtype),
+          in_dtype(grads.value, dtype),
           own(grads.weight.narrow(2, 0, taps).contiguous(), weight),
           bias ? own(grads.weight.select(2, taps).contiguous(), *bias) : none,
           position_bias ? own(grads.position_bias, *position_bias) : at::empty_like(none)};

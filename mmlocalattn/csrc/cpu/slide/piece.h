@@ -15,19 +15,17 @@ struct Reach {
 template <typename T>
 struct Piece {
   int64_t height, width, dim, kernel;
-  Reach rows, cols;                // forward works on the own ones only
-  Map<const T> query, key, value;  // query's factor is the scale
-  // weight[c, i, j] and, as tap j = kernel * kernel, bias[c, i], in the order that each side needs:
-  // (dim, taps + 1, taps) with copies i last, and (dim, taps, taps + 1) with taps j last.
-  const Compute<T>*copies_last, *taps_last;
-  const Compute<T>* position_bias;  // (taps) of the head
+  Reach rows, cols;                 // forward works on the own ones only
+  Map<const T> query, key, value;   // query's factor is the scale
+  const Compute<T>*weight, *bias;   // (dim, copies, taps) and (dim, copies)
+  const Compute<T>* position_bias;  // (copies) of the head
   Map<T> output;
   Grid<Compute<T>> logsumexp;  // two numbers, see log_sum_exp in ops/_softmax.py
   // Backward only.
   Map<const T> grad_output;
   Map<T> grad_query, grad_key, grad_value;  // grad_query's factor is the scale
-  Compute<T>* grad_weight;                  // added to, like taps_last
-  Compute<T>* grad_position_bias;           // added to, (taps) of the head
+  Compute<T>* grad_weight;                  // added to, (dim, copies, taps + 1): the last is bias
+  Compute<T>* grad_position_bias;           // added to, (copies) of the head
 };
 
 template <typename T>

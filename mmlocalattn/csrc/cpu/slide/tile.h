@@ -63,50 +63,61 @@ void fill_rectangle(const Map<const In>& map, const Piece<In>& piece, int64_t y,
   const int64_t begin = larger(x, 0), end = smaller(x + cols, piece.width);
   for (int64_t row = 0; row < out.rows; ++row) {
     const bool inside = y + row >= 0 && y + row < piece.height;
+    const int64_t first = inside ? begin - x : cols, last = inside ? end - x : cols;
+    for (int64_t d = 0; d < piece.dim; ++d) {  // whole vectors: positions overwrite what is theirs
+      T* line = out.at(row, 0) + d * out.plane;
+      for (int64_t i = 0; i < first; i += N) store(line + i, Vec<T, N>{});
+    }
     for (int64_t i = begin; inside && i < end; i += N) {
       if (y + row + 1 < piece.height) prefetch(map, y + row + 1, i, smaller(N, end - i), piece.dim);
       pack<N>(map, y + row, i, end - 1, piece.dim, piece.dim, out.at(row, i - x), out.plane);
     }
-    const int64_t first = inside ? begin - x : cols, last = inside ? end - x : cols;
     for (int64_t d = 0; d < piece.dim; ++d) {
       T* line = out.at(row, 0) + d * out.plane;
-      for (int64_t i = 0; i < first; ++i) line[i] = 0;
-      for (int64_t i = last; i < out.line; ++i) line[i] = 0;
+      store(line + last, Vec<T, N>{});
+      for (int64_t i = round_up(last, N); i < out.line; i += N) store(line + i, Vec<T, N>{});
     }
   }
 }
 
-// out[i] = sum_cj q_c keys_c(j) w_cij + sum_c q_c b_ci of N positions; `keys` is their first tap.
-template <int kKernel, typename T>
-void multiply_copies(const T* query, int64_t query_plane, const T* keys, const Rectangle<T>& shape,
-                     int64_t dim, const T* table, T* out) {
-  constexpr int N = kLanes<T>, kTaps = kKernel * kKernel;
+// out[i] = sum_cj q_c keys_c(j) w_cij + sum_c q_c b_ci of N positions of row y of the map; `keys`
+// is their first tap.
+template <int kKernel, typename In, typename T = Compute<In>>
+void multiply_copies(const Piece<In>& piece, int64_t y, const T* query, int64_t query_plane,
+                     const T* keys, const Rectangle<T>& shape, T* out) {
+  constexpr int N = kLanes<T>, kTaps = kKernel * kKernel, kRadius = kKernel / 2;
+  const int first = larger(kRadius - y, 0),  // rows of taps on the map
+      last = smaller(piece.height + kRadius - y, kKernel);
   for_each_block<kTaps>([&](auto begin, auto size) MMLOCALATTN_LAMBDA {
     constexpr int kSize = size;
     Vec<T, N> sum[kSize];
     for (int i = 0; i < kSize; ++i) sum[i] = Vec<T, N>{};
-    const T *q = query, *k = keys, *weight = table + begin;
-    for (int64_t d = 0; d < dim; ++d, q += query_plane, k += shape.plane) {
+    const T *q = query, *k = keys, *weights = piece.weight + begin * kTaps,
+            *biases = piece.bias + begin;
+    for (int64_t d = 0; d < piece.dim; ++d, q += query_plane, k += shape.plane) {
       const Vec<T, N> own = load<N>(q);
-      for (int a = 0; a < kKernel; ++a) {
-        for (int b = 0; b < kKernel; ++b, weight += kTaps) {
+      for (int a = first; a < last; ++a) {
+        for (int b = 0; b < kKernel; ++b) {
           const Vec<T, N> product = own * load<N>(k + a * shape.line + b);
+          const T* weight = weights + a * kKernel + b;
 #pragma GCC unroll 32
-          for (int i = 0; i < kSize; ++i) sum[i] += product * weight[i];
+          for (int i = 0; i < kSize; ++i) sum[i] += product * weight[i * kTaps];
         }
       }
 #pragma GCC unroll 32
-      for (int i = 0; i < kSize; ++i) sum[i] += own * weight[i];
-      weight += kTaps;
+      for (int i = 0; i < kSize; ++i) sum[i] += own * biases[i];
+      weights += kTaps * kTaps, biases += kTaps;
     }
     for (int i = 0; i < kSize; ++i) store(out + (begin + i) * N, sum[i]);
   });
 }
 
 // Calls use(j, sum_i weights_i w_cij) for all taps j of N positions, and the bias as tap k * k.
-template <int kKernel, bool kBias, typename T, typename Use>
-MMLOCALATTN_INLINE void mix_copies(const T* weights, const T* table, const Use& use) {
+template <int kKernel, bool kBias, typename In, typename T = Compute<In>, typename Use>
+MMLOCALATTN_INLINE void mix_copies(const Piece<In>& piece, int64_t channel, const T* weights,
+                                   const Use& use) {
   constexpr int N = kLanes<T>, kTaps = kKernel * kKernel;
+  const T *table = piece.weight + channel * kTaps * kTaps, *bias = piece.bias + channel * kTaps;
   for_each_block<kTaps + kBias>([&](auto begin, auto size) MMLOCALATTN_LAMBDA {
     constexpr int kSize = size;
     Vec<T, N> sum[kSize];
@@ -116,7 +127,9 @@ MMLOCALATTN_INLINE void mix_copies(const T* weights, const T* table, const Use& 
       Vec<T, N> weight = load<N>(weights + i * N);
       pin(weight);
 #pragma GCC unroll 32
-      for (int j = 0; j < kSize; ++j) sum[j] += weight * table[i * (kTaps + 1) + begin + j];
+      for (int j = 0; j < kSize; ++j) {
+        sum[j] += weight * (begin + j < kTaps ? table[i * kTaps + begin + j] : bias[i]);
+      }
     }
 #pragma GCC unroll 32
     for (int j = 0; j < kSize; ++j) use(begin + j, sum[j]);

@@ -37,7 +37,7 @@ struct ForwardScratch {
   ForwardScratch(const Geometry<In, N>& geometry, Arena<T>& arena)
       : keys(geometry.make_ring(arena)),
         values(geometry.make_ring(arena)),
-        queries(geometry.make_band(geometry.planes, arena)),
+        queries(kRows, geometry.planes, /*left=*/0, geometry.columns, arena),
         weights(geometry, 0, arena),
         terms(geometry, arena) {}
 };

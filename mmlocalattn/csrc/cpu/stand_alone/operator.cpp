@@ -15,6 +15,7 @@
 #include <torch/library.h>
 
 #include <algorithm>
+#include <array>
 #include <vector>
 
 #include "cpu/runtime.h"
@@ -53,7 +54,7 @@ struct Problem : AttentionMaps {
                   " taps is even or larger than ", kMostTaps);
     }
     const int64_t half = dim() / 2;
-    const std::vector<int64_t> rows{heads(), kernel_size[0], half},
+    const std::array<int64_t, 3> rows{heads(), kernel_size[0], half},
         columns{heads(), kernel_size[1], dim() - half};
     TORCH_CHECK(row_embedding.sizes() == rows, "row_embedding must have shape ", IntArrayRef(rows));
     TORCH_CHECK(column_embedding.sizes() == columns, "column_embedding must have shape ",
@@ -73,8 +74,8 @@ class Pieces {
         query_(ready(problem.query)),
         key_(ready(problem.key)),
         value_(ready(problem.value)),
-        row_embedding_(problem.row_embedding.to(logsumexp.dtype()).contiguous()),
-        column_embedding_(problem.column_embedding.to(logsumexp.dtype()).contiguous()),
+        row_embedding_(in_dtype(problem.row_embedding, logsumexp.scalar_type()).contiguous()),
+        column_embedding_(in_dtype(problem.column_embedding, logsumexp.scalar_type()).contiguous()),
         logsumexp_(logsumexp),
         columns_(ordinals(problem.width())) {
     const int64_t height = problem.height(), heads = problem.heads(), dim = problem.dim();
@@ -144,21 +145,16 @@ class Pieces {
   int64_t group_heads_ = 1, groups_, bands_;
 };
 
-// A map for results of the kernels.
-Tensor make_result(const Tensor& map) {
-  return at::empty(map.sizes(), map.options().dtype(kernel_type(map.scalar_type())));
-}
-
 std::tuple<Tensor, Tensor> stand_alone_attention_cpu(
     const Tensor& query, const Tensor& key, const Tensor& value, const Tensor& row_embedding,
     const Tensor& column_embedding, IntArrayRef kernel_size, bool zero_padding, double scale) {
   const Problem problem({query, key, value}, row_embedding, column_embedding, kernel_size,
                         zero_padding, scale);
   const Tensor output = make_result(query);
-  const Tensor logsumexp = at::empty(problem.logsumexp_sizes(),
-                                     query.options().dtype(at::toOpMathType(query.scalar_type())));
-  if (query.numel() == 0) return {output.to(query.scalar_type()), logsumexp.zero_()};
-  dispatch(query.scalar_type(), [&](auto type) {
+  const auto dtype = query.scalar_type();
+  const Tensor logsumexp = make_empty(problem.logsumexp_sizes(), at::toOpMathType(dtype));
+  if (query.numel() == 0) return {in_dtype(output, dtype), logsumexp.zero_()};
+  dispatch(dtype, [&](auto type) {
     using T = decltype(type);
     const auto& kernel = kernels<T>();
     const Pieces<T> pieces(problem, logsumexp);
@@ -170,7 +166,7 @@ std::tuple<Tensor, Tensor> stand_alone_attention_cpu(
       }
     });
   });
-  return {output.to(query.scalar_type()), logsumexp};
+  return {in_dtype(output, dtype), logsumexp};
 }
 
 // The parts (parts, ...) added up in their order.
@@ -222,7 +218,7 @@ std::tuple<Tensor, Tensor, Tensor, Tensor, Tensor> stand_alone_attention_backwar
     });
   });
   const auto dtype = query.scalar_type();
-  return {grad_query.to(dtype), grad_key.to(dtype), grad_value.to(dtype),
+  return {in_dtype(grad_query, dtype), in_dtype(grad_key, dtype), in_dtype(grad_value, dtype),
           sum_parts(row_parts, row_embedding.scalar_type()),
           sum_parts(column_parts, column_embedding.scalar_type())};
 }

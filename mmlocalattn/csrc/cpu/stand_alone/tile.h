@@ -59,7 +59,7 @@ struct Geometry {
 
   // Room for the rows of keys that a band sees.
   Ring<T> make_ring(Arena<T>& arena) const {
-    return {rows - 1 + kRows, planes, pad, columns + pad, arena};
+    return {smaller(rows - 1 + kRows, end - begin), planes, pad, columns + pad, arena};
   }
   Ring<T> make_band(int64_t channels, Arena<T>& arena) const {
     return {kRows, channels, pad, columns + pad, arena};
