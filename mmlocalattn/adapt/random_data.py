@@ -71,7 +71,7 @@ def pose_batch(cfg: Config, number: int) -> dict:
 
 
 def keypoints_of(cfg: Config) -> int:
-    """Keypoints that the head of a pose estimator finds, or the head in it, as of VisPredictHead."""
+    """Keypoints that the head of a pose estimator finds, or the one in it (VisPredictHead)."""
     head = cfg.model.get('head') or {}
     for part in dicts(head):
         for key in ('out_channels', 'num_joints', 'num_keypoints'):
