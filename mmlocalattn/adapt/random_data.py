@@ -42,7 +42,7 @@ def pose_batch(cfg: Config, number: int) -> dict:
     if size is None or target is None:
         raise ValueError('no top-down config: its data are no crops of one size with targets')
     height, width = size
-    points = _keypoints_of(cfg)
+    points = keypoints_of(cfg)
     corner = np.array([width, height], dtype=np.float32)
     samples = []
     for index in range(number):
@@ -70,13 +70,22 @@ def pose_batch(cfg: Config, number: int) -> dict:
     return {key: [sample[key] for sample in samples] for key in ('inputs', 'data_samples')}
 
 
-def _keypoints_of(cfg: Config) -> int:
-    """Keypoints that the head of a pose estimator finds."""
+def keypoints_of(cfg: Config) -> int:
+    """Keypoints that the head of a pose estimator finds, or the one in it (VisPredictHead)."""
     head = cfg.model.get('head') or {}
-    for key in ('out_channels', 'num_joints', 'num_keypoints'):
-        if isinstance(head.get(key), int):
-            return head[key]
+    for part in dicts(head):
+        for key in ('out_channels', 'num_joints', 'num_keypoints'):
+            if isinstance(part.get(key), int):
+                return part[key]
     raise ValueError(f'the head {head.get("type")} does not say how many keypoints it finds')
+
+
+def has_corners(cfg: Config) -> bool:
+    """Whether boxes of mmrotate are of four corners at the end of the training pipeline."""
+    kinds = []
+    for part in dicts(cfg.get('train_dataloader')):
+        kinds += [part.get('box_type'), (part.get('box_type_mapping') or {}).get('gt_bboxes')]
+    return list(filter(None, kinds))[-1:] == ['qbox']
 
 
 def rotated_batch(cfg: Config, size: tuple[int, int], number: int, num_objects: int) -> dict:
@@ -84,14 +93,13 @@ def rotated_batch(cfg: Config, size: tuple[int, int], number: int, num_objects: 
     from mmrotate.testing import demo_mm_inputs
 
     shape = (channels_of(cfg), *size)
-    kinds = [part.get('box_type_mapping') or {} for part in dicts(cfg.get('train_dataloader'))]
     batch = demo_mm_inputs(
         number,
         [shape] * number,
         [num_objects] * number,
         num_classes=2,
         use_box_type=True,
-        use_qbox=any('qbox' in kind.values() for kind in kinds),  # four corners
+        use_qbox=has_corners(cfg),
     )
     for sample in batch['data_samples']:
         sample.gt_instances.labels.zero_()

@@ -13,7 +13,7 @@ from mmengine.optim import build_optim_wrapper
 from mmengine.registry import MODELS, DefaultScope
 
 from mmlocalattn.adapt import CannotAdapt, swap_backbone
-from mmlocalattn.adapt.random_data import pose_input_size
+from mmlocalattn.adapt.random_data import has_corners, keypoints_of, pose_input_size
 from mmlocalattn.adapt.trial import random_batch, small_model
 from mmlocalattn.training import load_config
 
@@ -101,3 +101,35 @@ def test_input_size_of_pose_estimators() -> None:
     codecs = [dict(type='Other'), dict(type='MSRAHeatmap', input_size=(192, 256))]
     assert pose_input_size(Config(dict(model=dict(head=dict(decoder=codecs))))) == (256, 192)
     assert pose_input_size(Config(dict(model=dict(head=dict(out_channels=17))))) is None
+
+
+@pytest.mark.parametrize(
+    'head',
+    [
+        dict(type='HeatmapHead', in_channels=2048, out_channels=17),
+        dict(
+            type='VisPredictHead',
+            loss=dict(type='BCELoss', loss_weight=1),
+            pose_cfg=dict(type='HeatmapHead', in_channels=2048, out_channels=17),
+        ),
+    ],
+)
+def test_keypoints_of_pose_estimators(head: dict) -> None:
+    """Of the head, or of the one that it puts a prediction of visibility beside."""
+    assert keypoints_of(Config(dict(model=dict(head=head)))) == 17
+
+
+def test_heads_that_do_not_say_their_keypoints() -> None:
+    with pytest.raises(ValueError, match='the head MSPNHead does not say how many keypoints'):
+        keypoints_of(Config(dict(model=dict(head=dict(type='MSPNHead', num_stages=2)))))
+
+
+@pytest.mark.parametrize(('converted', 'expected'), [(['hbox', 'rbox'], False), ([], True)])
+def test_kind_of_turned_boxes(converted: list[str], expected: bool) -> None:
+    """The one that annotations are loaded as, unless a later step converts them."""
+    load = dict(type='mmdet.LoadAnnotations', with_bbox=True, box_type='qbox')
+    steps = [
+        dict(type='ConvertBoxType', box_type_mapping=dict(gt_bboxes=kind)) for kind in converted
+    ]
+    loader = dict(dataset=dict(pipeline=[load, *steps, dict(type='mmdet.PackDetInputs')]))
+    assert has_corners(Config(dict(train_dataloader=loader))) is expected

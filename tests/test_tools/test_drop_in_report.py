@@ -81,3 +81,15 @@ def test_a_model_runs_once(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_nothing_to_do() -> None:
     with pytest.raises(SystemExit, match="no config of \\['mmseg'\\] contains \\['nosuch'\\]"):
         drop_in_report.main(['--packages', 'mmseg', '--filter', 'nosuch'])
+
+
+def test_reasons_are_without_the_folders_of_a_machine(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Of any environment: toolboxes may lie in another one than torch."""
+
+    def refuse(path: str) -> None:
+        raise FileNotFoundError(f"'/venvs/b/lib/site-packages/mmrotate/{path}' does not exist")
+
+    monkeypatch.setattr(trying, 'load_config', refuse)
+    result = trying.try_config(('a.py', 'ssvit_t'))
+    assert result['outcome'] == 'broken'
+    assert result['detail'] == "FileNotFoundError: 'mmrotate/a.py' does not exist"

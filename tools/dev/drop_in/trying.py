@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+import re
 import signal
 import traceback
 import warnings
@@ -151,7 +152,7 @@ def _digest(cfg: Config) -> str:
 
 def _last_line(error: Exception) -> str:
     text = ' '.join(f'{type(error).__name__}: {error}'.split())
-    return text.replace(f'{Path(torch.__file__).parents[1]}/', '')[:300]
+    return re.sub(r'/[^\s\'"]*?/site-packages/', '', text)[:300]
 
 
 def _place(error: Exception) -> str:
