@@ -96,6 +96,17 @@ def test_groups_that_do_not_fit() -> None:
         swap_backbone(Config(dict(model=dict(backbone=backbone, head=head))), 'ssvit_t', **NARROW)
 
 
+def test_maps_that_are_joined() -> None:
+    """RTMWHead takes a map of stride 16 with half the channels of that of stride 32."""
+    backbone = dict(type='mmdet.ResNet', depth=18, out_indices=(2, 3))
+    model = dict(backbone=backbone, head=dict(type='RTMWHead', in_channels=512))
+    cfg = Config(dict(model=model))
+    swap_backbone(cfg, 'ssvit_t')
+    assert cfg.model.head.in_channels == 512
+    with pytest.raises(CannotAdapt, match='its RTMWHead joins the last two maps, .* 320 and 512'):
+        swap_backbone(Config(dict(model=model)), 'ssvit_b')
+
+
 def test_input_size_of_pose_estimators() -> None:
     """The first codec that has one, as (height, width)."""
     codecs = [dict(type='Other'), dict(type='MSRAHeatmap', input_size=(192, 256))]
