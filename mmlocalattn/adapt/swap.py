@@ -362,8 +362,8 @@ def _fit_heads(node: Any, old: list[int], new: list[int]) -> None:
             )
         if node['type'] in ('RTMWHead', 'mmpose.RTMWHead') and 2 * new[-2] != new[-1]:
             raise CannotAdapt(
-                f'its {node["type"]} joins the last two maps, of which the last must have twice the '
-                f'channels, and gets {new[-2]} and {new[-1]}'
+                f'its {node["type"]} joins the last two maps, of which the last must have twice '
+                f'the channels, and gets {new[-2]} and {new[-1]}'
             )
     elif isinstance(expected, (list, tuple)):
         indices = list(range(len(old))) if isinstance(index, int) else list(index)
