@@ -360,10 +360,11 @@ def _fit_heads(node: Any, old: list[int], new: list[int]) -> None:
                 f'its {node["type"]} deconvolves in {groups} groups, which {new[index]} channels '
                 'do not divide into'
             )
-        if node['type'] in ('RTMWHead', 'mmpose.RTMWHead') and 2 * new[-2] != new[-1]:
+        halves = [new[-1] / 2, new[-1]]
+        if node['type'] in ('RTMWHead', 'mmpose.RTMWHead') and new[-2:] != halves:
             raise CannotAdapt(
                 f'its {node["type"]} joins the last two maps, of which the last must have twice '
-                f'the channels, and gets {new[-2]} and {new[-1]}'
+                f'the channels, and gets maps of {new[-2:]}'
             )
     elif isinstance(expected, (list, tuple)):
         indices = list(range(len(old))) if isinstance(index, int) else list(index)

@@ -103,9 +103,12 @@ def test_maps_that_are_joined() -> None:
     cfg = Config(dict(model=model))
     swap_backbone(cfg, 'ssvit_t')
     assert cfg.model.head.in_channels == 512
-    reason = 'the last must have twice the channels, and gets 320 and 512'
-    with pytest.raises(CannotAdapt, match=reason):
+    reason = 'the last must have twice the channels, and gets maps of '
+    with pytest.raises(CannotAdapt, match=rf'{reason}\[320, 512\]'):
         swap_backbone(Config(dict(model=model)), 'ssvit_b')
+    alone = dict(type='mmdet.ResNet', depth=18, out_indices=(3,))
+    with pytest.raises(CannotAdapt, match=rf'{reason}\[32\]'):
+        swap_backbone(Config(dict(model={**model, 'backbone': alone})), 'ssvit_t', **NARROW)
 
 
 def test_input_size_of_pose_estimators() -> None:
