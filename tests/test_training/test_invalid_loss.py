@@ -162,11 +162,13 @@ def test_a_loss_scaler_may_recover(tmp_path: Path) -> None:
 
 
 def test_last_good_checkpoint(tmp_path: Path) -> None:
-    """One with NaN, of a run without the hook, is passed over."""
-    for epoch, value in ((1, 0.0), (2, float('nan'))):
-        torch.save(dict(state_dict=dict(a=torch.tensor(value))), tmp_path / f'epoch_{epoch}.pth')
-    assert last_whole_checkpoint(str(tmp_path)) == str(tmp_path / 'epoch_2.pth')
-    assert last_whole_checkpoint(str(tmp_path), finite=True) == str(tmp_path / 'epoch_1.pth')
+    """One with NaN, of a run without the hook, is passed over; the times of both are the same."""
+    for epoch, value in ((9, 0.0), (10, float('nan'))):
+        file = tmp_path / f'epoch_{epoch}.pth'
+        torch.save(dict(state_dict=dict(a=torch.tensor(value))), file)
+        os.utime(file, (1e9, 1e9))
+    assert last_whole_checkpoint(str(tmp_path)) == str(tmp_path / 'epoch_10.pth')
+    assert last_whole_checkpoint(str(tmp_path), finite=True) == str(tmp_path / 'epoch_9.pth')
 
 
 RUN = """
