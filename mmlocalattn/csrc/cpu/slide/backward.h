@@ -56,25 +56,20 @@ struct BackwardScratch {
   }
 };
 
-// p and ds of a vector of positions, and what they give to the gradient of the position bias.
+// Makes p and ds of the products of a vector of positions, and what they give to the gradient of
+// the position bias.
 template <int kKernel, typename In>
-void weigh_vector(const BackwardScratch<kKernel, In>& scratch, int64_t row, int64_t vector) {
+MMLOCALATTN_INLINE void weigh_back(const BackwardScratch<kKernel, In>& scratch, int64_t row,
+                                   int64_t vector) {
   using T = Compute<In>;
   constexpr int N = kLanes<T>, kTaps = kKernel * kKernel;
   const Windows<kKernel, In>& windows = scratch.windows;
   const Piece<In>& piece = windows.piece;
-  const int64_t y = windows.y + row, x = windows.x + vector * N, dim = piece.dim;
+  const int64_t y = windows.y + row, x = windows.x + vector * N;
   const int64_t last = smaller(x + N, piece.width) - 1, place = scratch.copies(row, vector);
-  T *query = scratch.query.at(row, vector * N),
-    *grad_output = scratch.grad_output.at(row, vector * N);
-  pack<N>(piece.query, y, x, last, dim, dim, query, scratch.query.plane);
-  pack<N>(piece.grad_output, y, x, last, dim, dim, grad_output, scratch.grad_output.plane);
-  if (row + 1 < windows.rows) {
-    prefetch(piece.query, y + 1, x, last + 1 - x, dim);
-    prefetch(piece.grad_output, y + 1, x, last + 1 - x, dim);
-  }
+  const T* query = scratch.query.at(row, vector * N);
   Vec<T, N> channels{}, delta{}, total{}, most{}, rest{}, position{};
-  for (int64_t d = 0; d < dim; ++d) channels += load<N>(query + d * scratch.query.plane);
+  for (int64_t d = 0; d < piece.dim; ++d) channels += load<N>(query + d * scratch.query.plane);
   Index<T, N> inside{};
   for (int64_t i = 0; i <= last - x; ++i) {
     const T* logsumexp = piece.logsumexp.at(y, x + i);
@@ -82,10 +77,6 @@ void weigh_vector(const BackwardScratch<kKernel, In>& scratch, int64_t row, int6
     inside[i] = -1;
   }
   T *weights = scratch.weights + place, *grads = scratch.grad_logits + place;
-  multiply_copies<kKernel>(piece, y, query, scratch.query.plane, windows.keys.at(row, vector * N),
-                           windows.keys, weights);
-  multiply_copies<kKernel>(piece, y, grad_output, scratch.grad_output.plane,
-                           windows.values.at(row, vector * N), windows.values, grads);
   const Vec<T, N> own =
       scratch.owns_row(row) ? channels * load<N>(scratch.own + vector * N) : Vec<T, N>{};
   for (int i = 0; i < kTaps; ++i) {
@@ -107,41 +98,66 @@ void weigh_vector(const BackwardScratch<kKernel, In>& scratch, int64_t row, int6
   store(scratch.grad_position + (row * windows.vectors + vector) * N, position);
 }
 
-// One channel of a row of positions: its gradient of the query, and what it gives to the keys and
-// values of its windows. `d` counts all channels, `block` those of the block.
-template <int kKernel, typename In>
-void give_row(const BackwardScratch<kKernel, In>& scratch, int64_t row, int64_t d, int64_t block) {
+// p and ds of kVectors vectors of positions.
+template <int kKernel, int kVectors, typename In>
+void weigh_vectors(const BackwardScratch<kKernel, In>& scratch, int64_t row, int64_t vector) {
+  constexpr int N = kLanes<Compute<In>>, kStep = kVectors * N;
+  const Windows<kKernel, In>& windows = scratch.windows;
+  const Piece<In>& piece = windows.piece;
+  const int64_t y = windows.y + row, i = vector * N, x = windows.x + i, dim = piece.dim;
+  const int64_t end = smaller(x + kStep, piece.width), place = scratch.copies(row, vector);
+  const Rectangle<Compute<In>>&query = scratch.query, &grad_output = scratch.grad_output;
+  windows.prefetch_next(row, i, kStep);
+  if (row + 1 < windows.rows) prefetch(piece.grad_output, y + 1, x, end - x, dim);
+  for (int v = 0; v < kStep; v += N) {
+    pack<N>(piece.query, y, x + v, end - 1, dim, dim, query.at(row, i + v), query.plane);
+    pack<N>(piece.grad_output, y, x + v, end - 1, dim, dim, grad_output.at(row, i + v),
+            grad_output.plane);
+  }
+  multiply_copies<kKernel, kVectors>(piece, y, query.at(row, i), query.plane,
+                                     windows.keys.at(row, i), windows.keys,
+                                     scratch.weights + place);
+  multiply_copies<kKernel, kVectors>(piece, y, grad_output.at(row, i), grad_output.plane,
+                                     windows.values.at(row, i), windows.values,
+                                     scratch.grad_logits + place);
+  for (int v = 0; v < kVectors; ++v) weigh_back(scratch, row, vector + v);
+}
+
+// One channel of kVectors vectors of positions: its gradient of the query, and what it gives to the
+// keys and values of its windows. `d` counts all channels, `block` those of the block.
+template <int kKernel, int kVectors, typename In>
+MMLOCALATTN_INLINE void give_vectors(const BackwardScratch<kKernel, In>& scratch, int64_t row,
+                                     int64_t vector, int64_t d, int64_t block) {
   using T = Compute<In>;
   constexpr int N = kLanes<T>, kTaps = kKernel * kKernel;
   const Windows<kKernel, In>& windows = scratch.windows;
-  const int64_t line = windows.keys.line;
-  for (int64_t vector = 0; vector < windows.vectors; ++vector) {
-    const int64_t x = vector * N, place = scratch.copies(row, vector);
-    const Vec<T, N> query = load<N>(scratch.query.at(row, x) + d * scratch.query.plane);
-    const Vec<T, N> grad_output =
-        load<N>(scratch.grad_output.at(row, x) + d * scratch.grad_output.plane);
-    const T* keys = windows.keys.at(row, x) + d * windows.keys.plane;
-    T *given_keys = scratch.given_keys + scratch.kMargin + x,
-      *given_values = scratch.given_values + scratch.kMargin + x;
-    Vec<T, N> grad_query[kKernel]{};  // several, as in forward
-    grad_query[0] = load<N>(scratch.grad_position + (row * windows.vectors + vector) * N);
-    mix_copies<kKernel, true>(windows.piece, d, scratch.grad_logits + place,
-                              [&](int j, Vec<T, N> mix) MMLOCALATTN_LAMBDA {
-                                if (j == kTaps) {
-                                  grad_query[0] += mix;
-                                } else {
-                                  grad_query[j % kKernel] +=
-                                      mix * load<N>(keys + j / kKernel * line + j % kKernel);
-                                  store(given_keys + j * scratch.given_line, mix * query);
-                                }
-                              });
-    for (int i = 1; i < kKernel; ++i) grad_query[0] += grad_query[i];
-    store(scratch.grad_query.at(row, x) + block * scratch.grad_query.plane, grad_query[0]);
-    mix_copies<kKernel, false>(windows.piece, d, scratch.weights + place,
-                               [&](int j, Vec<T, N> mix) MMLOCALATTN_LAMBDA {
-                                 store(given_values + j * scratch.given_line, mix * grad_output);
-                               });
-  }
+  const int64_t x = vector * N, place = scratch.copies(row, vector);
+  const T *query = scratch.query.at(row, x) + d * scratch.query.plane,
+          *grad_output = scratch.grad_output.at(row, x) + d * scratch.grad_output.plane,
+          *keys = windows.keys.at(row, x) + d * windows.keys.plane,
+          *position = scratch.grad_position + (row * windows.vectors + vector) * N;
+  T *grad_query = scratch.grad_query.at(row, x) + block * scratch.grad_query.plane,
+    *given_keys = scratch.given_keys + scratch.kMargin + x,
+    *given_values = scratch.given_values + scratch.kMargin + x;
+  Vec<T, N> sum[kVectors][2]{};  // two, as in forward
+  for (int v = 0; v < kVectors; ++v) sum[v][0] = load<N>(position + v * N);
+  mix_copies<kKernel, kVectors, true>(
+      windows.piece, d, scratch.grad_logits + place,
+      [&](int j, int v, Vec<T, N> mix) MMLOCALATTN_LAMBDA {
+        if (j == kTaps) {
+          sum[v][0] += mix;
+        } else {
+          const T* key = keys + j / kKernel * windows.keys.line + j % kKernel;
+          sum[v][j % 2] += mix * load<N>(key + v * N);
+          store(given_keys + j * scratch.given_line + v * N, mix * load<N>(query + v * N));
+        }
+      });
+  for (int v = 0; v < kVectors; ++v) store(grad_query + v * N, sum[v][0] + sum[v][1]);
+  mix_copies<kKernel, kVectors, false>(windows.piece, d, scratch.weights + place,
+                                       [&](int j, int v, Vec<T, N> mix) MMLOCALATTN_LAMBDA {
+                                         store(given_values + j * scratch.given_line + v * N,
+                                               mix * load<N>(grad_output + v * N));
+                                       });
 }
 
 // Adds what a row of positions has given to the keys (or values) of one channel.
@@ -252,7 +268,6 @@ int64_t backward_piece(const Piece<In>& piece, Compute<In>* memory) {
   const BackwardScratch<kKernel, In> scratch(piece, arena);
   if (!memory) return arena.used;
   const Windows<kKernel, In>& windows = scratch.windows;
-  windows.fill_keys_values();
   for (int64_t i = 0; i < windows.vectors * N; ++i) {
     const int64_t x = windows.x + i;
     scratch.own[i] = x >= piece.cols.begin && x < piece.cols.end;
@@ -261,8 +276,12 @@ int64_t backward_piece(const Piece<In>& piece, Compute<In>* memory) {
   for (int64_t i = 0; i < kTaps * scratch.given_line; ++i) {
     scratch.given_keys[i] = scratch.given_values[i] = 0;
   }
-  for (int64_t row = 0; row < windows.rows; ++row) {
-    for (int64_t i = 0; i < windows.vectors; ++i) weigh_vector(scratch, row, i);
+  for (int64_t row = 1 - kKernel; row < windows.rows; ++row) {
+    windows.fill(row + kKernel - 1);
+    if (row < 0) continue;
+    for_each_vectors(windows.vectors, [&](int64_t i, auto count) MMLOCALATTN_LAMBDA {
+      weigh_vectors<kKernel, count>(scratch, row, i);
+    });
   }
   for (int i = 0; i < kTaps; ++i) {
     piece.grad_position_bias[i] += sum_lanes<T, N>(load<N>(scratch.grad_position_bias + i * N));
@@ -275,7 +294,9 @@ int64_t backward_piece(const Piece<In>& piece, Compute<In>* memory) {
     }
     for (int64_t i = 0; i < count; ++i) {
       for (int64_t row = 0; row < windows.rows; ++row) {
-        give_row(scratch, row, d + i, i);
+        for_each_vectors(windows.vectors, [&](int64_t vector, auto size) MMLOCALATTN_LAMBDA {
+          give_vectors<kKernel, size>(scratch, row, vector, d + i, i);
+        });
         take_row(scratch, row, i, scratch.given_keys, scratch.grad_key);
         take_row(scratch, row, i, scratch.given_values, scratch.grad_value);
       }
