@@ -34,6 +34,7 @@ neighborhood.neighborhood_attention = lambda *args: {change}
 FAKE_WORKER = """
 import json, os, pathlib, sys
 
+assert os.environ['MALLOC_MMAP_MAX_'] == '0'
 answers = json.loads(pathlib.Path(os.environ['PYTHONPATH'], 'answers.json').read_text())
 for line in sys.stdin:
     method, _ = json.loads(line)

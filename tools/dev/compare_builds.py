@@ -27,6 +27,8 @@ from typing import Any
 WORKER = Path(__file__).with_name('build_worker.py')
 BUILD = 'bash tools/setup_env.sh'
 LEAST_ROUNDS = 3
+KEPT_PAGES = {'MALLOC_MMAP_MAX_': '0', 'MALLOC_TRIM_THRESHOLD_': str(1 << 40)}
+"""For glibc: whether freed pages are given back, and faulted in anew, changes from run to run."""
 CONTROL, MODEL = 'control', 'model'
 
 
@@ -100,7 +102,7 @@ class Side:
 
     def __init__(self, folder: Path, isa: str | None, threads: int | None, log: Path) -> None:
         self.folder, self.log = folder, log
-        env = os.environ | {'PYTHONPATH': str(folder.resolve())}
+        env = os.environ | KEPT_PAGES | {'PYTHONPATH': str(folder.resolve())}
         env.pop('MMLOCALATTN_CPU_ISA', None)
         if isa is not None:
             env['MMLOCALATTN_CPU_ISA'] = isa
