@@ -1,5 +1,6 @@
 """Options and fixtures of the whole suite."""
 
+import os
 import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -30,6 +31,8 @@ def pytest_configure(config: pytest.Config) -> None:
     config.addinivalue_line(
         'markers', 'golden(pattern): the golden files that `golden_file` stands for'
     )
+    # Some containers set it: every Python that a test starts then compiles torch and the toolboxes.
+    os.environ.pop('PYTHONDONTWRITEBYTECODE', None)
     # A float32 reference is one, although some containers ask for TF32.
     torch.set_float32_matmul_precision('highest')
     torch.backends.cudnn.allow_tf32 = False

@@ -53,6 +53,8 @@ class BackboneContract:
         backbone: The class.
         narrow: An ``arch`` dict of a tiny model, every option of the family in it.
         options: Constructor arguments that the tests of this class use beside ``arch``.
+        in_a_graph: What a graph for all sizes has otherwise than ``narrow``: fewer blocks, where
+            they are alike.
         parameters: Number of parameters of the backbone alone by ``arch``, without output norms.
         strides: Of the maps.
         argument: Name of the constructor's first argument.
@@ -61,6 +63,7 @@ class BackboneContract:
     backbone: type
     narrow: dict[str, Any]
     options: dict[str, Any] = {}  # noqa: RUF012
+    in_a_graph: dict[str, Any] = {}  # noqa: RUF012
     parameters: dict[str, int]
     strides: tuple[int, ...] = (4, 8, 16, 32)
     argument = 'arch'
@@ -215,7 +218,8 @@ class BackboneContract:
     @pytest.mark.needs_torch('2.8', 'torch.compile of a backbone')
     def test_one_graph_serves_other_sizes(self) -> None:
         torch.compiler.reset()
-        model = self.build(out_indices=(0,)).eval()
+        narrow = {**self.narrow, **self.in_a_graph}
+        model = self.backbone(narrow, out_indices=(0,), **self.options).eval()
         compiled = torch.compile(model, fullgraph=True, dynamic=True, backend='aot_eager')
         with torch.no_grad():
             compiled(torch.randn(2, 3, 72, 90))

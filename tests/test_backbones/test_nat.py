@@ -189,7 +189,7 @@ def test_released_initialisation():
 def test_inductor() -> None:
     """What the contract shows with `aot_eager`; `bench_model.py --compile` times it."""
     torch.compiler.reset()
-    arch = {name: values[:1] for name, values in NARROW.items()}
+    arch = {name: values[:1] for name, values in NARROW.items()} | {'depths': (1,)}
     model = NAT(arch, out_indices=(0,)).eval()
     compiled = torch.compile(model, fullgraph=True, dynamic=True)
     with torch.no_grad():

@@ -43,10 +43,17 @@ def make_folder(task: str, data: Path, tmp_path: Path) -> Path:  # noqa: F811
     return folder / 'classes' if task == 'CLASSIFICATION' else folder
 
 
-def write_config(task: str, tmp_path: Path) -> str:
+# Few blocks and small windows, so that a model is exported in seconds.
+SMALL = """
+model['backbone']['arch'].update(depths=[1, 1, 1, 1])
+model['backbone'].update(scan=[dict(local_kernel=3, anchor_kernel=1)] * 4)
+"""
+
+
+def write_config(task: str, tmp_path: Path, extra: str = '') -> str:
     """One of the tiny configs, whose own data and classes are others."""
     text = getattr(tiny_data, task).replace("'dark', 'light'", "'a', 'b'")
-    return tiny_data.write_config(tmp_path / 'c.py', text, tmp_path / 'nowhere')
+    return tiny_data.write_config(tmp_path / 'c.py', text, tmp_path / 'nowhere', extra)
 
 
 @pytest.mark.parametrize('task', FOLDERS)
@@ -93,7 +100,7 @@ def test_the_commands_at_the_end(
     monkeypatch.chdir(tmp_path)
     folder, config = (
         make_folder('SEGMENTATION', data, tmp_path),
-        write_config('SEGMENTATION', tmp_path),
+        write_config('SEGMENTATION', tmp_path, SMALL),
     )
     options = ['train_cfg.max_iters=2', 'train_cfg.val_interval=2']
     tiny_data.run(TRAIN, config, '--work-dir', 'work', '--data', folder, '--cfg-options', *options)

@@ -136,10 +136,11 @@ def main(argv: Sequence[str] | None = None) -> None:
     args.results.parent.mkdir(parents=True, exist_ok=True)
     columns = (TextColumn('{task.description}'), BarColumn(), MofNCompleteColumn())
     context = multiprocessing.get_context('spawn')
+    processes = max(1, min(args.processes, len(missing)))
     with (
         Progress(*columns, TimeRemainingColumn()) as progress,
         context.Manager() as manager,
-        context.Pool(args.processes, share, (manager.dict(ran(results)),), 50) as pool,
+        context.Pool(processes, share, (manager.dict(ran(results)),), 50) as pool,
         args.results.open('a') as file,
     ):
         if results and not args.results.read_text().endswith('\n'):
