@@ -252,20 +252,22 @@ __device__ __forceinline__ int end_of_chunk(const Problem<T>& problem, int begin
 // Shared memory of the kernels whose threads have a window each.
 template <typename accum_t>
 struct WindowShared {
+  static constexpr int kOffsets = (kMostKernel * kMostKernel + 3) / 4 * 4;
+
+  int* offsets;  // of the positions of taps in the area
   Quad<accum_t>* values;
   Pairs<accum_t>* tables;
   Pair<accum_t>* scores;
   accum_t* taps;  // a number of every thread and kept tap, (kept_taps, kThreads)
-  int* offsets;   // of the positions of taps in the area
 
   template <typename T>
   __device__ WindowShared(const Problem<T>& problem, const Area& area) {
     const int num_taps = problem.taps();
-    values = dynamic_shared<Quad<accum_t>>();
+    offsets = dynamic_shared<int>();
+    values = reinterpret_cast<Quad<accum_t>*>(offsets + kOffsets);
     tables = reinterpret_cast<Pairs<accum_t>*>(values + kChannels / kQuad<accum_t> * area.size());
     scores = reinterpret_cast<Pair<accum_t>*>(tables + num_taps);
     taps = reinterpret_cast<accum_t*>(scores + area.size());
-    offsets = reinterpret_cast<int*>(taps + problem.kept_taps * kThreads);
     for (int tap = threadIdx.x; tap < num_taps; tap += kThreads) {
       const int row = tap / problem.cols.kernel;
       offsets[tap] = tap + row * (area.cols - problem.cols.kernel);
@@ -273,7 +275,7 @@ struct WindowShared {
   }
   static int64_t bytes(int area, int num_taps) {
     return sizeof(accum_t) * ((kChannels + kQueries) * area + 2 * kQueries * num_taps) +
-           sizeof(int) * num_taps;
+           sizeof(int) * kOffsets;
   }
 
   // Calls run(tap, its offset) for taps [begin, end) of the window.
