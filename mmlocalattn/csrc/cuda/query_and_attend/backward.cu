@@ -43,8 +43,8 @@ __global__ void __launch_bounds__(kThreads)
                     problem.grad_output.has_chunks, channel, problem.dim, grad);
         accum_t* own = shared.taps + threadIdx.x;
         shared.for_each_tap(begin, end, [&](int, int offset) {
-          *own = dot(grad, shared.values + at + offset, area.size(),
-                     channel == 0 ? accum_t(0) : *own);
+          *own =
+              dot(grad, shared.values + at + offset, area.size(), channel == 0 ? accum_t(0) : *own);
           own += kThreads;
         });
       }
@@ -88,8 +88,8 @@ template <typename accum_t>
 struct BackwardShared {
   Quad<accum_t>* grad_output;
   Pairs<accum_t>* tables;
-  Numbers<accum_t>* numbers;    // of the windows
-  accum_t* sums;                // (warps, taps, 2 kQueries): of the gradients of bias and scale
+  Numbers<accum_t>* numbers;  // of the windows
+  accum_t* sums;              // (warps, taps, 2 kQueries): of the gradients of bias and scale
   // (kept_taps, positions): <grad_output, value>, and c, one place where no query needs the product
   // after the weight.
   accum_t *products, *weights;

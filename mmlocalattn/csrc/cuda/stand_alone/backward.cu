@@ -70,53 +70,53 @@ struct QueryGradient {
   __device__ void add_row(All all, int u, int row) {
     accum_t row_grad[kRows] = {}, row_weight[kRows] = {};
     auto* of_column = &place.of_column(0);
-    place.for_each_tap(
-        all, query, u, row,
-        [&](const accum_t(&logits)[kRows], const Vector<accum_t>& key,
-            const Vector<accum_t>& value) {
-          accum_t dots[2 * kRows], powers[kRows], products[kRows];
+    place.for_each_tap(all, query, u, row,
+                       [&](const accum_t(&logits)[kRows], const Vector<accum_t>& key,
+                           const Vector<accum_t>& value) {
+                         accum_t dots[2 * kRows], powers[kRows], products[kRows];
 #pragma unroll
-          for (int t = 0; t < kRows; ++t) {
-            dots[t] = logits[t];
-            dots[kRows + t] = place.sees(all, t, u) ? grad_output[t].dot(value) : accum_t(0);
-          }
-          place.sum_parts(dots);
-          bool is_high = false;
+                         for (int t = 0; t < kRows; ++t) {
+                           dots[t] = logits[t];
+                           dots[kRows + t] =
+                               place.sees(all, t, u) ? grad_output[t].dot(value) : accum_t(0);
+                         }
+                         place.sum_parts(dots);
+                         bool is_high = false;
 #pragma unroll
-          for (int t = 0; t < kRows; ++t) {
-            powers[t] = exp2_of(dots[t] * kLog2E<accum_t> - logsumexp[t]);
-            is_high |= powers[t] > accum_t(0.5);
-          }
-          if (is_high) {
+                         for (int t = 0; t < kRows; ++t) {
+                           powers[t] = exp2_of(dots[t] * kLog2E<accum_t> - logsumexp[t]);
+                           is_high |= powers[t] > accum_t(0.5);
+                         }
+                         if (is_high) {
 #pragma unroll
-            for (int t = 0; t < kRows; ++t) {
-              if (powers[t] > accum_t(0.5)) {
-                row_grad[t] += move_base(t, u, dots[kRows + t]) * row_weight[t];
-              }
-            }
-          }
+                           for (int t = 0; t < kRows; ++t) {
+                             if (powers[t] > accum_t(0.5)) {
+                               row_grad[t] += move_base(t, u, dots[kRows + t]) * row_weight[t];
+                             }
+                           }
+                         }
 #pragma unroll
-          for (int t = 0; t < kRows; ++t) {
-            products[t] = 0;
-            if (place.sees(all, t, u)) {
-              products[t] = powers[t] * (dots[kRows + t] - base[t]);
-              grads[t].add(products[t], key);
-              weights[t].add(powers[t], key);
-              row_grad[t] += products[t];
-              row_weight[t] += powers[t];
-            }
-          }
-          if (place.part == 0) {
-            auto sums = *of_column;
+                         for (int t = 0; t < kRows; ++t) {
+                           products[t] = 0;
+                           if (place.sees(all, t, u)) {
+                             products[t] = powers[t] * (dots[kRows + t] - base[t]);
+                             grads[t].add(products[t], key);
+                             weights[t].add(powers[t], key);
+                             row_grad[t] += products[t];
+                             row_weight[t] += powers[t];
+                           }
+                         }
+                         if (place.part == 0) {
+                           auto sums = *of_column;
 #pragma unroll
-            for (int t = 0; t < kRows; ++t) {
-              sums.grad.at[t] += products[t];
-              sums.weight.at[t] += powers[t];
-            }
-            *of_column = sums;
-          }
-          of_column += place.column_step();
-        });
+                           for (int t = 0; t < kRows; ++t) {
+                             sums.grad.at[t] += products[t];
+                             sums.weight.at[t] += powers[t];
+                           }
+                           *of_column = sums;
+                         }
+                         of_column += place.column_step();
+                       });
 #pragma unroll
     for (int t = 0; t < kRows; ++t) {
       if (place.sees(all, t, u)) {
