@@ -180,7 +180,7 @@ __global__ void __launch_bounds__(kThreads)
 
 // The same where a window has kSmall x kSmall taps, whose weights then have registers.
 template <typename T>
-__global__ void __launch_bounds__(kThreads, sizeof(T) == 8 ? 1 : 6)
+__global__ void __launch_bounds__(kThreads, sizeof(T) == 8 ? 1 : 7)
     query_and_attend_small_kernel(Problem<T> problem, LogSumExp<at::opmath_type<T>>* logsumexp) {
   using accum_t = at::opmath_type<T>;
   const Window<T> window(problem, logsumexp);
