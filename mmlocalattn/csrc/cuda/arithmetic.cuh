@@ -41,10 +41,11 @@ __device__ __forceinline__ T warp_sum_of_four(const T (&values)[4]) {
   return sum;
 }
 
+// The larger of two numbers; of NaN and a number that.
+__device__ __forceinline__ float larger(float a, float b) { return fmaxf(a, b); }
+__device__ __forceinline__ double larger(double a, double b) { return fmax(a, b); }
+
 __device__ __forceinline__ float exp2_of(float x) { return exp2_fast(x); }
 __device__ __forceinline__ double exp2_of(double x) { return exp2(x); }
-
-__device__ __forceinline__ float exp_of(float x) { return exp2_fast(x * kLog2E<float>); }
-__device__ __forceinline__ double exp_of(double x) { return std::exp(x); }
 
 }  // namespace mmlocalattn::cuda

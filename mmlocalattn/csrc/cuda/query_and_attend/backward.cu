@@ -15,7 +15,7 @@ __global__ void __launch_bounds__(kThreads)
       place_of_block(problem.heads, problem.cols.windows(), problem.rows.windows(), kRows);
   const Area area = input_area(problem, place.y, place.x);
   const int taps = problem.taps(), col = threadIdx.x % kCols, row = threadIdx.x / kCols;
-  const WindowShared<accum_t> shared(area.size(), taps);
+  const WindowShared<accum_t> shared(problem, area);
   const int y = place.y + row, x = place.x + col;
   const bool is_window = y < problem.rows.windows() && x < problem.cols.windows();
   const int at = row * problem.rows.stride * area.cols + col * problem.cols.stride;
@@ -27,7 +27,7 @@ __global__ void __launch_bounds__(kThreads)
 #pragma unroll
     for (int q = 0; q < kQueries; ++q) {
       if (is_window && query + q < problem.queries) {
-        lse[q] = problem.logsumexp[first + (query + q) * problem.heads];
+        lse[q] = read_logsumexp(problem.logsumexp[first + (query + q) * problem.heads]);
       }
     }
     for (int begin = 0; begin < taps; begin += problem.kept_taps) {
@@ -42,9 +42,9 @@ __global__ void __launch_bounds__(kThreads)
         read_vector(problem.grad_output.at(place.b, y, x, place.head),
                     problem.grad_output.has_chunks, channel, problem.dim, grad);
         accum_t* own = shared.taps + threadIdx.x;
-        for_each_tap(problem, begin, end, area.cols, [&](int, int offset) {
-          const accum_t product = dot(grad, shared.values + at + offset, area.size());
-          *own = channel == 0 ? product : *own + product;
+        shared.for_each_tap(begin, end, [&](int, int offset) {
+          *own =
+              dot(grad, shared.values + at + offset, area.size(), channel == 0 ? accum_t(0) : *own);
           own += kThreads;
         });
       }
@@ -56,7 +56,7 @@ __global__ void __launch_bounds__(kThreads)
       }
       if (!is_window) continue;
       const accum_t* product = shared.taps + threadIdx.x;
-      for_each_tap(problem, begin, end, area.cols, [&](int tap, int offset) {
+      shared.for_each_tap(begin, end, [&](int tap, int offset) {
         const Pair<accum_t> scores = shared.scores[at + offset];
         const Pairs<accum_t> table = shared.tables[tap];
 #pragma unroll
@@ -88,9 +88,11 @@ template <typename accum_t>
 struct BackwardShared {
   Quad<accum_t>* grad_output;
   Pairs<accum_t>* tables;
-  Numbers<accum_t>* numbers;    // of the windows
-  accum_t* sums;                // (warps, taps, 2 kQueries): of the gradients of bias and scale
-  accum_t *products, *weights;  // (kept_taps, positions): <grad_output, value> and c
+  Numbers<accum_t>* numbers;  // of the windows
+  accum_t* sums;              // (warps, taps, 2 kQueries): of the gradients of bias and scale
+  // (kept_taps, positions): <grad_output, value>, and c, one place where no query needs the product
+  // after the weight.
+  accum_t *products, *weights;
 
   template <typename T>
   __device__ BackwardShared(const Problem<T>& problem, int area) {
@@ -100,7 +102,8 @@ struct BackwardShared {
     numbers = reinterpret_cast<Numbers<accum_t>*>(tables + taps);
     sums = reinterpret_cast<accum_t*>(numbers + area);
     products = sums + kWarps * taps * 2 * kQueries;
-    weights = products + problem.kept_taps * kThreads * kPositions<T>;
+    weights = products;
+    if (problem.has_more_queries()) weights += problem.kept_taps * kThreads * kPositions<T>;
   }
   static int64_t bytes(int area, int taps) {
     return sizeof(accum_t) *
@@ -150,16 +153,36 @@ struct Tile {
   // [begin, end). The positions of a thread have one answer, those outside the map included.
   template <typename Run>
   __device__ __forceinline__ void for_each_tap(int begin, int end, const Run& run) const {
-    const int shift = problem.rows.stride - 1;  // 0 or 1
+    const int shift = problem.rows.stride - 1, cols = problem.cols.kernel;
     const int my_row = y(0) + problem.rows.low(), my_col = x() + problem.cols.low();
-    int row = begin / problem.cols.kernel, col = begin % problem.cols.kernel;
-    for (int tap = begin; tap < end; ++tap) {
-      run(tap, (row >> shift) * area.cols + (col >> shift),
-          (((my_row ^ row) | (my_col ^ col)) & shift) == 0);
-      if (++col == problem.cols.kernel) {
-        col = 0;
-        ++row;
+    int row = begin / cols, tap = begin;
+    for (int first = row * cols; first < end; first += cols, ++row) {
+      const int stop = first + cols < end ? first + cols : end;
+      const int before = (row >> shift) * area.cols, row_apart = (my_row ^ row) & shift;
+#pragma unroll 1
+      for (int col = tap - first; tap < stop; ++tap, ++col) {
+        run(tap, before + (col >> shift), (row_apart | ((my_col ^ col) & shift)) == 0);
       }
+    }
+  }
+
+  // The same of the taps that see a position, which lanes of a warp do not share: run(tap, before).
+  template <typename Run>
+  __device__ __forceinline__ void for_each_seen_tap(int begin, int end, const Run& run) const {
+    const int stride = problem.rows.stride, shift = stride - 1, cols = problem.cols.kernel;
+    const int my_row = y(0) + problem.rows.low(), my_col = x() + problem.cols.low();
+    int row = begin / cols, col = begin - row * cols;
+    for (int first = row * cols; first < end; first += cols, ++row, col = 0) {
+      if (((my_row ^ row) & shift) != 0) continue;
+      const int stop = first + cols < end ? first + cols : end;
+      col += (my_col ^ col) & shift;
+      int tap = first + col, before = (row >> shift) * area.cols + (col >> shift);
+#pragma unroll 1
+      for (; tap + stride < stop; tap += 2 * stride, before += 2) {
+        run(tap, before);
+        run(tap + stride, before + 1);
+      }
+      if (tap < stop) run(tap, before);
     }
   }
 
@@ -182,7 +205,7 @@ struct Tile {
       for (int q = 0; q < kQueries; ++q) {
         if (is_on_map && query + q < problem.queries) {
           const int from = (y * cols + x) * step + q * problem.heads;
-          numbers.logsumexp[q] = problem.logsumexp[first + from];
+          numbers.logsumexp[q] = read_logsumexp(problem.logsumexp[first + from]);
           numbers.delta.of[q] = problem.delta[first + from];
         }
       }
@@ -204,12 +227,14 @@ struct Tile {
                       channel, problem.dim, value[i]);
         }
       }
-      for_each_tap(begin, end, [&](int tap, int before, bool is_seen) {
+      const Quad<accum_t>* first[kMine];
 #pragma unroll
-        for (int i = 0; i < kMine && is_seen; ++i) {
+      for (int i = 0; i < kMine; ++i) first[i] = shared.grad_output + at(i);
+      for_each_seen_tap(begin, end, [&](int tap, int before) {
+#pragma unroll
+        for (int i = 0; i < kMine; ++i) {
           accum_t& own = shared.products[kept(i, tap - begin)];
-          const accum_t product = dot(value[i], shared.grad_output + at(i) - before, area.size());
-          own = channel == 0 ? product : own + product;
+          own = dot(value[i], first[i] - before, area.size(), channel == 0 ? accum_t(0) : own);
         }
       });
     }
@@ -320,9 +345,9 @@ __global__ void __launch_bounds__(kThreads)
         tile.read_own_scores(query, scores);
         tile.template weigh<false>(query, begin, end, scores, none);
       }
-      tile.for_each_tap(begin, end, [&](int tap, int before, bool is_seen) {
+      tile.for_each_seen_tap(begin, end, [&](int tap, int before) {
 #pragma unroll
-        for (int i = 0; i < Tile<T>::kMine && is_seen; ++i) {
+        for (int i = 0; i < Tile<T>::kMine; ++i) {
           add(grads[i], tile.shared.weights[tile.kept(i, tap - begin)],
               tile.shared.grad_output + tile.at(i) - before, tile.area.size());
         }
@@ -351,7 +376,8 @@ void launch_backward(Problem<T> problem, at::opmath_type<T>* delta, T* grad_scor
   problem.delta = delta;
   launch_tiles(query_and_attend_backward_kernel<T>, problem, problem.position_tiles(),
                BackwardShared<accum_t>::bytes(window_area(problem, 0, 0).size(), problem.taps()),
-               2 * kPositions<T> * kPerTap, grad_scores, grad_values, parts);
+               (problem.has_more_queries() ? 2 : 1) * kPositions<T> * kPerTap, grad_scores,
+               grad_values, parts);
 }
 
 template void launch_backward(Problem<double>, double*, double*, const Map<double>&, double*);

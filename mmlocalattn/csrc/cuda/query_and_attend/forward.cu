@@ -28,7 +28,7 @@ struct Window {
       : problem(problem),
         place(place_of_block(problem.heads, problem.cols.windows(), problem.rows.windows(), kRows)),
         area(input_area(problem, place.y, place.x)),
-        shared(area.size(), problem.taps()) {
+        shared(problem, area) {
     const int col = threadIdx.x % kCols, row = threadIdx.x / kCols;
     y = place.y + row;
     x = place.x + col;
@@ -68,22 +68,24 @@ struct Window {
     }
   }
 
+  // Makes `most` that of a logit, if that is larger.
+  __device__ static void add_logit(accum_t& most, accum_t score, accum_t bias) {
+    most = larger(score + bias * (1 / kLog2E<accum_t>), most);
+  }
+
   // Logarithms of the sums of exponentials of kQueries queries, of which some are none.
   __device__ void sum_exponentials(int query) const {
     accum_t most[kQueries] = {kLeast, kLeast}, total[kQueries] = {};
-    for_each_tap(problem, 0, problem.taps(), area.cols, [&](int tap, int offset) {
+    shared.for_each_tap(0, problem.taps(), [&](int tap, int offset) {
       const Pair<accum_t> scores = shared.scores[at + offset], bias = shared.tables[tap].first;
 #pragma unroll
-      for (int q = 0; q < kQueries; ++q) {
-        const accum_t logit = scores.of[q] + bias.of[q];
-        most[q] = logit > most[q] ? logit : most[q];
-      }
+      for (int q = 0; q < kQueries; ++q) add_logit(most[q], scores.of[q], bias.of[q]);
     });
-    for_each_tap(problem, 0, problem.taps(), area.cols, [&](int tap, int offset) {
+    shared.for_each_tap(0, problem.taps(), [&](int tap, int offset) {
       const Pair<accum_t> scores = shared.scores[at + offset], bias = shared.tables[tap].first;
 #pragma unroll
       for (int q = 0; q < kQueries; ++q) {
-        total[q] += exp_of(scores.of[q] - most[q] + bias.of[q]);
+        total[q] += power_of(scores.of[q], bias.of[q], most[q]);
       }
     });
     store_logsumexp(query, most, total);
@@ -94,10 +96,12 @@ struct Window {
     LogSumExp<accum_t> lse[kQueries] = {};
 #pragma unroll
     for (int q = 0; q < kQueries; ++q) {
-      if (query + q < problem.queries) lse[q] = logsumexp[(query + q) * problem.heads];
+      if (query + q < problem.queries) {
+        lse[q] = read_logsumexp(logsumexp[(query + q) * problem.heads]);
+      }
     }
     accum_t* own = shared.taps + threadIdx.x;
-    for_each_tap(problem, begin, end, area.cols, [&](int tap, int offset) {
+    shared.for_each_tap(begin, end, [&](int tap, int offset) {
       const Pair<accum_t> scores = shared.scores[at + offset];
       const Pairs<accum_t> table = shared.tables[tap];
       accum_t weight = query == 0 ? accum_t(0) : *own;
@@ -119,8 +123,7 @@ struct Window {
       powers[tap] = shared.scores[at + small_offset(tap)];
 #pragma unroll
       for (int q = 0; q < kQueries; ++q) {
-        const accum_t logit = powers[tap].of[q] + shared.tables[tap].first.of[q];
-        most[q] = logit > most[q] ? logit : most[q];
+        add_logit(most[q], powers[tap].of[q], shared.tables[tap].first.of[q]);
       }
     }
 #pragma unroll
@@ -128,7 +131,7 @@ struct Window {
 #pragma unroll
       for (int q = 0; q < kQueries; ++q) {
         accum_t& power = powers[tap].of[q];
-        power = exp_of(power - most[q] + shared.tables[tap].first.of[q]);
+        power = power_of(power, shared.tables[tap].first.of[q], most[q]);
         total[q] += power;
       }
     }
@@ -166,7 +169,7 @@ __global__ void __launch_bounds__(kThreads)
       if (begin == 0) window.load_values(channel);
       if (!window.is_on_map) continue;
       const accum_t* weight = window.shared.taps + threadIdx.x;
-      for_each_tap(problem, begin, end, window.area.cols, [&](int, int offset) {
+      window.shared.for_each_tap(begin, end, [&](int, int offset) {
         window.add_tap(sum, *weight, offset);
         weight += kThreads;
       });
@@ -177,7 +180,7 @@ __global__ void __launch_bounds__(kThreads)
 
 // The same where a window has kSmall x kSmall taps, whose weights then have registers.
 template <typename T>
-__global__ void __launch_bounds__(kThreads)
+__global__ void __launch_bounds__(kThreads, sizeof(T) == 8 ? 1 : 7)
     query_and_attend_small_kernel(Problem<T> problem, LogSumExp<at::opmath_type<T>>* logsumexp) {
   using accum_t = at::opmath_type<T>;
   const Window<T> window(problem, logsumexp);

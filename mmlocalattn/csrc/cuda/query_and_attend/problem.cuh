@@ -58,6 +58,8 @@ struct Problem {
   int64_t position_tiles() const { return tiles(rows.length, cols.length, kRows * kPositions<T>); }
 
   MMLOCALATTN_HOST_DEVICE int taps() const { return rows.kernel * cols.kernel; }
+  // Than kernels take at once.
+  MMLOCALATTN_HOST_DEVICE bool has_more_queries() const { return queries > kQueries; }
 
  private:
   int64_t tiles(int height, int width, int tile_rows) const {

@@ -94,11 +94,24 @@ struct alignas(kCopyBytes) Pairs {
   Pair<accum_t> first, second;
 };
 
-// A weight. Of large scores the difference is exact; the sum with a bias would be rounded.
+// exp(score - most) 2^bias. Of large scores the difference is exact; the sum with a bias would be
+// rounded.
+template <typename accum_t>
+__device__ __forceinline__ accum_t power_of(accum_t score, accum_t bias, accum_t most) {
+  return exp2_of((score - most) * kLog2E<accum_t> + bias);
+}
+
+// A weight, of a bias in base 2 and what read_logsumexp returned.
 template <typename accum_t>
 __device__ __forceinline__ accum_t weight_of(accum_t score, accum_t bias,
                                              const LogSumExp<accum_t>& logsumexp) {
-  return exp_of(score - logsumexp.most + bias - logsumexp.rest);
+  return exp2_of((score - logsumexp.most) * kLog2E<accum_t> + bias - logsumexp.rest);
+}
+
+// A log-sum-exp whose rest is in base 2.
+template <typename accum_t>
+__device__ __forceinline__ LogSumExp<accum_t> read_logsumexp(const LogSumExp<accum_t>& from) {
+  return {from.most, from.rest * kLog2E<accum_t>};
 }
 
 // kChannels channels of a vector, 0 past `dim`.
@@ -149,11 +162,10 @@ __device__ void load_vectors(const Map<const T>& map, const Area& area, const Pl
   });
 }
 
-// The dot product of a vector with one in planes, and its sum with a multiple of that.
+// The dot product of a vector with one in planes plus `sum`, and its sum with a multiple of that.
 template <typename accum_t>
 __device__ __forceinline__ accum_t dot(const accum_t (&vector)[kChannels],
-                                       const Quad<accum_t>* plane, int plane_size) {
-  accum_t sum = 0;
+                                       const Quad<accum_t>* plane, int plane_size, accum_t sum) {
 #pragma unroll
   for (int first = 0; first < kChannels; first += kQuad<accum_t>) {
     const Quad<accum_t> quad = plane[first / kQuad<accum_t> * plane_size];
@@ -173,8 +185,8 @@ __device__ __forceinline__ void add(accum_t (&sum)[kChannels], accum_t factor,
   }
 }
 
-// Of every tap, bias and scale of kQueries queries from `query` on. A query that is none has scale
-// 0, so that its weights count nothing.
+// Of every tap, bias in base 2 and scale of kQueries queries from `query` on. A query that is none
+// has scale 0, so that its weights count nothing.
 template <typename T>
 __device__ void load_tables(const Problem<T>& problem, int query, int head,
                             Pairs<at::opmath_type<T>>* tables) {
@@ -185,7 +197,7 @@ __device__ void load_tables(const Problem<T>& problem, int query, int head,
     for (int q = 0; q < kQueries; ++q) {
       if (query + q < problem.queries) {
         const int from = ((query + q) * problem.heads + head) * taps + tap;
-        table.first.of[q] = problem.bias[from];
+        table.first.of[q] = problem.bias[from] * kLog2E<at::opmath_type<T>>;
         table.second.of[q] = problem.scale[from];
       }
     }
@@ -230,23 +242,6 @@ __device__ void load_scores(const Problem<T>& problem, const Area& area, const P
   });
 }
 
-// Calls run(tap, offset of its position in an area with `area_cols` columns) for taps [begin, end)
-// of the window.
-template <typename T, typename Run>
-__device__ __forceinline__ void for_each_tap(const Problem<T>& problem, int begin, int end,
-                                             int area_cols, const Run& run) {
-  const int cols = problem.cols.kernel;
-  int col = begin % cols, offset = begin / cols * area_cols + col;
-  for (int tap = begin; tap < end; ++tap) {
-    run(tap, offset);
-    ++offset;
-    if (++col == cols) {
-      col = 0;
-      offset += area_cols - cols;
-    }
-  }
-}
-
 // End of the kept taps from `begin` on.
 template <typename T>
 __device__ __forceinline__ int end_of_chunk(const Problem<T>& problem, int begin) {
@@ -257,19 +252,37 @@ __device__ __forceinline__ int end_of_chunk(const Problem<T>& problem, int begin
 // Shared memory of the kernels whose threads have a window each.
 template <typename accum_t>
 struct WindowShared {
+  static constexpr int kOffsets = (kMostKernel * kMostKernel + 3) / 4 * 4;
+
+  int* offsets;  // of the positions of taps in the area
   Quad<accum_t>* values;
   Pairs<accum_t>* tables;
   Pair<accum_t>* scores;
   accum_t* taps;  // a number of every thread and kept tap, (kept_taps, kThreads)
 
-  __device__ WindowShared(int area, int num_taps) {
-    values = dynamic_shared<Quad<accum_t>>();
-    tables = reinterpret_cast<Pairs<accum_t>*>(values + kChannels / kQuad<accum_t> * area);
+  template <typename T>
+  __device__ WindowShared(const Problem<T>& problem, const Area& area) {
+    const int num_taps = problem.taps();
+    offsets = dynamic_shared<int>();
+    values = reinterpret_cast<Quad<accum_t>*>(offsets + kOffsets);
+    tables = reinterpret_cast<Pairs<accum_t>*>(values + kChannels / kQuad<accum_t> * area.size());
     scores = reinterpret_cast<Pair<accum_t>*>(tables + num_taps);
-    taps = reinterpret_cast<accum_t*>(scores + area);
+    taps = reinterpret_cast<accum_t*>(scores + area.size());
+    for (int tap = threadIdx.x; tap < num_taps; tap += kThreads) {
+      const int row = tap / problem.cols.kernel;
+      offsets[tap] = tap + row * (area.cols - problem.cols.kernel);
+    }
   }
   static int64_t bytes(int area, int num_taps) {
-    return sizeof(accum_t) * ((kChannels + kQueries) * area + 2 * kQueries * num_taps);
+    return sizeof(accum_t) * ((kChannels + kQueries) * area + 2 * kQueries * num_taps) +
+           sizeof(int) * kOffsets;
+  }
+
+  // Calls run(tap, its offset) for taps [begin, end) of the window.
+  template <typename Run>
+  __device__ __forceinline__ void for_each_tap(int begin, int end, const Run& run) const {
+#pragma unroll 4
+    for (int tap = begin; tap < end; ++tap) run(tap, offsets[tap]);
   }
 };
 

@@ -77,6 +77,7 @@ __device__ void weigh(const Tile& tile, int64_t index, Weighed<Tile>& weighed) {
   const Problem<T>& problem = tile.problem;
   auto* const planes = dynamic_shared<typename Tile::Quad>();
   accum_t* const shared = dynamic_shared<accum_t>();
+  const accum_t* const position_bias = problem.position_bias + tile.head * kTaps;
   accum_t channels[kPositions], unused[kPositions];
   tile.template multiply_copies<Tile::kChannels>(problem.query, problem.scale, problem.key, planes,
                                                  weighed.weight, channels);
@@ -93,9 +94,8 @@ __device__ void weigh(const Tile& tile, int64_t index, Weighed<Tile>& weighed) {
     accum_t delta = 0, total = 0;
 #pragma unroll
     for (int i = 0; i < kTaps; ++i) {
-      const accum_t bias = problem.position_bias[tile.head * kTaps + i];
       accum_t& weight = weighed.weight[p][i];
-      weight = inside ? logsumexp.weight(weight + channels[p] * bias) : accum_t(0);
+      weight = inside ? logsumexp.weight(weight + channels[p] * position_bias[i]) : accum_t(0);
       total += weight;
       delta += weight * weighed.grad[p][i];
     }
@@ -104,7 +104,7 @@ __device__ void weigh(const Tile& tile, int64_t index, Weighed<Tile>& weighed) {
 #pragma unroll
     for (int i = 0; i < kTaps; ++i) {
       weighed.grad[p][i] = weighed.weight[p][i] * (weighed.grad[p][i] - delta);
-      weighed.position[p] += weighed.grad[p][i] * problem.position_bias[tile.head * kTaps + i];
+      weighed.position[p] += weighed.grad[p][i] * position_bias[i];
     }
     if (!tile.owns(tile.row(p), tile.col())) channels[p] = 0;
   }
@@ -289,7 +289,7 @@ __device__ void sum_grad_table(const Tile& tile, const BackwardShared<Tile>& sha
 }
 
 template <typename T, int kKernel>
-__global__ void __launch_bounds__(BackwardTile<T, kKernel>::kThreads)
+__global__ void __launch_bounds__(BackwardTile<T, kKernel>::kThreads, 1)
     slide_backward_kernel(Problem<T> problem, int64_t tiles) {
   using Tile = BackwardTile<T, kKernel>;
   constexpr int kChannels = Tile::kChannels;

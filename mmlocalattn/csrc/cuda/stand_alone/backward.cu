@@ -4,116 +4,173 @@
 namespace mmlocalattn::cuda::stand_alone {
 namespace {
 
-// Gradient of query, and for the kernels below delta and grad_terms, (heads, rows + cols, batch,
-// height, width): sums of ds over a row and over a column of the window. It goes over the window
-// twice, first for delta.
+// Own positions of a lane of the kernel that gives dq.
 template <typename T>
-__global__ void __launch_bounds__(kThreads, 2)
-    stand_alone_backward_query_kernel(Problem<T> problem, T* grad_query, at::opmath_type<T>* deltas,
-                                      at::opmath_type<T>* grad_terms) {
+constexpr int kQueryRows = sizeof(T) == 8 ? 2 : 4;
+
+// What a lane of that kernel knows of its positions. It goes over the window once: sums of ds are
+// those of p (dp - base) less delta - base times those of p. Where one tap has most of the weight,
+// ds is a small difference that the first would not see, so that tap's dp is then the base.
+template <typename T>
+struct QueryGradient {
   using accum_t = at::opmath_type<T>;
-  constexpr int kRows = 4;
-  const Place<T, kRows> place(problem);
-  place.stage_tables();
-  Vector<accum_t> query[kRows], grad_output[kRows], sum[kRows];
-  accum_t most[kRows], delta[kRows] = {}, total[kRows];
-  const int64_t positions = problem.positions();
-  accum_t* terms = grad_terms + place.head * (problem.rows + problem.cols) * positions;
+  static constexpr int kRows = kQueryRows<T>;
+  using Lane = Place<T, kRows>;
+
+  const Lane& place;
+  const Problem<T>& problem;
+  accum_t* const terms;  // of the head; rows have sums of p where columns will have theirs of ds
+  Vector<accum_t> query[kRows], grad_output[kRows];
+  Vector<accum_t> grads[kRows], weights[kRows];  // sums of keys and embeddings
+  accum_t base[kRows], logsumexp[kRows], grad[kRows] = {}, weight[kRows];
+
+  __device__ QueryGradient(const Lane& place, accum_t* grad_terms)
+      : place(place),
+        problem(place.problem),
+        terms(grad_terms + place.head * problem.terms() * problem.positions()) {
 #pragma unroll
-  for (int t = 0; t < kRows; ++t) {
-    query[t] = place.load(problem.query, t);
-    query[t].scale(problem.scale);
-    grad_output[t] = place.load(problem.grad_output, t);
-    most[t] =
-        place.is_inside(t) ? in_base_2<T>(problem.logsumexp[place.token(t)]).most : accum_t(0);
-    total[t] = static_cast<accum_t>(1e-30);  // not 0 where all taps are masked, past the borders
-  }
-  place.stage_column_terms(query);
-  // Sums of ds over the columns of windows: the lanes of a position have one result, and the first
-  // of them keeps it.
-  for (int b = 0; b < problem.cols && place.part == 0; ++b) place.of_column(b) = {};
-  // Weights here sum up to a total of their own: sums are divided by it. The lanes of a position
-  // have a part each of the numerator of delta, until all taps are in it.
-  const auto weight_of = [&](int t, accum_t logit) {
-    return exp2_of(logit * kLog2E<accum_t> - most[t]);
-  };
-  const auto add_deltas = [&](auto all, int u, int row) {
-    place.for_each_tap(
-        all, query, u, row,
-        [&](int, accum_t(&logits)[kRows], const Vector<accum_t>&, const Vector<accum_t>& value) {
-#pragma unroll
-          for (int t = 0; t < kRows; ++t) {
-            if (place.sees(all, t, u)) {
-              const accum_t weight = weight_of(t, logits[t]);
-              total[t] += weight;
-              delta[t] += weight * grad_output[t].dot(value);
-            }
-          }
-        });
-  };
-  place.for_each_row(problem.key, problem.value, problem.zero_padding, add_deltas);
-  place.sum_parts(delta);
-#pragma unroll
-  for (int t = 0; t < kRows; ++t) {
-    delta[t] /= total[t];
-    total[t] = 1 / total[t];
-    if (place.is_inside(t) && place.part == 0) {
-      deltas[place.token(t)] = delta[t];
+    for (int t = 0; t < kRows; ++t) {
+      query[t] = place.load(problem.query, t);
+      query[t].scale(problem.scale);
+      grad_output[t] = place.load(problem.grad_output, t);
+      base[t] = grad_output[t].dot(place.load(problem.value, t));
+      logsumexp[t] = std::numeric_limits<accum_t>::infinity();
+      if (place.is_inside(t)) {
+        const auto [most, rest] = in_base_2<T>(problem.logsumexp[place.token(t)]);
+        logsumexp[t] = most + rest;  // what rounding takes, the total takes back
+      }
+      weight[t] = static_cast<accum_t>(1e-30);  // not 0 where all taps are masked
     }
+    place.sum_parts(base);
+    // The lanes of a position have one result, and the first of them keeps it.
+    for (int b = 0; b < problem.cols && place.part == 0; ++b) place.of_column(b) = {};
   }
-  const auto add_row = [&](auto all, int u, int row) {
-    accum_t row_sum[kRows] = {};
+
+  __device__ accum_t& term(int tap, int t) const {
+    return terms[tap * problem.positions() + place.position(place.y(t), place.x())];
+  }
+
+  // Makes dp of a tap in row u the base of own position t: adds `step` times p to all sums.
+  __device__ accum_t move_base(int t, int u, accum_t dp) {
+    const accum_t step = base[t] - dp;
+    base[t] = dp;
+    grads[t].add(step, weights[t]);
+    grad[t] += step * weight[t];
+    if (place.part == 0) {
+      for (int b = 0; b < problem.cols; ++b) {
+        auto& sums = place.of_column(b);
+        sums.grad.at[t] += step * sums.weight.at[t];
+      }
+      for (int a = 0; a < place.tap_row(t, u); ++a) term(a, t) += step * term(problem.rows + a, t);
+    }
+    return step;
+  }
+
+  template <typename All>
+  __device__ void add_row(All all, int u, int row) {
+    accum_t row_grad[kRows] = {}, row_weight[kRows] = {};
+    auto* of_column = &place.of_column(0);
     place.for_each_tap(all, query, u, row,
-                       [&](int b, accum_t(&logits)[kRows], const Vector<accum_t>& key,
+                       [&](const accum_t(&logits)[kRows], const Vector<accum_t>& key,
                            const Vector<accum_t>& value) {
-                         accum_t grads[kRows];
+                         accum_t dots[2 * kRows], powers[kRows], products[kRows];
 #pragma unroll
                          for (int t = 0; t < kRows; ++t) {
-                           grads[t] =
+                           dots[t] = logits[t];
+                           dots[kRows + t] =
                                place.sees(all, t, u) ? grad_output[t].dot(value) : accum_t(0);
                          }
-                         place.sum_parts(grads);
+                         place.sum_parts(dots);
+                         bool is_high = false;
 #pragma unroll
                          for (int t = 0; t < kRows; ++t) {
+                           powers[t] = exp2_of(dots[t] * kLog2E<accum_t> - logsumexp[t]);
+                           is_high |= powers[t] > accum_t(0.5);
+                         }
+                         if (is_high) {
+#pragma unroll
+                           for (int t = 0; t < kRows; ++t) {
+                             if (powers[t] > accum_t(0.5)) {
+                               row_grad[t] += move_base(t, u, dots[kRows + t]) * row_weight[t];
+                             }
+                           }
+                         }
+#pragma unroll
+                         for (int t = 0; t < kRows; ++t) {
+                           products[t] = 0;
                            if (place.sees(all, t, u)) {
-                             grads[t] = weight_of(t, logits[t]) * (grads[t] - delta[t]);
-                             sum[t].add(grads[t], key);
-                             row_sum[t] += grads[t];
+                             products[t] = powers[t] * (dots[kRows + t] - base[t]);
+                             grads[t].add(products[t], key);
+                             weights[t].add(powers[t], key);
+                             row_grad[t] += products[t];
+                             row_weight[t] += powers[t];
                            }
                          }
                          if (place.part == 0) {
-                           auto sums = place.of_column(b);
+                           auto sums = *of_column;
 #pragma unroll
-                           for (int t = 0; t < kRows; ++t) sums.at[t] += grads[t];
-                           place.of_column(b) = sums;
+                           for (int t = 0; t < kRows; ++t) {
+                             sums.grad.at[t] += products[t];
+                             sums.weight.at[t] += powers[t];
+                           }
+                           *of_column = sums;
                          }
+                         of_column += place.column_step();
                        });
 #pragma unroll
     for (int t = 0; t < kRows; ++t) {
       if (place.sees(all, t, u)) {
-        sum[t].add(row_sum[t], place.table(place.tap_row(t, u)));
+        const Vector<accum_t> embedding = place.table(place.tap_row(t, u));
+        grads[t].add(row_grad[t], embedding);
+        weights[t].add(row_weight[t], embedding);
+        grad[t] += row_grad[t];
+        weight[t] += row_weight[t];
         if (place.is_inside(t) && place.part == 0) {
-          terms[place.tap_row(t, u) * positions + place.position(place.y(t), place.x())] =
-              total[t] * row_sum[t];
+          term(place.tap_row(t, u), t) = row_grad[t];
+          term(problem.rows + place.tap_row(t, u), t) = row_weight[t];
         }
       }
     }
-  };
-  place.for_each_row(problem.key, problem.value, problem.zero_padding, add_row);
-  sync_warp();
-#pragma unroll
-  for (int t = 0; t < kRows; ++t) {
-    for (int b = 0; b < problem.cols; ++b) {
-      const accum_t column_sum = place.of_column(b).at[t];
-      sum[t].add(column_sum, place.table(problem.rows + b));
-      if (place.is_inside(t) && place.part == 0) {
-        terms[(problem.rows + b) * positions + place.position(place.y(t), place.x())] =
-            total[t] * column_sum;
+  }
+
+  // Leaves the gradient of query, delta and the terms of own position t.
+  __device__ void finish(int t, T* grad_query, accum_t* deltas) {
+    const accum_t scale = 1 / weight[t], step = -grad[t] * scale;  // to delta
+    const bool keeps = place.part == 0 && place.is_inside(t);
+    if (keeps) {
+      deltas[place.token(t)] = base[t] - step;
+      for (int a = 0; a < problem.rows; ++a) {
+        term(a, t) = scale * (term(a, t) + step * term(problem.rows + a, t));
       }
     }
-    sum[t].scale(problem.scale * total[t]);
-    place.store(grad_query, t, sum[t]);
+    grads[t].add(step, weights[t]);
+    for (int b = 0; b < problem.cols; ++b) {
+      const auto& sums = place.of_column(b);
+      const accum_t sum = sums.grad.at[t] + step * sums.weight.at[t];
+      grads[t].add(sum, place.table(problem.rows + b));
+      if (keeps) term(problem.rows + b, t) = scale * sum;
+    }
+    grads[t].scale(problem.scale * scale);
+    place.store(grad_query, t, grads[t]);
   }
+};
+
+// Gradient of query, and for the kernels below delta and grad_terms, (heads, terms(), batch,
+// height, width): sums of ds over a row and over a column of the window.
+template <typename T>
+__global__ void __launch_bounds__(kThreads, 2)
+    stand_alone_backward_query_kernel(Problem<T> problem, T* grad_query, at::opmath_type<T>* deltas,
+                                      at::opmath_type<T>* grad_terms) {
+  constexpr int kRows = kQueryRows<T>;
+  const Place<T, kRows> place(problem);
+  place.stage_tables();
+  QueryGradient<T> gradient(place, grad_terms);
+  place.stage_column_terms(gradient.query);
+  place.for_each_row(problem.key, problem.value, problem.zero_padding,
+                     [&](auto all, int u, int row) { gradient.add_row(all, u, row); });
+  sync_warp();
+#pragma unroll
+  for (int t = 0; t < kRows; ++t) gradient.finish(t, grad_query, deltas);
 }
 
 // Gradients of key and value: every key gathers from the queries that see it. With more blocks the
@@ -211,7 +268,7 @@ __global__ void __launch_bounds__(kThreads)
     width *= 2;
   }
   const int64_t begin = positions * split / splits, end = positions * (split + 1) / splits;
-  const accum_t* terms = grad_terms + (head * taps + tap) * positions;
+  const accum_t* terms = grad_terms + (head * problem.terms() + tap) * positions;
   const T* query = problem.query.data + head * problem.head_dim + (is_row ? 0 : half);
   parts += split * problem.heads * (problem.rows * half + problem.cols * rest) +
            head * (problem.rows * half + problem.cols * rest) +
@@ -239,11 +296,11 @@ __global__ void __launch_bounds__(kThreads)
 
 template <typename T>
 void launch_backward(const Problem<T>& problem, const Gradients<T>& gradients) {
-  constexpr int kTerms = Place<T, 4>::kTerms;
-  launch_tiles<4>(stand_alone_backward_query_kernel<T>, problem, 0,
-                  (kTerms + 4 * kWarps * problem.columns()) * problem.cols, gradients.query,
-                  gradients.delta, gradients.terms);
   using accum_t = at::opmath_type<T>;
+  constexpr int kRows = kQueryRows<T>, kTerms = Place<T, kRows>::kTerms;
+  launch_tiles<kRows>(stand_alone_backward_query_kernel<T>, problem, 0,
+                      (kTerms + 2 * kRows * kWarps * problem.columns()) * problem.cols,
+                      gradients.query, gradients.delta, gradients.terms);
   constexpr int64_t kNumbers = sizeof(Numbers<accum_t>) / sizeof(accum_t);
   launch_tiles<2>(stand_alone_backward_key_value_kernel<T>, problem,
                   kNumbers * problem.staged_columns(), 0, gradients.delta, gradients.key,

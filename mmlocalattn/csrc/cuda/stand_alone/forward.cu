@@ -30,7 +30,8 @@ __global__ void __launch_bounds__(kThreads)
   const auto add_row = [&](auto all, int u, int row) {
     place.for_each_tap(
         all, query, u, row,
-        [&](int, accum_t(&logits)[kRows], const Vector<accum_t>&, const Vector<accum_t>& value) {
+        [&](accum_t(&logits)[kRows], const Vector<accum_t>&, const Vector<accum_t>& value) {
+          place.sum_parts(logits);
           bool is_high = false;
 #pragma unroll
           for (int t = 0; t < kRows; ++t) is_high |= logits[t] > bound[t];

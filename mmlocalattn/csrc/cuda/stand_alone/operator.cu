@@ -130,7 +130,7 @@ std::tuple<Tensor, Tensor, Tensor, Tensor, Tensor> stand_alone_attention_backwar
   const auto options = logsumexp.options();
   // Zeros: masked rows have no gradients.
   const Tensor delta = at::empty(query.sizes().slice(0, 4), options),
-               grad_terms = at::zeros({heads, rows + cols, positions}, options),
+               grad_terms = at::zeros({heads, rows + std::max(rows, cols), positions}, options),
                parts = at::empty({splits, heads, rows * half + cols * rest}, options);
   dispatch(query, [&](auto type) {
     using T = decltype(type);

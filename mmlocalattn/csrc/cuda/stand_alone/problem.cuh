@@ -46,6 +46,8 @@ struct Problem {
   int staged_rows;  // of a map in shared memory
 
   MMLOCALATTN_HOST_DEVICE int64_t positions() const { return batch * height * width; }
+  // Of a head of the gradient's terms: rows, columns, and as much room as rows take for a while.
+  MMLOCALATTN_HOST_DEVICE int terms() const { return rows + (rows > cols ? rows : cols); }
   MMLOCALATTN_HOST_DEVICE int lanes() const { return 1 << lanes_log2; }
   MMLOCALATTN_HOST_DEVICE int columns() const { return kWarpSize >> lanes_log2; }
   MMLOCALATTN_HOST_DEVICE int staged_columns() const { return columns() + cols - 1; }
@@ -65,7 +67,7 @@ struct Gradients {
 
   T *query, *key, *value;
   accum_t* delta;
-  accum_t* terms;  // zeros, (heads, rows + cols, batch, height, width)
+  accum_t* terms;  // zeros, (heads, terms(), batch, height, width)
   accum_t* parts;  // of both embeddings: (splits, heads, rows half + cols rest)
   int64_t splits;  // of the positions
 };

@@ -308,15 +308,19 @@ struct Place {
   }
   static constexpr int kTerms = kKeepsTerms ? kThreads * kRows : 0;  // numbers per column
 
-  // Behind them, a number of each of the own positions for every column of a window.
-  __device__ OfRows& of_column(int b) const {
-    auto* const numbers = reinterpret_cast<OfRows*>(staged(2) + problem.cols * kTerms);
-    return numbers[(b * kWarps + warp()) * problem.columns() + column];
+  // Behind them, sums over every column of a window of the own positions.
+  struct ColumnSums {
+    OfRows grad, weight;
+  };
+  __device__ ColumnSums& of_column(int b) const {
+    auto* const sums = reinterpret_cast<ColumnSums*>(staged(2) + problem.cols * kTerms);
+    return sums[b * column_step() + warp() * problem.columns() + column];
   }
+  __device__ int column_step() const { return kWarps * problem.columns(); }
 
-  // Calls body(b, logits, key, value) for the taps b of row u, which is row `row` in shared memory,
-  // after stage_column_terms: keys are map 0, values map 1. A logit is -inf if own position t does
-  // not see the row, or if the tap is masked.
+  // Calls body(logits, key, value) for the taps of row u, which is row `row` in shared memory,
+  // after stage_column_terms: keys are map 0, values map 1. Logits are parts that sum_parts sums,
+  // -inf if own position t does not see the row, or if the tap is masked.
   template <typename All, typename Body>
   __device__ void for_each_tap(All all, const Vector<accum_t> (&query)[kRows], int u, int row,
                                const Body& body) const {
@@ -340,8 +344,7 @@ struct Place {
           logits[t] = query[t].dot(key, logits[t]);
         }
       }
-      sum_parts(logits);
-      body(b, logits, key, values.next());
+      body(logits, key, values.next());
     }
   }
 
