@@ -80,9 +80,8 @@ def last_whole_checkpoint(work_dir: str, finite: bool = False) -> str | None:
         recorded = folder / Path(record.read_text().strip()).name
         if recorded in time:  # right even where copying the folder has changed the files' times
             time[recorded] = record.stat().st_mtime
-    # Files written or copied within one tick of the clock are of the same time.
-    passes = {file: int(''.join(filter(str.isdecimal, file.stem)) or 0) for file in files}
-    newest_first = sorted(files, key=lambda file: (time[file], passes[file]), reverse=True)
+    # Of files of one time, as those that are copied within a tick of the clock, 10 is after 9.
+    newest_first = sorted(files, key=lambda f: (time[f], len(f.name), f.name), reverse=True)
     whole = (str(file) for file in newest_first if is_whole(file))
     return next((file for file in whole if not finite or not _not_finite(file)), None)
 
